@@ -1,0 +1,2 @@
+//! The mill binary.
+fn main() {}
