@@ -4,7 +4,7 @@
 //! start of the same node; nothing that is replicated holds one.
 
 use std::fmt;
-use std::ops::{Add, Sub};
+use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,11 +41,9 @@ impl Add<Millis> for Mono {
     }
 }
 
-impl Sub for Mono {
-    type Output = Millis;
-
+impl Mono {
     /// Time since `earlier`; zero if that lies ahead.
-    fn sub(self, earlier: Mono) -> Millis {
+    pub fn since(self, earlier: Mono) -> Millis {
         Millis(self.0.saturating_sub(earlier.0) / NANOS_PER_MILLI)
     }
 }

@@ -1,0 +1,85 @@
+//! What containers there are on this node, asked at boot and whenever the engine is back.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::container::{ContainerOp, Observed, OpError, OpOutput};
+use crate::effect::OpId;
+use crate::name::AllocId;
+use crate::node::Wake;
+use crate::outbox::Outbox;
+use crate::time::Mono;
+use crate::units::Millis;
+
+/// Between two tries to list the containers of an engine that does not answer.
+const RETRY: Millis = Millis::secs(1);
+
+/// Whether the engine's containers are known.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Inventory {
+    state: State,
+    /// What was listed and not taken yet.
+    fresh: Option<Seen>,
+    /// Whether there ever was a listing in this boot.
+    known: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum State {
+    #[default]
+    Stale,
+    Asked(OpId),
+    Retry(Mono),
+    Current,
+}
+
+/// All containers of this cluster on this node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Seen {
+    /// What was started by operations from this one on may be missing.
+    pub asked: u64,
+    pub containers: BTreeMap<AllocId, Observed>,
+}
+
+impl Inventory {
+    /// Nothing may be done (`None`) before the first listing; each fresh one is handed out once.
+    pub fn step(&mut self, now: Mono, out: &mut Outbox) -> Option<Option<Seen>> {
+        let due = match self.state {
+            State::Stale => true,
+            State::Retry(at) => at <= now,
+            State::Asked(_) | State::Current => false,
+        };
+        if due {
+            self.state = State::Asked(out.container(ContainerOp::List));
+        }
+        self.known.then(|| self.fresh.take())
+    }
+
+    /// Whether that operation was the listing.
+    pub fn op_done(&mut self, now: Mono, id: OpId, result: &Result<OpOutput, OpError>) -> bool {
+        if self.state != State::Asked(id) {
+            return false;
+        }
+        let Ok(OpOutput::Containers(containers)) = result else {
+            self.state = State::Retry(now + RETRY);
+            return true;
+        };
+        let containers = containers.iter().map(|c| (c.alloc.clone(), c.clone())).collect();
+        self.fresh = Some(Seen { asked: id.seq, containers });
+        self.known = true;
+        self.state = State::Current;
+        true
+    }
+
+    pub fn invalidate(&mut self) {
+        self.state = State::Stale;
+    }
+
+    pub fn next_wake(&self) -> Option<(Mono, Wake)> {
+        match self.state {
+            State::Retry(at) => Some((at, Wake::Engine)),
+            State::Stale | State::Asked(_) | State::Current => None,
+        }
+    }
+}

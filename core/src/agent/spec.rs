@@ -1,0 +1,62 @@
+//! From a service's version and an alloc's place to the container that the engine is to run.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::Cluster;
+use crate::cluster::alloc::Alloc;
+use crate::config::model::{ContainerSpec, StopSpec};
+use crate::container::{RunSpec, StopPlan, label};
+use crate::name::AllocId;
+
+/// What an alloc's container is; `None` if its version is not (or no longer) replicated, or its
+/// image not resolved.
+pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option<RunSpec> {
+    let service = cluster.services.get(&alloc.slot.service)?;
+    let version = service.versions.get(&alloc.template)?;
+    let node = cluster.nodes.get(&alloc.node)?;
+    let spec = &version.spec.container;
+    let mut env: BTreeMap<String, String> =
+        spec.env.iter().map(|(key, value)| (key.clone(), value.source().to_owned())).collect();
+    env.insert("MILL_ALLOC".to_owned(), id.to_string());
+    env.insert("MILL_SERVICE".to_owned(), alloc.slot.service.to_string());
+    env.insert("MILL_SLOT".to_owned(), alloc.slot.to_string());
+    env.insert("MILL_NODE".to_owned(), node.facts.name.clone());
+    if let Some(port) = alloc.port {
+        env.insert("PORT".to_owned(), port.to_string());
+    }
+    let mut labels = BTreeMap::from([
+        (label::ALLOC.to_owned(), id.to_string()),
+        (label::SERVICE.to_owned(), alloc.slot.service.to_string()),
+        (label::VERSION.to_owned(), alloc.template.to_string()),
+    ]);
+    labels.extend(alloc.port.map(|port| (label::PORT.to_owned(), port.to_string())));
+    Some(RunSpec {
+        alloc: id.clone(),
+        image: version.image.clone()?,
+        command: spec.command.iter().map(|text| text.source().to_owned()).collect(),
+        env,
+        cpu: spec.cpu,
+        memory: spec.memory,
+        user: spec.user.clone(),
+        read_only: spec.read_only,
+        cap_add: spec.cap_add.clone(),
+        cap_drop: spec.cap_drop.clone(),
+        tmpfs: spec.tmpfs.clone(),
+        port: alloc.port,
+        stop_signal: spec.stop.signal.clone(),
+        labels,
+    })
+}
+
+/// The container part of an alloc's version.
+pub(super) fn container<'a>(cluster: &'a Cluster, alloc: &Alloc) -> Option<&'a ContainerSpec> {
+    let service = cluster.services.get(&alloc.slot.service)?;
+    service.versions.get(&alloc.template).map(|version| &version.spec.container)
+}
+
+/// How an alloc's container is stopped; the default for one of which nothing is known.
+pub(super) fn stop_plan(cluster: &Cluster, alloc: Option<&Alloc>) -> StopPlan {
+    let spec = alloc.and_then(|alloc| container(cluster, alloc)).map(|spec| spec.stop.clone());
+    let StopSpec { signal, grace, pre_stop, .. } = spec.unwrap_or_default();
+    StopPlan { pre_stop, signal, grace }
+}

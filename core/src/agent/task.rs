@@ -1,0 +1,489 @@
+//! One alloc on this node: from fetching its image to its container being gone.
+//!
+//! A task is a [`Stage`] and what it remembers between stages. `step` asks for the next
+//! operation when none is under way; `op_done` and `observed` move it on. Restarts happen in
+//! place, with backoff; what cannot work here ends as failed and the leader places it anew.
+
+use serde::{Deserialize, Serialize};
+
+use super::backoff::{Backoff, Failures, RESET_AFTER};
+use super::probe::Probing;
+use super::spec;
+use crate::cluster::Cluster;
+use crate::cluster::alloc::{Alloc, Desired, Phase, Status, Trouble, TroubleKind};
+use crate::config::model::HealthSpec;
+use crate::container::{
+    ContainerOp, ContainerState, Exit, Observed, OpError, OpErrorKind, OpOutput,
+};
+use crate::effect::OpId;
+use crate::name::AllocId;
+use crate::node::Wake;
+use crate::outbox::Outbox;
+use crate::rng::Rng;
+use crate::time::Mono;
+
+/// Lines of output that a report carries.
+const OUTPUT_LINES: u32 = 20;
+
+/// What this node does for one alloc.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Task {
+    stage: Stage,
+    /// Sequence number of the operation that was asked for last: a listing that was asked for
+    /// earlier says nothing of its outcome.
+    touched: u64,
+    /// Whether the engine has a container for it that ran before.
+    exists: bool,
+    restarts: u32,
+    backoff: Backoff,
+    failures: Failures,
+    health: HealthSpec,
+    trouble: Option<Trouble>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Stage {
+    /// Its image is to be fetched, once `at` has come.
+    Fetch {
+        at: Mono,
+    },
+    Fetching(OpId),
+    /// Its container is to be created or started again, once `at` has come.
+    Start {
+        at: Mono,
+    },
+    Starting(OpId),
+    /// Its container runs: the process that the engine counts as `started`.
+    Up {
+        started: u64,
+        probing: Probing,
+    },
+    /// Its output is read before it goes on.
+    Tailing {
+        op: Option<OpId>,
+        then: Then,
+    },
+    /// Its container is to be stopped, once `at` has come.
+    Stop {
+        at: Mono,
+        then: Then,
+    },
+    Stopping {
+        op: OpId,
+        then: Then,
+    },
+    /// Its container is to be removed, once `at` has come.
+    Remove {
+        at: Mono,
+        end: Phase,
+    },
+    Removing {
+        op: OpId,
+        end: Phase,
+    },
+    /// Nothing is left of it.
+    Ended(Phase),
+}
+
+/// What follows a stop or a look at the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Then {
+    /// Start it again at that time.
+    StartAgain(Mono),
+    /// Remove it.
+    End(Phase),
+}
+
+/// What a step sees.
+pub(super) struct Context<'a> {
+    pub now: Mono,
+    pub cluster: &'a Cluster,
+    pub id: &'a AllocId,
+    /// The alloc if it is live in the replicated state.
+    pub alloc: Option<&'a Alloc>,
+    pub jitter: &'a mut Rng,
+    pub out: &'a mut Outbox,
+}
+
+impl Task {
+    /// For an alloc that nothing is known of on this node.
+    pub fn new(alloc: &Alloc) -> Task {
+        Task { restarts: alloc.status.restarts, ..Task::at(Stage::Fetch { at: Mono(0) }) }
+    }
+
+    /// For a container that belongs to no live alloc.
+    pub fn orphan() -> Task {
+        Task::at(Stage::Stop { at: Mono(0), then: Then::End(Phase::Stopped) })
+    }
+
+    fn at(stage: Stage) -> Task {
+        Task {
+            stage,
+            touched: 0,
+            exists: false,
+            restarts: 0,
+            backoff: Backoff::default(),
+            failures: Failures::default(),
+            health: HealthSpec::default(),
+            trouble: None,
+        }
+    }
+
+    /// The same task for a container that was found at boot.
+    pub fn adopting(mut self, now: Mono, observed: &Observed, alloc: Option<&Alloc>) -> Task {
+        if alloc.is_none() || observed.state == ContainerState::Created {
+            return self;
+        }
+        // One that has ended is judged by the listing that found it, like any other.
+        let healthy = alloc.is_some_and(|alloc| alloc.status.phase == Phase::Healthy);
+        self.exists = true;
+        self.stage = up(now, observed, healthy);
+        self
+    }
+
+    pub fn waits_for(&self, id: OpId) -> bool {
+        match &self.stage {
+            Stage::Fetching(op) | Stage::Starting(op) => *op == id,
+            Stage::Stopping { op, .. } | Stage::Removing { op, .. } => *op == id,
+            Stage::Tailing { op, .. } => *op == Some(id),
+            Stage::Up { probing, .. } => probing.waits_for(id),
+            Stage::Fetch { .. } | Stage::Start { .. } | Stage::Stop { .. } => false,
+            Stage::Remove { .. } | Stage::Ended(_) => false,
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended(_))
+    }
+
+    /// Whether a listing asked for by operation `asked` can speak of this task.
+    pub fn is_older_than(&self, asked: u64) -> bool {
+        self.touched < asked
+    }
+
+    /// The engine is back: what waits for it need not wait longer.
+    pub fn retry_now(&mut self) {
+        let waits_for_engine = |trouble: &Trouble| {
+            matches!(trouble.kind, TroubleKind::Op(OpErrorKind::EngineDown | OpErrorKind::TimedOut))
+        };
+        if !self.trouble.as_ref().is_some_and(waits_for_engine) {
+            return;
+        }
+        match &mut self.stage {
+            Stage::Fetch { at } | Stage::Start { at } => *at = Mono(0),
+            Stage::Stop { at, .. } | Stage::Remove { at, .. } => *at = Mono(0),
+            Stage::Fetching(_) | Stage::Starting(_) | Stage::Up { .. } | Stage::Ended(_) => {}
+            Stage::Tailing { .. } | Stage::Stopping { .. } | Stage::Removing { .. } => {}
+        }
+    }
+
+    /// What the leader should know.
+    pub fn status(&self) -> Status {
+        let phase = match &self.stage {
+            Stage::Fetch { .. } | Stage::Fetching(_) if self.restarts == 0 => Phase::Starting,
+            Stage::Start { .. } if self.restarts > 0 => Phase::BackingOff,
+            Stage::Fetch { .. } | Stage::Fetching(_) | Stage::Start { .. } => Phase::Starting,
+            Stage::Starting(_) => Phase::Starting,
+            Stage::Up { probing, .. } => probing.phase(),
+            Stage::Tailing { then: Then::StartAgain(_), .. } => Phase::BackingOff,
+            // Only a failing health check stops what is to be started again.
+            Stage::Stop { then: Then::StartAgain(_), .. } => Phase::Unhealthy,
+            Stage::Stopping { then: Then::StartAgain(_), .. } => Phase::Unhealthy,
+            Stage::Tailing { .. } | Stage::Stop { .. } | Stage::Stopping { .. } => Phase::Stopping,
+            Stage::Remove { .. } | Stage::Removing { .. } => Phase::Stopping,
+            Stage::Ended(phase) => *phase,
+        };
+        let keeps_trouble = !matches!(phase, Phase::Healthy | Phase::Running) || self.restarts > 0;
+        let trouble = self.trouble.clone().filter(|_| keeps_trouble);
+        Status { phase, restarts: self.restarts, trouble }
+    }
+
+    /// Asks for the next operation, if one is due.
+    pub fn step(&mut self, context: &mut Context<'_>) {
+        if context.alloc.is_none_or(|alloc| alloc.desired != Desired::Run) {
+            self.leave();
+        }
+        let due = |at: Mono| at <= context.now;
+        match &mut self.stage {
+            Stage::Fetch { at } if due(*at) => self.fetch(context),
+            Stage::Start { at } if due(*at) => self.start(context),
+            Stage::Up { probing, .. } => {
+                if probing.healthy_for(context.now).is_some_and(|length| length >= RESET_AFTER) {
+                    self.backoff.reset();
+                }
+                self.probe(context);
+            }
+            Stage::Tailing { op: None, then } => {
+                let then = *then;
+                let op = ContainerOp::Tail { alloc: context.id.clone(), lines: OUTPUT_LINES };
+                self.stage = Stage::Tailing { op: Some(self.ask(context, op)), then };
+            }
+            Stage::Stop { at, then } if due(*at) => {
+                let then = *then;
+                let plan = spec::stop_plan(context.cluster, context.alloc);
+                let op = ContainerOp::Stop { alloc: context.id.clone(), plan };
+                self.stage = Stage::Stopping { op: self.ask(context, op), then };
+            }
+            Stage::Remove { at, end } if due(*at) => {
+                let end = *end;
+                let op = ContainerOp::Remove { alloc: context.id.clone() };
+                self.stage = Stage::Removing { op: self.ask(context, op), end };
+            }
+            Stage::Fetch { .. } | Stage::Start { .. } | Stage::Stop { .. } => {}
+            Stage::Remove { .. } | Stage::Tailing { .. } | Stage::Ended(_) => {}
+            Stage::Fetching(_) | Stage::Starting(_) => {}
+            Stage::Stopping { .. } | Stage::Removing { .. } => {}
+        }
+    }
+
+    fn ask(&mut self, context: &mut Context<'_>, op: ContainerOp) -> OpId {
+        let id = context.out.container(op);
+        self.touched = id.seq;
+        id
+    }
+
+    /// It should not run (any more): whatever it waits for, it goes.
+    fn leave(&mut self) {
+        let end = Phase::Stopped;
+        match &mut self.stage {
+            // Nothing was created: only what a crash may have left is removed.
+            Stage::Fetch { .. } | Stage::Fetching(_) => {
+                self.stage = Stage::Remove { at: Mono(0), end };
+            }
+            Stage::Start { .. } | Stage::Up { .. } | Stage::Tailing { .. } => {
+                self.stage = Stage::Stop { at: Mono(0), then: Then::End(end) };
+            }
+            Stage::Stop { then, .. } | Stage::Stopping { then, .. } => {
+                if let Then::StartAgain(_) = then {
+                    *then = Then::End(end);
+                }
+            }
+            // A start that is under way is waited for: it may yet create the container.
+            Stage::Starting(_) => {}
+            Stage::Remove { .. } | Stage::Removing { .. } | Stage::Ended(_) => {}
+        }
+    }
+
+    fn fetch(&mut self, context: &mut Context<'_>) {
+        let alloc = context.alloc.expect("what should not run has left this stage");
+        let Some(spec) = spec::run_spec(context.cluster, context.id, alloc) else {
+            self.stage = Stage::Fetch { at: Mono(0) };
+            return;
+        };
+        self.stage = Stage::Fetching(self.ask(context, ContainerOp::Fetch { image: spec.image }));
+    }
+
+    fn start(&mut self, context: &mut Context<'_>) {
+        let alloc = context.alloc.expect("what should not run has left this stage");
+        let Some(spec) = spec::run_spec(context.cluster, context.id, alloc) else {
+            self.stage = Stage::Start { at: Mono(0) };
+            return;
+        };
+        let op = match self.exists {
+            true => ContainerOp::Restart { alloc: context.id.clone(), port: alloc.port },
+            false => ContainerOp::Start { spec: Box::new(spec) },
+        };
+        self.stage = Stage::Starting(self.ask(context, op));
+    }
+
+    fn probe(&mut self, context: &mut Context<'_>) {
+        let Some(alloc) = context.alloc else { return };
+        if let Some(spec) = spec::container(context.cluster, alloc)
+            && self.health != spec.health
+        {
+            self.health = spec.health.clone();
+        }
+        let Stage::Up { probing, .. } = &mut self.stage else { return };
+        if probing.phase() == Phase::Unhealthy {
+            self.fail_health(context);
+            return;
+        }
+        if probing.is_due(context.now, &self.health) {
+            let id = context.out.container(ContainerOp::Probe {
+                alloc: context.id.clone(),
+                port: alloc.port,
+                check: self.health.check.clone(),
+                timeout: self.health.timeout,
+            });
+            probing.asked(id);
+        }
+    }
+
+    /// It runs and is of no use: stopped and started again, which counts as a failure.
+    fn fail_health(&mut self, context: &mut Context<'_>) {
+        let Stage::Up { probing, .. } = &self.stage else { return };
+        let answer = probing.last_failure.clone().unwrap_or_default();
+        self.trouble = Some(Trouble {
+            kind: TroubleKind::Unhealthy,
+            detail: format!(
+                "the health check failed {} times: {answer}",
+                self.health.unhealthy_after
+            ),
+            output: Vec::new(),
+        });
+        let then = self.after_failure(context.now, context.jitter);
+        self.stage = Stage::Stop { at: Mono(0), then };
+    }
+
+    /// Counts a failure and a restart: start again later, or give up on this node.
+    fn after_failure(&mut self, now: Mono, jitter: &mut Rng) -> Then {
+        self.restarts += 1;
+        match self.failures.count(now) {
+            true => Then::End(Phase::Failed),
+            false => Then::StartAgain(now + self.backoff.next(jitter)),
+        }
+    }
+
+    /// How an operation of this task went.
+    pub fn op_done(
+        &mut self,
+        now: Mono,
+        id: OpId,
+        result: Result<OpOutput, OpError>,
+        jitter: &mut Rng,
+    ) {
+        match (self.stage.clone(), result) {
+            (Stage::Up { started, mut probing }, result) if probing.waits_for(id) => {
+                probing.answered(now, &self.health, result.map(|_| ()));
+                self.stage = Stage::Up { started, probing };
+            }
+            (Stage::Fetching(_), Ok(_)) => self.stage = Stage::Start { at: Mono(0) },
+            (Stage::Fetching(_), Err(error)) => {
+                self.op_failed(now, error, jitter, |at| Stage::Fetch { at });
+            }
+            (Stage::Starting(_), Ok(OpOutput::Container(observed))) => {
+                self.exists = true;
+                self.stage = up(now, &observed, false);
+                self.observed(now, Some(&observed), jitter);
+            }
+            (Stage::Starting(_), Err(error)) if error.kind == OpErrorKind::Gone => {
+                self.exists = false;
+                self.op_failed(now, error, jitter, |at| Stage::Fetch { at });
+            }
+            (Stage::Starting(_), Err(error)) => {
+                self.op_failed(now, error, jitter, |at| Stage::Start { at });
+            }
+            (Stage::Tailing { then, .. }, result) => {
+                if let (Ok(OpOutput::Lines(lines)), Some(trouble)) = (result, &mut self.trouble) {
+                    trouble.output = lines;
+                }
+                self.stage = then.stage();
+            }
+            (Stage::Stopping { then, .. }, Ok(OpOutput::Exited(exit))) => {
+                self.stopped(exit, then);
+            }
+            (Stage::Stopping { then, .. }, Err(error)) => {
+                self.op_failed(now, error, jitter, |at| Stage::Stop { at, then });
+            }
+            (Stage::Removing { end, .. }, Ok(_)) => self.stage = Stage::Ended(end),
+            (Stage::Removing { end, .. }, Err(error)) => {
+                self.op_failed(now, error, jitter, |at| Stage::Remove { at, end });
+            }
+            (_, _) => {}
+        }
+    }
+
+    fn stopped(&mut self, exit: Option<Exit>, then: Then) {
+        if exit.is_some_and(|exit| exit.killed_after_grace) {
+            let detail = "it did not end within its grace period and was killed; does its main \
+                          process handle the stop signal (a shell as PID 1 does not)?";
+            self.trouble = Some(Trouble {
+                kind: TroubleKind::KilledAfterGrace,
+                detail: detail.to_owned(),
+                output: Vec::new(),
+            });
+        }
+        self.stage = then.stage();
+    }
+
+    /// Permanent: it ends here as failed. Otherwise the same is tried again later.
+    fn op_failed(
+        &mut self,
+        now: Mono,
+        error: OpError,
+        jitter: &mut Rng,
+        again: impl FnOnce(Mono) -> Stage,
+    ) {
+        let kind = error.kind;
+        self.trouble =
+            Some(Trouble { kind: TroubleKind::Op(kind), detail: error.detail, output: Vec::new() });
+        self.stage = if kind.is_permanent() {
+            Stage::Remove { at: Mono(0), end: Phase::Failed }
+        } else {
+            again(now + self.backoff.next(jitter))
+        };
+    }
+
+    /// What the engine says of its container; `None` if there is none.
+    pub fn observed(&mut self, now: Mono, observed: Option<&Observed>, jitter: &mut Rng) {
+        let Stage::Up { started, .. } = &self.stage else { return };
+        let exit = match observed {
+            Some(seen) if seen.started < *started => return,
+            Some(seen) => match &seen.state {
+                // Started again behind our back: another process, to be proven anew.
+                ContainerState::Running if seen.started > *started => {
+                    self.stage = up(now, seen, false);
+                    return;
+                }
+                ContainerState::Running => return,
+                ContainerState::Exited(exit) => Some(*exit),
+                ContainerState::Created => None,
+            },
+            None => None,
+        };
+        self.exists = observed.is_some_and(|seen| seen.state != ContainerState::Created);
+        let kind = exit.map_or(TroubleKind::Op(OpErrorKind::Gone), TroubleKind::Exited);
+        let detail = exit.map_or_else(
+            || "its container was removed by somebody else".to_owned(),
+            Exit::sentence,
+        );
+        self.trouble = Some(Trouble { kind, detail, output: Vec::new() });
+        let then = self.after_failure(now, jitter);
+        self.stage = match self.exists {
+            true => Stage::Tailing { op: None, then },
+            false => then.stage(),
+        };
+    }
+
+    pub fn next_wake(&self) -> Option<(Mono, Wake)> {
+        let at = match &self.stage {
+            Stage::Fetch { at } | Stage::Start { at } => Some((*at, Wake::Restart)),
+            Stage::Stop { at, .. } | Stage::Remove { at, .. } => Some((*at, Wake::Restart)),
+            Stage::Up { probing, .. } => probing.next_wake().map(|at| (at, Wake::Probe)),
+            Stage::Fetching(_) | Stage::Starting(_) | Stage::Tailing { .. } => None,
+            Stage::Stopping { .. } | Stage::Removing { .. } | Stage::Ended(_) => None,
+        };
+        // What is due at once was taken up by the step that made it due, or waits for more state.
+        at.filter(|(at, _)| *at > Mono(0))
+    }
+}
+
+fn up(now: Mono, observed: &Observed, healthy: bool) -> Stage {
+    Stage::Up { started: observed.started, probing: Probing::new(now, healthy) }
+}
+
+impl Then {
+    fn stage(self) -> Stage {
+        match self {
+            Then::StartAgain(at) => Stage::Start { at },
+            Then::End(end) => Stage::Remove { at: Mono(0), end },
+        }
+    }
+}
+
+impl Exit {
+    /// How it ended, as people read it.
+    pub fn sentence(self) -> String {
+        if self.out_of_memory {
+            return "it reached its memory ceiling and the kernel killed it; give it more `memory` \
+                    or find what it keeps"
+                .to_owned();
+        }
+        match self.code {
+            0 => "it ended by itself with exit code 0; a service is expected to keep running"
+                .to_owned(),
+            code @ 129..=159 => format!("it was ended by signal {}", code - 128),
+            code => format!("it ended by itself with exit code {code}"),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What people and programs are shown: stable documents made from the replicated state.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::alloc::{Phase, Trouble};
+use crate::cluster::deploy::{DeployKind, DeployState};
+use crate::name::{AllocId, Name, NodeId, Slot};
+use crate::time::Wall;
+use crate::units::{Bytes, Millicores};
+
+/// `mill status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Cluster id.
+    pub cluster: String,
+    /// Revision of the state this was made from: `epoch.index`.
+    pub revision: String,
+    /// The node that answered.
+    pub node: NodeId,
+    /// Who leads.
+    pub leader: Option<NodeId>,
+    /// Every node.
+    pub nodes: Vec<NodeView>,
+    /// Every service.
+    pub services: Vec<ServiceView>,
+    /// The deploy that runs, or else the last one.
+    pub deploy: Option<DeployView>,
+}
+
+/// A node, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Whether the leader hears it.
+    pub up: bool,
+    /// Where it is reached.
+    pub advertise: String,
+    /// Cpu set aside and in all.
+    pub cpu: (Millicores, Millicores),
+    /// Memory set aside and in all.
+    pub memory: (Bytes, Bytes),
+    /// Allocs on it.
+    pub allocs: usize,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// A service, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: Name,
+    /// Whose it is.
+    pub project: Name,
+    /// Image as written.
+    pub image: String,
+    /// Replicas that are healthy.
+    pub healthy: u32,
+    /// Replicas that are wanted.
+    pub wanted: u32,
+    /// Deploy number of what it runs or moves to.
+    pub version: Option<u64>,
+    /// Addresses of healthy replicas, `host:port`.
+    pub endpoints: Vec<String>,
+    /// Why it is not as wanted; empty if it is.
+    pub waiting: Vec<String>,
+}
+
+/// An alloc, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocView {
+    /// Its id.
+    pub id: AllocId,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its node's name.
+    pub node: String,
+    /// Where its node is reached.
+    pub host: String,
+    /// Its port.
+    pub port: Option<u16>,
+    /// How far it is.
+    pub phase: Phase,
+    /// Whether it is to stop.
+    pub stopping: bool,
+    /// Version whose container it runs.
+    pub version: u64,
+    /// Image as written.
+    pub image: String,
+    /// How often its container was started again.
+    pub restarts: u32,
+    /// What stands in its way.
+    pub trouble: Option<Trouble>,
+}
+
+/// A deploy, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployView {
+    /// Its number.
+    pub number: u64,
+    /// Whose services.
+    pub project: Name,
+    /// What asked for it.
+    pub kind: DeployKind,
+    /// How far it is.
+    pub state: DeployState,
+    /// Each service that it touches.
+    pub services: Vec<DeployServiceView>,
+    /// When it started.
+    pub started: Wall,
+    /// When it ended.
+    pub ended: Option<Wall>,
+    /// Changes whenever anything above does.
+    pub fingerprint: u64,
+}
+
+/// One service of a deploy, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployServiceView {
+    /// The service.
+    pub service: Name,
+    /// Replicas that are new and healthy.
+    pub ready: u32,
+    /// Replicas that are wanted.
+    pub wanted: u32,
+    /// Whether it is done.
+    pub settled: bool,
+    /// What it waits for: sentences.
+    pub waiting: Vec<String>,
+}
+
+/// `mill why`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyView {
+    /// What was asked about.
+    pub subject: String,
+    /// The short answer.
+    pub summary: String,
+    /// The facts that it rests on, most telling first.
+    pub because: Vec<String>,
+}

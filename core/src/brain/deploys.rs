@@ -1,0 +1,171 @@
+//! Moves the running deploy from state to state, forward or back, as its services allow.
+
+use super::{Brain, Draft};
+use crate::cluster::alloc::{Alloc, Phase};
+use crate::cluster::command::Command;
+use crate::cluster::deploy::{Deploy, DeployState};
+use crate::message::ImageReport;
+use crate::name::{AllocId, Name};
+use crate::node::Wake;
+use crate::rollout::Step;
+use crate::units::Millis;
+
+/// A new replica that was started again this often has failed its deploy.
+pub const RESTARTS_BEFORE_FAILURE: u32 = 3;
+/// Images that could not be had for this long fail their deploy.
+pub const RESOLVE_DEADLINE: Millis = Millis::mins(5);
+
+impl Brain {
+    /// The running deploy, a step, given what its services did in this one.
+    pub(super) fn move_deploy(&mut self, draft: &mut Draft<'_>, steps: &[(&Name, Step)]) {
+        let Some((number, deploy)) = draft.cluster.running_deploy() else {
+            self.deploy_since = None;
+            return;
+        };
+        let mine: Vec<&(&Name, Step)> =
+            steps.iter().filter(|(name, _)| deploy.changes.contains_key(*name)).collect();
+        let next = match &deploy.state {
+            DeployState::Resolving => self.resolve(draft, number, deploy),
+            DeployState::Rolling => self.roll(draft, number, deploy, &mine),
+            DeployState::Removing => {
+                let done = mine.iter().all(|(_, step)| step.settled);
+                done.then_some(DeployState::Succeeded)
+            }
+            DeployState::RollingBack { reason } => self.roll_back(draft, deploy, reason, &mine),
+            DeployState::Succeeded
+            | DeployState::RolledBack { .. }
+            | DeployState::RollbackStuck { .. } => None,
+        };
+        if let Some(to) = next {
+            self.deploy_since = None;
+            let from = deploy.state.clone();
+            draft.commands.push(Command::AdvanceDeploy { deploy: number, from, to });
+        }
+    }
+
+    /// Whether the deploy has been in its state for longer than allowed.
+    fn overdue(&mut self, draft: &mut Draft<'_>, allowed: Millis) -> bool {
+        let now = draft.now.mono;
+        let number = draft.cluster.last_deploy;
+        let known = self.deploy_since.filter(|(known, _)| *known == number);
+        let (_, since) = *self.deploy_since.insert(known.unwrap_or((number, now)));
+        draft.wake_at(since + allowed, Wake::Deadline);
+        since + allowed <= now
+    }
+
+    fn resolve(
+        &mut self,
+        draft: &mut Draft<'_>,
+        number: u64,
+        deploy: &Deploy,
+    ) -> Option<DeployState> {
+        let mut trying = None;
+        for (reference, _) in deploy.images.iter().filter(|(_, pin)| pin.is_none()) {
+            let reports = self.heard.values().filter_map(|heard| heard.images.get(reference));
+            for report in reports {
+                match report {
+                    ImageReport::Pinned(image) => draft.commands.push(Command::PinImage {
+                        deploy: number,
+                        reference: reference.clone(),
+                        image: image.clone(),
+                    }),
+                    ImageReport::Failed(error) => {
+                        return Some(DeployState::RollingBack { reason: error.detail.clone() });
+                    }
+                    ImageReport::Trying(error) => trying = Some(error.detail.clone()),
+                }
+            }
+        }
+        if deploy.images.values().all(Option::is_some) {
+            return Some(DeployState::Rolling);
+        }
+        if self.overdue(draft, RESOLVE_DEADLINE) {
+            let why = trying.unwrap_or_else(|| "no node answered".to_owned());
+            let reason = format!("its images could not be had within {RESOLVE_DEADLINE}: {why}");
+            return Some(DeployState::RollingBack { reason });
+        }
+        None
+    }
+
+    fn roll(
+        &mut self,
+        draft: &mut Draft<'_>,
+        number: u64,
+        deploy: &Deploy,
+        steps: &[&(&Name, Step)],
+    ) -> Option<DeployState> {
+        if let Some(reason) = failure(draft, number, deploy) {
+            return Some(DeployState::RollingBack { reason });
+        }
+        for (name, step) in steps {
+            let unsettled = deploy.changes.get(*name).is_some_and(|change| !change.settled);
+            if unsettled && step.settled {
+                let service = (*name).clone();
+                draft.commands.push(Command::SettleService { deploy: number, service });
+            }
+        }
+        if deploy.changes.values().all(|change| change.settled) {
+            return Some(DeployState::Removing);
+        }
+        let allowed = deadline(draft, deploy);
+        self.overdue(draft, allowed).then(|| {
+            let late = deploy.changes.iter().filter(|(_, change)| !change.settled);
+            let late = late.map(|(name, _)| match self.blocked(name).first() {
+                Some(blocked) => format!("{name} ({blocked})"),
+                None => name.to_string(),
+            });
+            let late: Vec<String> = late.collect();
+            let reason = format!("not finished within {allowed}: {}", late.join("; "));
+            DeployState::RollingBack { reason }
+        })
+    }
+
+    fn roll_back(
+        &mut self,
+        draft: &mut Draft<'_>,
+        deploy: &Deploy,
+        reason: &str,
+        steps: &[&(&Name, Step)],
+    ) -> Option<DeployState> {
+        if steps.iter().all(|(_, step)| step.settled) {
+            return Some(DeployState::RolledBack { reason: reason.to_owned() });
+        }
+        let allowed = deadline(draft, deploy);
+        self.overdue(draft, allowed).then(|| DeployState::RollbackStuck {
+            reason: format!(
+                "{reason}; going back did not finish within {allowed} either. What is healthy \
+                 keeps running; see `mill why` for what the rest waits for, then deploy again"
+            ),
+        })
+    }
+}
+
+/// The longest deadline among the services that a deploy moves.
+fn deadline(draft: &Draft<'_>, deploy: &Deploy) -> Millis {
+    let services = deploy.changes.keys().filter_map(|name| draft.cluster.services.get(name));
+    let versions = services.flat_map(|service| service.versions.values());
+    let longest = versions.map(|version| version.spec.update.deadline).max();
+    longest.unwrap_or(crate::config::model::UpdateSpec::default().deadline)
+}
+
+/// Why a new replica of the deploy cannot become healthy, if one cannot.
+fn failure(draft: &Draft<'_>, number: u64, deploy: &Deploy) -> Option<String> {
+    let services = deploy.changes.keys();
+    let mut allocs = services.flat_map(|name| draft.cluster.allocs_of(name));
+    let (id, alloc) = allocs.find(|(_, alloc)| alloc.template == number && has_failed(alloc))?;
+    Some(explain(id, alloc))
+}
+
+fn has_failed(alloc: &Alloc) -> bool {
+    alloc.status.phase == Phase::Failed || alloc.status.restarts >= RESTARTS_BEFORE_FAILURE
+}
+
+fn explain(id: &AllocId, alloc: &Alloc) -> String {
+    let Some(trouble) = &alloc.status.trouble else { return format!("{id} failed") };
+    let mut reason = format!("{id}: {}", trouble.detail);
+    if !trouble.output.is_empty() {
+        reason.push_str("; its last lines:");
+        trouble.output.iter().for_each(|line| reason.push_str(&format!("\n    {line}")));
+    }
+    reason
+}

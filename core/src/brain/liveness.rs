@@ -1,0 +1,59 @@
+//! Which nodes are heard: silence is judged by the leader's own clock and ears.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Brain, Draft};
+use crate::cluster::alloc::Status;
+use crate::cluster::command::Command;
+use crate::cluster::node::NodeFacts;
+use crate::message::ImageReport;
+use crate::name::AllocId;
+use crate::node::Wake;
+use crate::time::Mono;
+
+/// The last that a node said.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Heard {
+    pub at: Mono,
+    pub seq: u64,
+    pub facts: NodeFacts,
+    pub reports: BTreeMap<AllocId, Status>,
+    pub images: BTreeMap<String, ImageReport>,
+}
+
+impl Heard {
+    /// Whether there is news in it, beyond being heard.
+    pub fn says_other_than(&self, other: &Heard) -> bool {
+        let quiet = other.reports.is_empty() && other.images.is_empty();
+        self.facts != other.facts
+            || (!quiet && (self.reports != other.reports || self.images != other.images))
+    }
+}
+
+impl Brain {
+    /// Registers nodes, calls the silent ones down and the others up.
+    pub(super) fn judge_nodes(&self, draft: &mut Draft<'_>) {
+        for (node, heard) in &self.heard {
+            let known = draft.cluster.nodes.get(node);
+            if known.is_none_or(|record| record.facts != heard.facts) {
+                let facts = Box::new(heard.facts.clone());
+                draft.commands.push(Command::RegisterNode { node: *node, facts });
+            }
+        }
+        for (node, record) in &draft.cluster.nodes {
+            let last = self.heard.get(node).map_or(self.since, |heard| heard.at);
+            let silent_at = last + self.timing.down_after;
+            let heard = self.heard.contains_key(node) && silent_at > draft.now.mono;
+            if heard && !record.is_up() {
+                draft.commands.push(Command::SetLiveness { node: *node, up: true });
+            } else if record.is_up() && silent_at <= draft.now.mono {
+                draft.commands.push(Command::SetLiveness { node: *node, up: false });
+            }
+            if record.is_up() && silent_at > draft.now.mono {
+                draft.wake_at(silent_at, Wake::NodeSilent);
+            }
+        }
+    }
+}

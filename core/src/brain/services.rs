@@ -1,0 +1,236 @@
+//! Moves every service a step towards what is wanted: asks the rollout what, the scheduler where.
+
+use std::collections::BTreeSet;
+
+use super::{Blocked, Brain, Draft, Retry};
+use crate::agent::FAILURE_WINDOW;
+use crate::cluster::alloc::{Alloc, Phase, StopReason};
+use crate::cluster::command::Command;
+use crate::cluster::deploy::{DeployState, Service, Version};
+use crate::cluster::{Cluster, Revision};
+use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
+use crate::name::{AllocId, Name, NodeId, Slot};
+use crate::node::Wake;
+use crate::rollout::{self, Input, Pace, Step, Target, View, Waiting};
+use crate::scheduler::{self, Ask, Candidate, Verdict};
+use crate::time::Mono;
+use crate::units::Millis;
+
+/// The longest wait before a slot whose allocs fail is filled again.
+const RETRY_LONGEST: Millis = Millis::secs(60);
+
+impl Brain {
+    /// Every service, a step.
+    pub(super) fn move_services(&mut self, draft: &mut Draft<'_>) {
+        let cluster = draft.cluster;
+        let resolving = cluster.running_deploy().filter(|(_, d)| d.state == DeployState::Resolving);
+        let mut nodes = scheduler::candidates(cluster);
+        let mut steps: Vec<(&Name, Step)> = Vec::new();
+        for (name, service) in &cluster.services {
+            // While images are resolved everything stays as it was.
+            let held = resolving.is_some_and(|(_, deploy)| deploy.changes.contains_key(name));
+            let version = if held { stable(service) } else { service.target().map(|(_, v)| v) };
+            let pace = pace(cluster, name, held);
+            let step = self.move_service(draft, &mut nodes, name, version, pace);
+            steps.push((name, step));
+        }
+        self.move_deploy(draft, &steps);
+    }
+
+    fn move_service(
+        &mut self,
+        draft: &mut Draft<'_>,
+        nodes: &mut [Candidate],
+        name: &Name,
+        version: Option<&Version>,
+        (pace, prune): (Pace, bool),
+    ) -> Step {
+        let cluster = draft.cluster;
+        let views = self.views(draft.now.mono, cluster, name);
+        let target = version.map(|version| target(cluster, version, pace));
+        let input = Input { target, allocs: views, pace, prune };
+        let mut step = rollout::step(&input);
+        for (alloc, reason) in &step.stop {
+            draft.commands.push(Command::Stop { alloc: alloc.clone(), reason: *reason });
+        }
+        let mut blocked = Vec::new();
+        for (index, waiting) in &step.waiting {
+            if let Waiting::Soak(alloc) = waiting
+                && let (Some(since), Some(target)) = (self.healthy_since.get(alloc), &input.target)
+            {
+                draft.wake_at(*since + target.healthy_for, Wake::Soaked);
+            }
+            let slot = Slot { service: name.clone(), index: *index };
+            blocked.push(Blocked::Rollout { slot, waiting: waiting.clone() });
+        }
+        if let Some(version) = version {
+            let place = std::mem::take(&mut step.place);
+            step.settled &= place.is_empty();
+            blocked.extend(self.fill(draft, nodes, name, version, &place));
+        }
+        match blocked.is_empty() {
+            true => self.blocked.remove(name),
+            false => self.blocked.insert(name.clone(), blocked),
+        };
+        step
+    }
+
+    /// Every live alloc of a service, with what this leader knows of it.
+    fn views<'a>(&self, now: Mono, cluster: &'a Cluster, service: &Name) -> Vec<View<'a>> {
+        let live = cluster.allocs_of(service).filter(|(_, alloc)| alloc.is_live());
+        live.map(|(id, alloc)| View {
+            id,
+            alloc,
+            reachable: cluster.is_up(alloc.node),
+            healthy_for: self.healthy_since.get(id).map(|since| now.since(*since)),
+        })
+        .collect()
+    }
+
+    /// Places what can be placed; the rest is told why not.
+    fn fill(
+        &mut self,
+        draft: &mut Draft<'_>,
+        nodes: &mut [Candidate],
+        name: &Name,
+        version: &Version,
+        slots: &[u64],
+    ) -> Vec<Blocked> {
+        let mut blocked = Vec::new();
+        let mut asks = Vec::new();
+        for index in slots {
+            let slot = Slot { service: name.clone(), index: *index };
+            let failed = failed_allocs(draft.cluster, &slot, version.template);
+            if let Some((failures, at)) = self.held_back(draft.now.mono, &slot, &failed) {
+                draft.wake_at(at, Wake::Retry);
+                blocked.push(Blocked::Backoff { slot, failures, wait: at.since(draft.now.mono) });
+                continue;
+            }
+            let pinned = each_node(&version.spec).then_some(NodeId(*index));
+            let avoid: BTreeSet<NodeId> = failed.iter().map(|alloc| alloc.node).collect();
+            asks.push(Ask { slot, spec: &version.spec, pinned, avoid });
+        }
+        let verdicts = scheduler::place(nodes, &asks);
+        for (ask, verdict) in asks.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Unplaced(rejected) => {
+                    blocked.push(Blocked::Unplaced { slot: ask.slot, rejected });
+                }
+                Verdict::Placed { node, port } => draft.commands.push(Command::Place {
+                    alloc: self.mint(draft.cluster, &ask.slot),
+                    slot: ask.slot,
+                    node,
+                    template: version.template,
+                    port,
+                }),
+            }
+        }
+        blocked
+    }
+
+    fn mint(&mut self, cluster: &Cluster, slot: &Slot) -> AllocId {
+        loop {
+            let id = AllocId::new(slot, &self.rng.tag(4));
+            if !cluster.allocs.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Until when a slot that failed before is left empty.
+    fn held_back(&mut self, now: Mono, slot: &Slot, failed: &[&Alloc]) -> Option<(u32, Mono)> {
+        let latest = failed.iter().map(|alloc| alloc.placed).max()?;
+        let known = self.retry.get(slot).filter(|retry| now.since(retry.at) < FAILURE_WINDOW);
+        let retry = match known {
+            Some(retry) if retry.latest == latest => *retry,
+            Some(retry) => Retry::after(now, retry.failures + 1, latest),
+            None => Retry::after(now, 1, latest),
+        };
+        self.retry.insert(slot.clone(), retry);
+        (retry.at > now).then_some((retry.failures, retry.at))
+    }
+}
+
+impl Retry {
+    /// The first failure is tried again at once, on another port or node; then waits double.
+    fn after(now: Mono, failures: u32, latest: Revision) -> Retry {
+        let wait = match failures.min(16) {
+            0 | 1 => 0,
+            more => 1000 << (more - 2),
+        };
+        Retry { failures, latest, at: now + Millis(wait).min(RETRY_LONGEST) }
+    }
+}
+
+fn stable(service: &Service) -> Option<&Version> {
+    service.stable.and_then(|number| service.versions.get(&number))
+}
+
+/// How a service moves now, and whether what is in no wanted slot may go.
+fn pace(cluster: &Cluster, service: &Name, held: bool) -> (Pace, bool) {
+    let deploy = cluster.running_deploy().filter(|(_, d)| d.changes.contains_key(service));
+    let Some((_, deploy)) = deploy.filter(|_| !held) else { return (Pace::Steady, !held) };
+    match deploy.state {
+        DeployState::Rolling => (Pace::Rolling, false),
+        DeployState::Removing => (Pace::Rolling, true),
+        DeployState::RollingBack { .. } => (Pace::Back, true),
+        DeployState::Resolving
+        | DeployState::Succeeded
+        | DeployState::RolledBack { .. }
+        | DeployState::RollbackStuck { .. } => (Pace::Steady, true),
+    }
+}
+
+fn each_node(spec: &ServiceSpec) -> bool {
+    spec.replicas == Replicas::EachNode
+}
+
+/// Slots that a spec wants: numbers, or for one on each node the numbers of suitable nodes.
+pub(crate) fn wanted_slots(cluster: &Cluster, spec: &ServiceSpec) -> Vec<u64> {
+    match spec.replicas {
+        Replicas::Count(count) => (0..u64::from(count)).collect(),
+        Replicas::EachNode => {
+            let suitable = cluster.nodes.iter().filter(|(_, node)| {
+                let mut required = spec.place.require.iter();
+                required.all(|(key, value)| node.facts.labels.get(key) == Some(value))
+            });
+            suitable.map(|(id, _)| id.0).collect()
+        }
+    }
+}
+
+/// The order that a service can be updated in: without a second place to go, the old one first.
+pub(crate) fn update_order(cluster: &Cluster, spec: &ServiceSpec) -> UpdateOrder {
+    let up = cluster.nodes.values().filter(|node| node.is_up()).count();
+    let slots = wanted_slots(cluster, spec).len();
+    let owns_port = spec.container.owned_port().is_some();
+    let no_second_place = each_node(spec) || up <= slots;
+    if spec.container.has_persistent_volume() || (owns_port && no_second_place) {
+        return UpdateOrder::StopFirst;
+    }
+    spec.update.order
+}
+
+fn target(cluster: &Cluster, version: &Version, pace: Pace) -> Target {
+    let spec = &version.spec;
+    Target {
+        template: version.template,
+        slots: wanted_slots(cluster, spec),
+        order: update_order(cluster, spec),
+        parallel: spec.update.parallel.max(1),
+        healthy_for: spec.update.healthy_for,
+        surplus: match (each_node(spec), pace) {
+            (_, Pace::Back) => StopReason::RolledBack,
+            (true, Pace::Steady | Pace::Rolling) => StopReason::Unsuitable,
+            (false, Pace::Steady | Pace::Rolling) => StopReason::ScaledDown,
+        },
+    }
+}
+
+/// Allocs of that version that failed in that slot and are remembered.
+fn failed_allocs<'a>(cluster: &'a Cluster, slot: &Slot, template: u64) -> Vec<&'a Alloc> {
+    let failed = cluster.allocs_of(&slot.service).map(|(_, alloc)| alloc).filter(|alloc| {
+        alloc.slot == *slot && alloc.template == template && alloc.status.phase == Phase::Failed
+    });
+    failed.collect()
+}

@@ -1,0 +1,152 @@
+//! Allocs: attempts to fill a slot on a node.
+//!
+//! Two writers, one field each: the leader says what is desired, the node says what is. Desired
+//! only ever moves from run to stop; an alloc that reached an end never leaves it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Revision;
+use crate::container::{Exit, OpErrorKind};
+use crate::name::{NodeId, Slot};
+use crate::units::{Bytes, Millicores};
+
+/// One attempt to fill a slot on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alloc {
+    /// The slot it fills.
+    pub slot: Slot,
+    /// The node it is on.
+    pub node: NodeId,
+    /// The version of its service whose container it runs.
+    pub template: u64,
+    /// The port it was given or owns.
+    pub port: Option<u16>,
+    /// Cpu set aside for it.
+    pub cpu: Millicores,
+    /// Memory set aside for it.
+    pub memory: Bytes,
+    /// When it was placed.
+    pub placed: Revision,
+    /// What the leader wants of it.
+    pub desired: Desired,
+    /// What its node last reported.
+    pub status: Status,
+}
+
+/// What the leader wants of an alloc.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Desired {
+    /// It should run.
+    Run,
+    /// It should be gone.
+    Stop {
+        /// Why.
+        reason: StopReason,
+    },
+}
+
+/// Why the leader wants an alloc gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopReason {
+    /// A newer version of the service took its slot.
+    Updated,
+    /// The deploy that placed it went back.
+    RolledBack,
+    /// The service has fewer replicas now.
+    ScaledDown,
+    /// The service is gone from its project.
+    Removed,
+    /// Another alloc filled the slot while this one could not be heard.
+    Replaced,
+    /// Its node may not run the service any more.
+    Unsuitable,
+}
+
+/// What a node says of an alloc.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// How far it is.
+    pub phase: Phase,
+    /// How often its container was started again.
+    pub restarts: u32,
+    /// Why it is not further, or how it last ended, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
+}
+
+/// How far an alloc is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Its node has not taken it up yet.
+    Placed,
+    /// Its image is being fetched or its container started.
+    Starting,
+    /// It runs and has not passed its health check yet.
+    Running,
+    /// It runs and passes.
+    Healthy,
+    /// It runs and fails its health check.
+    Unhealthy,
+    /// It ended by itself and waits to be started again.
+    BackingOff,
+    /// It was asked to stop.
+    Stopping,
+    /// Its container is gone, as desired. An end.
+    Stopped,
+    /// Its node gave up on it, its container is gone. An end.
+    Failed,
+}
+
+/// What stands in the way of an alloc.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// What kind.
+    pub kind: TroubleKind,
+    /// A sentence for people: what happened, why, what to do.
+    pub detail: String,
+    /// The last lines of its output, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+/// Kinds of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TroubleKind {
+    /// An operation failed.
+    Op(OpErrorKind),
+    /// The container ended by itself.
+    Exited(Exit),
+    /// Its health check failed too often.
+    Unhealthy,
+    /// Its stop ended in SIGKILL.
+    KilledAfterGrace,
+}
+
+impl Default for Status {
+    fn default() -> Status {
+        Status { phase: Phase::Placed, restarts: 0, trouble: None }
+    }
+}
+
+impl Phase {
+    /// Whether nothing follows any more.
+    pub fn is_end(self) -> bool {
+        matches!(self, Phase::Stopped | Phase::Failed)
+    }
+}
+
+impl Alloc {
+    /// Whether its container exists or may come to exist.
+    pub fn is_live(&self) -> bool {
+        !self.status.phase.is_end()
+    }
+
+    /// Whether it should run and has not failed.
+    pub fn is_wanted(&self) -> bool {
+        self.desired == Desired::Run && self.is_live()
+    }
+}

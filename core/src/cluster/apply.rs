@@ -1,0 +1,498 @@
+//! How each command changes the state, or why it is refused.
+
+use crate::cluster::alloc::{Alloc, Desired, Phase, Status, StopReason};
+use crate::cluster::command::{Command, Entry};
+use crate::cluster::deploy::{Change, Deploy, DeployState, Service, Version};
+use crate::cluster::node::{Liveness, NodeFacts, NodeRecord};
+use crate::cluster::{Cluster, DEPLOYS_KEPT, Revision};
+use crate::config::model::ServiceSpec;
+use crate::container::PinnedImage;
+use crate::name::{AllocId, Name, NodeId, Slot};
+use crate::time::Wall;
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It holds now.
+    Done,
+    /// A deploy was started under this number.
+    DeployStarted(u64),
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The cluster has begun under another id, or this one.
+    #[error("the cluster has begun already, as `{0}`")]
+    Founded(String),
+    /// What it is about is not (or no longer) there.
+    #[error("there is no {what} `{name}`")]
+    Missing {
+        /// Kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The state is not what the proposer thought.
+    #[error("{0}")]
+    Stale(String),
+    /// One deploy at a time.
+    #[error("deploy #{0} is still running")]
+    DeployRunning(u64),
+    /// The name belongs to another project.
+    #[error("service `{service}` belongs to project `{project}`")]
+    ForeignService {
+        /// The service.
+        service: Name,
+        /// Whose it is.
+        project: Name,
+    },
+}
+
+fn stale(text: impl Into<String>) -> Refusal {
+    Refusal::Stale(text.into())
+}
+
+fn missing(what: &'static str, name: impl ToString) -> Refusal {
+    Refusal::Missing { what, name: name.to_string() }
+}
+
+impl Cluster {
+    /// Applies an entry: each of its commands by itself, in order.
+    pub fn apply(&mut self, at: Revision, entry: &Entry) -> Vec<Result<Reply, Refusal>> {
+        assert!(at > self.revision, "entry {at} comes after {}", self.revision);
+        self.revision = at;
+        entry.commands.iter().map(|command| self.apply_one(at, entry.wall, command)).collect()
+    }
+
+    fn apply_one(&mut self, at: Revision, wall: Wall, command: &Command) -> Result<Reply, Refusal> {
+        match command {
+            Command::Found { cluster } => self.found(cluster),
+            Command::RegisterNode { node, facts } => self.register_node(wall, *node, facts),
+            Command::SetLiveness { node, up } => self.set_liveness(wall, *node, *up),
+            Command::StartDeploy { number, project, kind, changes, restart } => {
+                self.last_deploy_is(*number)?;
+                for service in changes.keys().chain(restart) {
+                    self.owned_by(project, service)?;
+                }
+                if let Some(service) = restart.iter().find(|s| !self.services.contains_key(*s)) {
+                    return Err(missing("service", service));
+                }
+                let deploy = Deploy {
+                    project: project.clone(),
+                    kind: *kind,
+                    state: DeployState::Resolving,
+                    changes: Default::default(),
+                    images: Default::default(),
+                    started: wall,
+                    ended: None,
+                };
+                self.start_deploy(*number, deploy, changes, restart);
+                Ok(Reply::DeployStarted(*number))
+            }
+            Command::PinImage { deploy, reference, image } => {
+                self.pin_image(*deploy, reference, image)
+            }
+            Command::AdvanceDeploy { deploy, from, to } => {
+                self.advance_deploy(wall, *deploy, from, to)
+            }
+            Command::SettleService { deploy, service } => self.settle(*deploy, service),
+            Command::Place { alloc, slot, node, template, port } => {
+                self.place(at, wall, alloc, slot, *node, *template, *port)
+            }
+            Command::Stop { alloc, reason } => self.stop(wall, alloc, *reason),
+            Command::Report { node, alloc, status } => self.report(wall, *node, alloc, status),
+            Command::Forget { alloc } => self.forget(alloc),
+        }
+    }
+
+    fn found(&mut self, cluster: &str) -> Result<Reply, Refusal> {
+        if let Some(id) = &self.id {
+            return Err(Refusal::Founded(id.clone()));
+        }
+        self.id = Some(cluster.to_owned());
+        Ok(Reply::Done)
+    }
+
+    fn register_node(
+        &mut self,
+        wall: Wall,
+        node: NodeId,
+        facts: &NodeFacts,
+    ) -> Result<Reply, Refusal> {
+        match self.nodes.get_mut(&node) {
+            Some(record) if record.facts == *facts => {
+                return Err(stale(format!("node {node} is known like that")));
+            }
+            Some(record) if record.facts.boot > facts.boot => {
+                return Err(stale(format!("node {node} has started again since")));
+            }
+            Some(record) => record.facts = facts.clone(),
+            None => {
+                let next_port = facts.capacity.ports.first;
+                let record = NodeRecord { facts: facts.clone(), liveness: Liveness::Up, next_port };
+                self.nodes.insert(node, record);
+                self.history.record(wall, node, format!("node {} joined", facts.name));
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    fn set_liveness(&mut self, wall: Wall, node: NodeId, up: bool) -> Result<Reply, Refusal> {
+        let record = self.nodes.get_mut(&node).ok_or_else(|| missing("node", node))?;
+        if record.is_up() == up {
+            return Err(stale(format!("node {node} is known like that")));
+        }
+        record.liveness = if up { Liveness::Up } else { Liveness::Down { since: wall } };
+        let name = &record.facts.name;
+        let text = match up {
+            true => format!("node {name} is heard again"),
+            false => {
+                format!("node {name} fell silent and is down; its services are placed elsewhere")
+            }
+        };
+        self.history.record(wall, node, text);
+        Ok(Reply::Done)
+    }
+
+    fn last_deploy_is(&self, number: u64) -> Result<(), Refusal> {
+        if let Some((running, _)) = self.running_deploy() {
+            return Err(Refusal::DeployRunning(running));
+        }
+        if number != self.last_deploy + 1 {
+            return Err(stale(format!("deploy #{number} is not the next one")));
+        }
+        Ok(())
+    }
+
+    fn owned_by(&self, project: &Name, service: &Name) -> Result<(), Refusal> {
+        match self.services.get(service) {
+            Some(known) if known.project != *project => Err(Refusal::ForeignService {
+                service: service.clone(),
+                project: known.project.clone(),
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn start_deploy(
+        &mut self,
+        number: u64,
+        mut deploy: Deploy,
+        changes: &std::collections::BTreeMap<Name, Option<Box<ServiceSpec>>>,
+        restart: &[Name],
+    ) {
+        self.last_deploy = number;
+        for (name, spec) in changes {
+            let to = spec.as_ref().map(|_| number);
+            let service = self.services.entry(name.clone()).or_insert_with(|| Service {
+                project: deploy.project.clone(),
+                stable: None,
+                rolling: None,
+                versions: Default::default(),
+            });
+            if let Some(spec) = spec {
+                service.add_version(number, spec, restart.contains(name));
+            }
+            service.rolling = Some(to);
+            deploy
+                .changes
+                .insert(name.clone(), Change { from: service.stable, to, settled: false });
+        }
+        for name in restart.iter().filter(|name| !changes.contains_key(*name)) {
+            let Some(service) = self.services.get_mut(name) else { continue };
+            let Some(spec) = service.target().map(|(_, version)| version.spec.clone()) else {
+                continue;
+            };
+            service.add_version(number, &spec, true);
+            service.rolling = Some(Some(number));
+            let change = Change { from: service.stable, to: Some(number), settled: false };
+            deploy.changes.insert(name.clone(), change);
+        }
+        let changed = deploy.changes.keys().filter_map(|name| self.services.get(name));
+        let versions = changed.filter_map(|service| service.versions.get(&number));
+        let unresolved = versions.filter(|version| version.image.is_none());
+        deploy.images =
+            unresolved.map(|version| (version.spec.container.image.clone(), None)).collect();
+        let services: Vec<_> = deploy.changes.keys().map(Name::to_string).collect();
+        let text =
+            format!("deploy #{number} of {} started: {}", deploy.project, services.join(", "));
+        self.history.record(deploy.started, format!("#{number}"), text);
+        self.deploys.insert(number, deploy);
+        while self.deploys.len() > DEPLOYS_KEPT {
+            self.deploys.pop_first();
+        }
+    }
+
+    fn pin_image(
+        &mut self,
+        number: u64,
+        reference: &str,
+        image: &PinnedImage,
+    ) -> Result<Reply, Refusal> {
+        let deploy = self.deploys.get_mut(&number).ok_or_else(|| missing("deploy", number))?;
+        if deploy.state != DeployState::Resolving {
+            return Err(stale(format!("deploy #{number} is past resolving images")));
+        }
+        match deploy.images.get_mut(reference) {
+            None => return Err(missing("image of this deploy", reference)),
+            Some(Some(_)) => return Err(stale(format!("image `{reference}` is resolved"))),
+            Some(pin) => *pin = Some(image.clone()),
+        }
+        for name in deploy.changes.keys() {
+            let version = self.services.get_mut(name).and_then(|s| s.versions.get_mut(&number));
+            if let Some(version) = version.filter(|v| v.spec.container.image == reference) {
+                version.image.get_or_insert_with(|| image.clone());
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    fn advance_deploy(
+        &mut self,
+        wall: Wall,
+        number: u64,
+        from: &DeployState,
+        to: &DeployState,
+    ) -> Result<Reply, Refusal> {
+        let deploy = self.deploys.get_mut(&number).ok_or_else(|| missing("deploy", number))?;
+        if deploy.state != *from || deploy.state.is_end() {
+            return Err(stale(format!("deploy #{number} is not there any more")));
+        }
+        deploy.state = to.clone();
+        if to.is_end() {
+            deploy.ended = Some(wall);
+        }
+        let names: Vec<Name> = deploy.changes.keys().cloned().collect();
+        let text = format!("deploy #{number}: {}", to.sentence());
+        self.history.record(wall, format!("#{number}"), text);
+        if matches!(to, DeployState::RollingBack { .. }) {
+            // Back to what it ran: a service that was new is removed.
+            for name in &names {
+                if let Some(service) = self.services.get_mut(name) {
+                    service.rolling = None;
+                }
+            }
+        }
+        for name in &names {
+            self.prune(name);
+        }
+        Ok(Reply::Done)
+    }
+
+    fn settle(&mut self, number: u64, name: &Name) -> Result<Reply, Refusal> {
+        let deploy = self.deploys.get_mut(&number).ok_or_else(|| missing("deploy", number))?;
+        let moving = matches!(deploy.state, DeployState::Rolling | DeployState::Removing);
+        let change = deploy.changes.get_mut(name).ok_or_else(|| missing("service", name))?;
+        if !moving || change.settled {
+            return Err(stale(format!("service `{name}` does not roll in deploy #{number}")));
+        }
+        change.settled = true;
+        Ok(Reply::Done)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one command")]
+    fn place(
+        &mut self,
+        at: Revision,
+        wall: Wall,
+        id: &AllocId,
+        slot: &Slot,
+        node: NodeId,
+        template: u64,
+        port: Option<u16>,
+    ) -> Result<Reply, Refusal> {
+        if self.allocs.contains_key(id) {
+            return Err(stale(format!("alloc `{id}` exists")));
+        }
+        let service =
+            self.services.get(&slot.service).ok_or_else(|| missing("service", &slot.service))?;
+        let (_, target) = service.target().ok_or_else(|| stale("the service is to be removed"))?;
+        let version = service.versions.get(&template);
+        let Some(version) = version.filter(|_| target.template == template) else {
+            return Err(stale(format!("version {template} of `{}` is not wanted", slot.service)));
+        };
+        if !self.is_up(node) {
+            return Err(stale(format!("node {node} is down")));
+        }
+        let filled = |other: &Alloc| {
+            other.slot == *slot
+                && other.template == template
+                && other.is_wanted()
+                && self.is_up(other.node)
+        };
+        if self.allocs_of(&slot.service).any(|(_, other)| filled(other)) {
+            return Err(stale(format!("slot {slot} is filled")));
+        }
+        if let Some(port) = port
+            && self.allocs_on(node).any(|(_, other)| other.port == Some(port) && other.is_live())
+        {
+            return Err(stale(format!("port {port} of node {node} is given to another alloc")));
+        }
+        let alloc = Alloc {
+            slot: slot.clone(),
+            node,
+            template,
+            port,
+            cpu: version.spec.container.reserved_cpu(),
+            memory: version.spec.container.reserved_memory(),
+            placed: at,
+            desired: Desired::Run,
+            status: Status::default(),
+        };
+        self.allocs.insert(id.clone(), alloc);
+        self.by_node.entry(node).or_default().insert(id.clone());
+        let record = self.nodes.get_mut(&node).expect("a node that is up is known");
+        record.take_port(port);
+        let text = format!("{slot} was placed on node {}", record.facts.name);
+        self.history.record(wall, id, text);
+        Ok(Reply::Done)
+    }
+
+    fn stop(&mut self, wall: Wall, id: &AllocId, reason: StopReason) -> Result<Reply, Refusal> {
+        let alloc = self.allocs.get_mut(id).ok_or_else(|| missing("alloc", id))?;
+        if !alloc.is_wanted() {
+            return Err(stale(format!("alloc `{id}` is stopping or has ended")));
+        }
+        alloc.desired = Desired::Stop { reason };
+        self.history.record(wall, id, format!("asked to stop: {}", reason.sentence()));
+        Ok(Reply::Done)
+    }
+
+    fn report(
+        &mut self,
+        wall: Wall,
+        node: NodeId,
+        id: &AllocId,
+        status: &Status,
+    ) -> Result<Reply, Refusal> {
+        let alloc = self.allocs.get_mut(id).ok_or_else(|| missing("alloc", id))?;
+        if alloc.node != node {
+            return Err(stale(format!("alloc `{id}` is not on node {node}")));
+        }
+        if alloc.status.phase.is_end() {
+            return Err(stale(format!("alloc `{id}` has ended")));
+        }
+        let before = std::mem::replace(&mut alloc.status, status.clone());
+        if before.phase != status.phase {
+            let (service, ended) = (alloc.slot.service.clone(), status.phase.is_end());
+            self.history.record(wall, id, status.sentence());
+            if ended {
+                self.prune(&service);
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    fn forget(&mut self, id: &AllocId) -> Result<Reply, Refusal> {
+        let alloc = self.allocs.get(id).ok_or_else(|| missing("alloc", id))?;
+        if alloc.is_live() {
+            return Err(stale(format!("alloc `{id}` has not ended")));
+        }
+        let (node, service) = (alloc.node, alloc.slot.service.clone());
+        self.allocs.remove(id);
+        if let Some(ids) = self.by_node.get_mut(&node) {
+            ids.remove(id);
+        }
+        self.prune(&service);
+        Ok(Reply::Done)
+    }
+
+    /// Drops versions that nothing refers to, adopts what an ended deploy brought about, and the
+    /// service itself once it is not wanted and nothing of it is left.
+    fn prune(&mut self, name: &Name) {
+        let running = self.running_deploy().is_some_and(|(_, d)| d.changes.contains_key(name));
+        let templates: Vec<u64> = self.allocs_of(name).map(|(_, alloc)| alloc.template).collect();
+        let live = self.allocs_of(name).any(|(_, alloc)| alloc.is_live());
+        let Some(service) = self.services.get_mut(name) else { return };
+        if !running && let Some(to) = service.rolling.take() {
+            service.stable = to;
+        }
+        let heads = [service.stable, service.rolling.flatten()];
+        let of_heads = heads.into_iter().flatten();
+        let in_use: Vec<u64> = of_heads
+            .flat_map(|head| [Some(head), service.versions.get(&head).map(|v| v.template)])
+            .flatten()
+            .chain(templates)
+            .collect();
+        service.versions.retain(|number, _| in_use.contains(number));
+        if !running && service.stable.is_none() && !live {
+            self.services.remove(name);
+        }
+    }
+}
+
+impl Service {
+    fn add_version(&mut self, number: u64, spec: &ServiceSpec, restart: bool) {
+        let current = self.stable.and_then(|stable| self.versions.get(&stable));
+        let same = current.filter(|v| !restart && v.spec.container == spec.container);
+        let template = same.map_or(number, |version| version.template);
+        // A restart keeps the bytes; a new reference has to be resolved.
+        let kept = current.filter(|v| v.spec.container.image == spec.container.image);
+        let image = kept.and_then(|version| version.image.clone());
+        self.versions.insert(number, Version { spec: spec.clone(), template, image });
+    }
+}
+
+impl NodeRecord {
+    fn take_port(&mut self, port: Option<u16>) {
+        let pool = self.facts.capacity.ports;
+        if let Some(port) = port.filter(|port| (pool.first..=pool.last).contains(port)) {
+            self.next_port = if port >= pool.last { pool.first } else { port + 1 };
+        }
+    }
+}
+
+impl StopReason {
+    /// The reason as people read it.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            StopReason::Updated => "a newer version took its place",
+            StopReason::RolledBack => "the deploy that placed it went back",
+            StopReason::ScaledDown => "the service has fewer replicas now",
+            StopReason::Removed => "the service was removed from its project",
+            StopReason::Replaced => "another replica took its place while it could not be heard",
+            StopReason::Unsuitable => "its node may not run the service any more",
+        }
+    }
+}
+
+impl Status {
+    /// The phase as people read it.
+    pub fn phase_word(&self) -> &'static str {
+        match self.phase {
+            Phase::Placed => "placed",
+            Phase::Starting => "starting",
+            Phase::Running => "running, not healthy yet",
+            Phase::Healthy => "healthy",
+            Phase::Unhealthy => "unhealthy",
+            Phase::BackingOff => "waiting to be started again",
+            Phase::Stopping => "stopping",
+            Phase::Stopped => "stopped",
+            Phase::Failed => "failed",
+        }
+    }
+
+    /// The status as people read it.
+    pub fn sentence(&self) -> String {
+        match &self.trouble {
+            Some(trouble) => format!("{}: {}", self.phase_word(), trouble.detail),
+            None => self.phase_word().to_owned(),
+        }
+    }
+}
+
+impl DeployState {
+    /// The state as people read it.
+    pub fn sentence(&self) -> String {
+        match self {
+            DeployState::Resolving => "finding out what its images mean".to_owned(),
+            DeployState::Rolling => "moving its services".to_owned(),
+            DeployState::Removing => "removing what is not wanted any more".to_owned(),
+            DeployState::Succeeded => "succeeded".to_owned(),
+            DeployState::RollingBack { reason } => format!("going back: {reason}"),
+            DeployState::RolledBack { reason } => format!("went back: {reason}"),
+            DeployState::RollbackStuck { reason } => format!("rollback-stuck: {reason}"),
+        }
+    }
+}

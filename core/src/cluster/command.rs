@@ -1,0 +1,139 @@
+//! What can be written to the log: facts and decisions, each with its preconditions.
+//!
+//! `apply` refuses what no longer holds, so a stale proposal changes nothing. Ids and times are
+//! the proposer's; `apply` draws nothing and reads no clock.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::alloc::{Status, StopReason};
+use crate::cluster::deploy::{DeployKind, DeployState};
+use crate::cluster::node::NodeFacts;
+use crate::config::model::ServiceSpec;
+use crate::container::PinnedImage;
+use crate::name::{AllocId, Name, NodeId, Slot};
+use crate::time::Wall;
+
+/// Names a proposal for ever: node, boot and count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProposalId {
+    /// Who proposed.
+    pub node: NodeId,
+    /// How often it had started.
+    pub boot: u64,
+    /// Counts up within a boot.
+    pub seq: u64,
+}
+
+/// One entry of the log. Its commands are applied in order, each by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Who proposed it.
+    pub id: ProposalId,
+    /// The proposer's wall clock, for what people read.
+    pub wall: Wall,
+    /// What to do, at most [`COMMANDS_PER_ENTRY`].
+    pub commands: Vec<Command>,
+}
+
+/// The most commands in one entry; what is more waits for the next.
+pub const COMMANDS_PER_ENTRY: usize = 1000;
+
+/// A change of the replicated state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Begin a cluster. Refused if it has begun.
+    Found {
+        /// Its id, for ever.
+        cluster: String,
+    },
+    /// A node is there, or is different. Refused if it says what is known.
+    RegisterNode {
+        /// Which.
+        node: NodeId,
+        /// What it says of itself.
+        facts: Box<NodeFacts>,
+    },
+    /// A node fell silent or is heard again. Refused unless it was the opposite.
+    SetLiveness {
+        /// Which.
+        node: NodeId,
+        /// Whether it is heard.
+        up: bool,
+    },
+    /// Begin a deploy. Refused while another runs, or if `number` is taken.
+    StartDeploy {
+        /// The next number, as the proposer saw it.
+        number: u64,
+        /// Whose services.
+        project: Name,
+        /// What it is, for people.
+        kind: DeployKind,
+        /// Services to change and what to; `None` removes one.
+        changes: BTreeMap<Name, Option<Box<ServiceSpec>>>,
+        /// Services whose containers are replaced though nothing changed.
+        restart: Vec<Name>,
+    },
+    /// What an image of a deploy means. Refused unless the deploy is resolving images.
+    PinImage {
+        /// The deploy.
+        deploy: u64,
+        /// As written in the config.
+        reference: String,
+        /// What it means.
+        image: PinnedImage,
+    },
+    /// A deploy moves on. Refused unless it is in `from`.
+    AdvanceDeploy {
+        /// The deploy.
+        deploy: u64,
+        /// Where it was.
+        from: DeployState,
+        /// Where it goes.
+        to: DeployState,
+    },
+    /// A service runs what the deploy wants, everywhere. Refused unless it was rolling there.
+    SettleService {
+        /// The deploy.
+        deploy: u64,
+        /// The service.
+        service: Name,
+    },
+    /// A new alloc. Refused if its id is taken, its node is down, the version is not wanted, or
+    /// the slot has a wanted alloc of that template on a node that is up.
+    Place {
+        /// The new alloc's id.
+        alloc: AllocId,
+        /// The slot.
+        slot: Slot,
+        /// On which node.
+        node: NodeId,
+        /// Which version's container.
+        template: u64,
+        /// Port given or owned.
+        port: Option<u16>,
+    },
+    /// An alloc is to stop. Refused if it is.
+    Stop {
+        /// Which.
+        alloc: AllocId,
+        /// Why.
+        reason: StopReason,
+    },
+    /// What a node says of an alloc. Refused for another node's, and once it reached an end.
+    Report {
+        /// Who says so.
+        node: NodeId,
+        /// Of which.
+        alloc: AllocId,
+        /// What.
+        status: Status,
+    },
+    /// Ended allocs of which nobody needs to know any more. Refused for live ones.
+    Forget {
+        /// Which.
+        alloc: AllocId,
+    },
+}

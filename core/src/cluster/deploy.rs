@@ -1,0 +1,130 @@
+//! Deploys and the services they move.
+//!
+//! A deploy's state only moves forward, along [`DeployState`]; its timers are the leader's own.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::model::ServiceSpec;
+use crate::container::PinnedImage;
+use crate::name::Name;
+use crate::time::Wall;
+
+/// One numbered attempt to move the cluster to a new config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// Whose services.
+    pub project: Name,
+    /// What it is, for people.
+    pub kind: DeployKind,
+    /// How far it is.
+    pub state: DeployState,
+    /// What it does to each service that it touches.
+    pub changes: BTreeMap<Name, Change>,
+    /// Images to resolve, by reference; pinned once known.
+    pub images: BTreeMap<String, Option<PinnedImage>>,
+    /// When it was started.
+    pub started: Wall,
+    /// When it reached its end.
+    pub ended: Option<Wall>,
+}
+
+/// What asked for a deploy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeployKind {
+    /// `mill deploy`.
+    Config,
+    /// `mill restart`.
+    Restart,
+    /// `mill scale`.
+    Scale,
+}
+
+/// How far a deploy is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeployState {
+    /// Finding out what its images mean.
+    Resolving,
+    /// Moving services.
+    Rolling,
+    /// Everything new has soaked; what is not wanted any more goes.
+    Removing,
+    /// Done. An end.
+    Succeeded,
+    /// It failed; services go back to what they ran.
+    RollingBack {
+        /// Why it failed.
+        reason: String,
+    },
+    /// Everything runs what it ran before. An end.
+    RolledBack {
+        /// Why it failed.
+        reason: String,
+    },
+    /// It could not go back either: what is healthy keeps running. An end.
+    RollbackStuck {
+        /// Why it failed, and what a person must do.
+        reason: String,
+    },
+}
+
+impl DeployState {
+    /// Whether nothing follows any more.
+    pub fn is_end(&self) -> bool {
+        match self {
+            DeployState::Resolving
+            | DeployState::Rolling
+            | DeployState::Removing
+            | DeployState::RollingBack { .. } => false,
+            DeployState::Succeeded
+            | DeployState::RolledBack { .. }
+            | DeployState::RollbackStuck { .. } => true,
+        }
+    }
+}
+
+/// What a deploy does to one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What it ran before; `None` if it is new.
+    pub from: Option<u64>,
+    /// What it is to run; `None` to remove it.
+    pub to: Option<u64>,
+    /// Whether it got there.
+    pub settled: bool,
+}
+
+/// A service in the replicated state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Whose it is.
+    pub project: Name,
+    /// The version that a deploy last brought about; `None` while the first is under way.
+    pub stable: Option<u64>,
+    /// Where a running deploy takes it; the inner `None` removes it.
+    pub rolling: Option<Option<u64>>,
+    /// Versions that are stable, rolling, or still run somewhere, by deploy number.
+    pub versions: BTreeMap<u64, Version>,
+}
+
+/// What one deploy wanted of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The whole spec.
+    pub spec: ServiceSpec,
+    /// The version that brought the container as it is in this one: itself, or an earlier one.
+    pub template: u64,
+    /// The bytes that its image reference meant; `None` until the deploy has resolved it.
+    pub image: Option<PinnedImage>,
+}
+
+impl Service {
+    /// The version that its slots should be filled with now; `None` if it should be gone.
+    pub fn target(&self) -> Option<(u64, &Version)> {
+        let number = self.rolling.unwrap_or(self.stable)?;
+        self.versions.get(&number).map(|version| (number, version))
+    }
+}

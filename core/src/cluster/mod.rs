@@ -1,0 +1,102 @@
+//! The replicated state: what every node knows and nobody decides alone.
+//!
+//! [`Cluster`] changes only through [`Cluster::apply`], which is pure: the same entries give the
+//! same bytes on every node, in every build. Each command checks its own preconditions and is
+//! refused when they do not hold, so proposals may be stale, doubled or lost without harm.
+
+pub mod alloc;
+mod apply;
+pub mod command;
+pub mod deploy;
+pub mod history;
+pub mod node;
+mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::apply::{Refusal, Reply};
+pub use self::snapshot::{BadSnapshot, SNAPSHOT_FORMAT};
+use crate::name::{AllocId, Name, NodeId};
+
+/// When a fact became true: newer fences older. Never repeats, also across restore and recovery,
+/// which raise the epoch.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Revision {
+    /// How often the cluster was restored or recovered.
+    pub epoch: u32,
+    /// Index in the log.
+    pub index: u64,
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.index)
+    }
+}
+
+/// The replicated state machine.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its id, once it has begun.
+    pub id: Option<String>,
+    /// Of the last entry applied.
+    pub revision: Revision,
+    /// Every node that ever registered.
+    pub nodes: BTreeMap<NodeId, node::NodeRecord>,
+    /// Every service that is wanted or still runs somewhere.
+    pub services: BTreeMap<Name, deploy::Service>,
+    /// Every alloc that is live, or ended lately.
+    pub allocs: BTreeMap<AllocId, alloc::Alloc>,
+    /// The last [`DEPLOYS_KEPT`] deploys, by number.
+    pub deploys: BTreeMap<u64, deploy::Deploy>,
+    /// What happened lately.
+    pub history: history::History,
+    /// Number of the last deploy ever started.
+    pub last_deploy: u64,
+    /// Live allocs by node: derived, for [`Cluster::allocs_on`].
+    #[serde(skip)]
+    by_node: BTreeMap<NodeId, BTreeSet<AllocId>>,
+}
+
+/// Deploys that are kept, the latest first.
+pub const DEPLOYS_KEPT: usize = 50;
+
+impl Cluster {
+    /// The deploy that runs, if one does.
+    pub fn running_deploy(&self) -> Option<(u64, &deploy::Deploy)> {
+        let (number, latest) = self.deploys.last_key_value()?;
+        (!latest.state.is_end()).then_some((*number, latest))
+    }
+
+    /// Whether a node is heard.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(node::NodeRecord::is_up)
+    }
+
+    /// The allocs of a node, also those that ended and are not forgotten.
+    pub fn allocs_on(&self, node: NodeId) -> impl Iterator<Item = (&AllocId, &alloc::Alloc)> {
+        let ids = self.by_node.get(&node).into_iter().flatten();
+        ids.filter_map(|id| self.allocs.get_key_value(id))
+    }
+
+    /// The allocs of a service, in the order of their slots.
+    pub fn allocs_of(&self, service: &Name) -> impl Iterator<Item = (&AllocId, &alloc::Alloc)> {
+        // Ids begin with the service's name and a dot; `-` and `.` order before letters.
+        let first = AllocId::known(&format!("{service}."));
+        let prefix = first.as_str().to_owned();
+        self.allocs.range(first..).take_while(move |(id, _)| id.as_str().starts_with(&prefix))
+    }
+
+    /// Rebuilds what is derived; needed after deserializing by other means than `decode`.
+    pub(crate) fn index(&mut self) {
+        self.by_node.clear();
+        for (id, alloc) in &self.allocs {
+            self.by_node.entry(alloc.node).or_default().insert(id.clone());
+        }
+    }
+}

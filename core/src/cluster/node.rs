@@ -1,0 +1,85 @@
+//! What the cluster knows of each node.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Wall;
+use crate::units::{Bytes, Millicores};
+
+/// What a node says of itself; replicated when it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// What people call it; unique in the cluster.
+    pub name: String,
+    /// How often it has started.
+    pub boot: u64,
+    /// Address that other nodes and callers reach it at.
+    pub advertise: String,
+    /// Labels for constraints: `zone = "a"`.
+    pub labels: BTreeMap<String, String>,
+    /// What it has to give.
+    pub capacity: Capacity,
+    /// Version of the program, for people.
+    pub version: String,
+}
+
+/// What a node has to give to containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// All of its cores.
+    pub cpu: Millicores,
+    /// All of its memory.
+    pub memory: Bytes,
+    /// Ports that `$PORT` is taken from.
+    pub ports: PortPool,
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortPool {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl Default for PortPool {
+    fn default() -> PortPool {
+        PortPool { first: 20_000, last: 29_999 }
+    }
+}
+
+/// A node in the replicated state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// What it said of itself last.
+    pub facts: NodeFacts,
+    /// Whether the leader hears it.
+    pub liveness: Liveness,
+    /// The pool's next port to try: freed ports rest as long as possible.
+    pub next_port: u16,
+}
+
+/// Whether the leader hears a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Liveness {
+    /// It does.
+    Up,
+    /// It has been silent for too long.
+    Down {
+        /// When that was decided.
+        since: Wall,
+    },
+}
+
+impl NodeRecord {
+    /// Whether the leader hears it.
+    pub fn is_up(&self) -> bool {
+        match self.liveness {
+            Liveness::Up => true,
+            Liveness::Down { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Everything a node can ask of the world.
+//!
+//! An effect with a result carries an id and comes back at most once as an event. Nothing here
+//! is done for a decision that is not committed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Outcome, RequestId};
+use crate::cluster::Revision;
+use crate::cluster::command::Entry;
+use crate::container::ContainerOp;
+use crate::message::Message;
+use crate::name::NodeId;
+
+/// Something to do, taken from [`crate::Node::poll_effect`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Append to the log. It comes back as `Committed`, or else as `ProposalFailed`.
+    Propose {
+        /// What to append; its id names it.
+        entry: Box<Entry>,
+    },
+    /// Make sure that this node still leads. Comes back as `ReadConfirmed`.
+    ConfirmRead {
+        /// The request that waits.
+        id: RequestId,
+    },
+    /// The state that `SnapshotWanted` asked for.
+    Snapshot {
+        /// The last entry in it.
+        at: Revision,
+        /// To be handed back as `Restored`.
+        bytes: Vec<u8>,
+    },
+    /// Send to another node; may be lost.
+    Send {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+    },
+    /// Answer a request of the API. Once each.
+    Reply {
+        /// Which request.
+        id: RequestId,
+        /// The answer.
+        outcome: Box<Outcome>,
+    },
+    /// Do something with this node's containers. Comes back as `OpDone`.
+    Container {
+        /// Names the answer.
+        id: OpId,
+        /// What to do.
+        op: ContainerOp,
+    },
+}
+
+/// Names an operation and its answer; answers to an earlier boot's are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OpId {
+    /// How often this node had started.
+    pub boot: u64,
+    /// Counts up within a boot.
+    pub seq: u64,
+}

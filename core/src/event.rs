@@ -1,0 +1,116 @@
+//! Everything the world can tell a node.
+//!
+//! Closed on purpose: what is not here cannot influence a decision. Events may be lost, doubled
+//! or reordered wherever a network or an engine is involved; only the log's are exact.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Request, RequestId};
+use crate::cluster::Revision;
+use crate::cluster::command::{Entry, ProposalId};
+use crate::container::{Observed, OpError, OpOutput};
+use crate::effect::OpId;
+use crate::message::Message;
+use crate::name::NodeId;
+
+/// Something that happened, handed to [`crate::Node::handle`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The next committed entry of the log. In order, each once per boot.
+    Committed {
+        /// Where in the log.
+        at: Revision,
+        /// What was committed.
+        entry: Arc<Entry>,
+    },
+    /// The state at `at`, in place of all entries up to there.
+    Restored {
+        /// Where in the log.
+        at: Revision,
+        /// What [`crate::cluster::Cluster::encode`] made.
+        bytes: Vec<u8>,
+    },
+    /// All that was committed before this boot has been handed over. Once per boot.
+    CaughtUp,
+    /// The log wants a snapshot; answered by [`crate::Effect::Snapshot`].
+    SnapshotWanted,
+    /// Who leads.
+    Leadership(Leadership),
+    /// A proposal of this node will not be seen as `Committed` soon, or ever.
+    ProposalFailed {
+        /// Which.
+        id: ProposalId,
+        /// How sure that is.
+        fate: Fate,
+    },
+    /// Answer to [`crate::Effect::ConfirmRead`].
+    ReadConfirmed {
+        /// Which request waits for it.
+        id: RequestId,
+        /// Whether this node led, confirmed by a quorum, after it was asked.
+        confirmed: bool,
+    },
+    /// A message of another node.
+    Message {
+        /// Its sender, authenticated.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// Someone asks through the API.
+    Request {
+        /// Names the answer.
+        id: RequestId,
+        /// What is asked.
+        request: Request,
+    },
+    /// Who asked is gone; its answer is not wanted any more.
+    RequestDropped {
+        /// Which.
+        id: RequestId,
+    },
+    /// The result of [`crate::Effect::Container`]. At most once each, in any order.
+    OpDone {
+        /// Which.
+        id: OpId,
+        /// How it went.
+        result: Result<OpOutput, OpError>,
+    },
+    /// A container ended.
+    ContainerDied(Observed),
+    /// The engine can be reached (again): what was seen before may be stale.
+    EngineConnected,
+    /// The time of [`crate::Node::poll_timeout`] has come.
+    Wake,
+}
+
+/// Who leads, as this node's log knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leadership {
+    /// This node, and every entry of earlier terms has been handed over.
+    Leader {
+        /// Raft term.
+        term: u64,
+    },
+    /// Another node or nobody.
+    Follower {
+        /// The leader, if one is known.
+        leader: Option<NodeId>,
+        /// Raft term.
+        term: u64,
+    },
+}
+
+/// What is known of a proposal that was not seen committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It will never be committed.
+    Refused,
+    /// It may have been, or may yet be, committed.
+    Unknown,
+}

@@ -1,0 +1,38 @@
+//! What nodes say to each other outside the log: observations, never decisions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::alloc::Status;
+use crate::cluster::node::NodeFacts;
+use crate::name::AllocId;
+
+/// From a node to the leader.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// "I am here", and what the replicated state does not know yet.
+    Heartbeat {
+        /// Counts up within a boot: an older one that arrives late changes nothing.
+        seq: u64,
+        /// What the node is.
+        facts: Box<NodeFacts>,
+        /// Allocs whose status differs from the replicated one.
+        reports: BTreeMap<AllocId, Status>,
+        /// Answers to the leader's questions about images: reference -> what it means here.
+        images: BTreeMap<String, ImageReport>,
+    },
+}
+
+/// What became of resolving an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageReport {
+    /// It is here and means this.
+    Pinned(crate::container::PinnedImage),
+    /// It could not be had, and trying again cannot help.
+    Failed(crate::container::OpError),
+    /// It could not be had yet; the node goes on trying.
+    Trying(crate::container::OpError),
+}

@@ -1,0 +1,267 @@
+//! A Mill node is a value: it takes events and the time, and yields effects.
+//!
+//! [`Node`] owns the only copy of the replicated state, this node's agent, and the leader's brain
+//! while this node leads. The runtimes feed it and do what it asks, in production and in every
+//! simulator alike.
+
+mod requests;
+mod views;
+mod why;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use self::requests::Requests;
+use crate::agent::Agent;
+use crate::brain::Brain;
+use crate::cluster::alloc::Status;
+use crate::cluster::command::Entry;
+use crate::cluster::node::NodeFacts;
+use crate::cluster::{Cluster, Revision};
+use crate::effect::Effect;
+use crate::event::{Event, Leadership};
+use crate::message::{ImageReport, Message};
+use crate::name::{AllocId, NodeId};
+use crate::outbox::Outbox;
+use crate::rng::Rng;
+use crate::time::{Mono, Now};
+use crate::timing::Timing;
+
+/// What a node is told at birth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeConfig {
+    /// Its number.
+    pub id: NodeId,
+    /// Id of its cluster.
+    pub cluster: String,
+    /// What it says of itself; `facts.boot` counts its starts.
+    pub facts: NodeFacts,
+    /// The clockwork.
+    pub timing: Timing,
+}
+
+/// Why a node wants to be called back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wake {
+    /// A heartbeat is due.
+    Heartbeat,
+    /// A health probe is due.
+    Probe,
+    /// An operation on a container is due (again).
+    Restart,
+    /// An engine that did not answer is asked again.
+    Engine,
+    /// An image is asked for again.
+    Image,
+    /// A node would have been silent for too long.
+    NodeSilent,
+    /// A new replica would have been healthy for long enough.
+    Soaked,
+    /// A deploy would be overdue.
+    Deadline,
+    /// A slot that failed may be filled again.
+    Retry,
+    /// A held request is to be answered.
+    Held,
+}
+
+/// A node. Feed it with [`handle`](Node::handle), then drain [`poll_effect`](Node::poll_effect)
+/// to `None`, and call it back at [`poll_timeout`](Node::poll_timeout) with [`Event::Wake`].
+///
+/// It never fails and never blocks. Equal nodes given equal events yield equal effects, byte for
+/// byte; it can be serialized between any two events and goes on as if nothing had happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Node {
+    config: NodeConfig,
+    rng: Rng,
+    cluster: Cluster,
+    caught_up: bool,
+    leadership: Leadership,
+    agent: Agent,
+    /// While this node leads.
+    brain: Option<Brain>,
+    requests: Requests,
+    next_heartbeat: Mono,
+    heartbeat_seq: u64,
+    /// What the last heartbeat reported.
+    said: (BTreeMap<AllocId, Status>, BTreeMap<String, ImageReport>),
+    out: Outbox,
+}
+
+impl Node {
+    /// A node that has just started and knows nothing but its config.
+    pub fn new(config: NodeConfig, seed: u64, now: Now) -> Node {
+        let rng = Rng::new(seed).child(&format!("boot {}", config.facts.boot));
+        Node {
+            agent: Agent::new(config.id, &rng),
+            out: Outbox::new(config.id, config.facts.boot),
+            rng,
+            cluster: Cluster::default(),
+            caught_up: false,
+            leadership: Leadership::Follower { leader: None, term: 0 },
+            brain: None,
+            requests: Requests::default(),
+            next_heartbeat: now.mono,
+            heartbeat_seq: 0,
+            said: Default::default(),
+            config,
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Committed { at, entry } => self.committed(at, &entry),
+            Event::Restored { at, bytes } => self.restored(at, &bytes),
+            Event::CaughtUp => self.caught_up = true,
+            Event::SnapshotWanted => {
+                let (at, bytes) = (self.cluster.revision, self.cluster.encode());
+                self.out.push(Effect::Snapshot { at, bytes });
+            }
+            Event::Leadership(leadership) => self.lead(now, leadership),
+            Event::ProposalFailed { id, fate } => {
+                self.requests.proposal_failed(id, fate, &mut self.out);
+                if let Some(brain) = &mut self.brain {
+                    brain.proposal_done(id);
+                }
+            }
+            Event::ReadConfirmed { id, confirmed } => self.read_confirmed(now, id, confirmed),
+            Event::Message { from, message } => self.message(now, from, message),
+            Event::Request { id, request } => self.request(id, request),
+            Event::RequestDropped { id } => self.requests.dropped(id),
+            Event::OpDone { id, result } if id.boot == self.config.facts.boot => {
+                self.agent.op_done(now, id, result);
+            }
+            Event::OpDone { .. } => {}
+            Event::ContainerDied(observed) => self.agent.container_died(now, &observed),
+            Event::EngineConnected => self.agent.engine_connected(),
+            Event::Wake => {}
+        }
+        self.step(now);
+    }
+
+    /// The next thing to do; `None` when there is nothing more until the next event.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.out.pop()
+    }
+
+    /// When to come back at the latest, and why.
+    pub fn poll_timeout(&self) -> Option<(Mono, Wake)> {
+        let heartbeat = self.caught_up.then_some((self.next_heartbeat, Wake::Heartbeat));
+        let brain = self.brain.as_ref().and_then(Brain::next_wake);
+        let agent = self.agent.next_wake();
+        let requests = self.requests.next_wake();
+        [heartbeat, brain, agent, requests].into_iter().flatten().min()
+    }
+
+    /// The replicated state as this node has applied it.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leadership(&self) -> Leadership {
+        self.leadership
+    }
+
+    fn committed(&mut self, at: Revision, entry: &Arc<Entry>) {
+        if at <= self.cluster.revision {
+            return;
+        }
+        let results = self.cluster.apply(at, entry);
+        if entry.id.node == self.config.id && entry.id.boot == self.config.facts.boot {
+            self.requests.proposal_done(entry.id, &results, &mut self.out);
+        }
+        if let Some(brain) = &mut self.brain {
+            brain.proposal_done(entry.id);
+            brain.state_changed();
+        }
+        self.requests.state_changed();
+    }
+
+    fn restored(&mut self, at: Revision, bytes: &[u8]) {
+        match Cluster::decode(bytes) {
+            Ok(cluster) => {
+                self.cluster = cluster;
+                self.cluster.revision = at;
+            }
+            // The log verified its checksum: these are bytes that another version wrote.
+            Err(error) => panic!("the replicated state at {at} cannot be read: {error}"),
+        }
+        if let Some(brain) = &mut self.brain {
+            brain.state_changed();
+        }
+        self.requests.state_changed();
+    }
+
+    fn lead(&mut self, now: Now, leadership: Leadership) {
+        if self.leadership == leadership {
+            return;
+        }
+        self.leadership = leadership;
+        self.brain = match leadership {
+            Leadership::Leader { term } => {
+                self.caught_up = true;
+                let rng = self.rng.child(&format!("term {term}"));
+                Some(Brain::new(now, self.config.timing, rng))
+            }
+            Leadership::Follower { .. } => {
+                self.requests.no_longer_leader(&mut self.out);
+                None
+            }
+        };
+        // A new leader should hear of everything at once.
+        self.next_heartbeat = now.mono;
+    }
+
+    fn message(&mut self, now: Now, from: NodeId, message: Message) {
+        match message {
+            Message::Heartbeat { seq, facts, reports, images } => {
+                if let Some(brain) = &mut self.brain {
+                    brain.heartbeat(now, from, seq, *facts, reports, images);
+                }
+            }
+        }
+    }
+
+    /// Everything that follows from what is known now.
+    fn step(&mut self, now: Now) {
+        if !self.caught_up {
+            return;
+        }
+        self.agent.step(now, &self.cluster, &mut self.out);
+        self.heartbeat(now);
+        if let Some(brain) = &mut self.brain {
+            brain.step(now, &self.cluster, &self.config.cluster, &mut self.out);
+        }
+        self.answer_held(now);
+    }
+
+    /// Speaks to the leader: in its turn, and at once when there is news.
+    fn heartbeat(&mut self, now: Now) {
+        let reports = self.agent.reports(&self.cluster);
+        let images = self.agent.image_reports(&self.cluster);
+        let due = self.next_heartbeat <= now.mono;
+        let news = self.said != (reports.clone(), images.clone());
+        if !due && !news {
+            return;
+        }
+        self.said = (reports.clone(), images.clone());
+        self.heartbeat_seq += 1;
+        if due {
+            self.next_heartbeat = now.mono + self.config.timing.heartbeat;
+        }
+        let (seq, facts) = (self.heartbeat_seq, Box::new(self.config.facts.clone()));
+        let message = Message::Heartbeat { seq, facts, reports, images };
+        match self.leadership {
+            Leadership::Leader { .. } => self.message(now, self.config.id, message),
+            Leadership::Follower { leader: Some(to), .. } => {
+                self.out.push(Effect::Send { to, message });
+            }
+            Leadership::Follower { leader: None, .. } => {}
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Documents for people and programs, made from the replicated state and the leader's reasons.
+
+use super::Node;
+use crate::api::view::{
+    AllocView, DeployServiceView, DeployView, NodeView, ServiceView, StatusView,
+};
+use crate::api::{ApiError, ErrorCode};
+use crate::brain::services::wanted_slots;
+use crate::cluster::alloc::{Alloc, Desired, Phase};
+use crate::cluster::deploy::{Deploy, Service, Version};
+use crate::event::Leadership;
+use crate::name::{AllocId, Name, NodeId};
+use crate::units::{Bytes, Millicores};
+
+impl Node {
+    pub(super) fn status_view(&self) -> StatusView {
+        let cluster = &self.cluster;
+        let last = cluster.deploys.last_key_value();
+        StatusView {
+            cluster: cluster.id.clone().unwrap_or_default(),
+            revision: cluster.revision.to_string(),
+            node: self.config.id,
+            leader: match self.leadership {
+                Leadership::Leader { .. } => Some(self.config.id),
+                Leadership::Follower { leader, .. } => leader,
+            },
+            nodes: cluster.nodes.keys().filter_map(|id| self.node_view(*id)).collect(),
+            services: cluster.services.iter().map(|(n, s)| self.service_view(n, s)).collect(),
+            deploy: last.map(|(number, deploy)| self.view_deploy(*number, deploy)),
+        }
+    }
+
+    fn node_view(&self, id: NodeId) -> Option<NodeView> {
+        let record = self.cluster.nodes.get(&id)?;
+        let live = || self.cluster.allocs_on(id).map(|(_, alloc)| alloc).filter(|a| a.is_live());
+        let capacity = record.facts.capacity;
+        Some(NodeView {
+            id,
+            name: record.facts.name.clone(),
+            up: record.is_up(),
+            advertise: record.facts.advertise.clone(),
+            cpu: (Millicores(live().map(|alloc| alloc.cpu.0).sum()), capacity.cpu),
+            memory: (Bytes(live().map(|alloc| alloc.memory.0).sum()), capacity.memory),
+            allocs: live().count(),
+            version: record.facts.version.clone(),
+        })
+    }
+
+    fn service_view(&self, name: &Name, service: &Service) -> ServiceView {
+        let target = service.target();
+        let wanted = target.map_or(0, |(_, v)| wanted_slots(&self.cluster, &v.spec).len());
+        let serving = || {
+            let allocs = self.cluster.allocs_of(name).map(|(_, alloc)| alloc);
+            allocs.filter(|alloc| self.serves(alloc))
+        };
+        let endpoint = |alloc: &Alloc| {
+            let node = self.cluster.nodes.get(&alloc.node)?;
+            Some(format!("{}:{}", node.facts.advertise, alloc.port?))
+        };
+        ServiceView {
+            name: name.clone(),
+            project: service.project.clone(),
+            image: target.map(|(_, v)| v.spec.container.image.clone()).unwrap_or_default(),
+            healthy: count(serving()),
+            wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
+            version: target.map(|(number, _)| number),
+            endpoints: serving().filter_map(endpoint).collect(),
+            waiting: self.waiting(name),
+        }
+    }
+
+    /// Whether requests may go to it.
+    fn serves(&self, alloc: &Alloc) -> bool {
+        alloc.desired == Desired::Run
+            && alloc.status.phase == Phase::Healthy
+            && self.cluster.is_up(alloc.node)
+    }
+
+    /// What a service waits for, as sentences.
+    pub(super) fn waiting(&self, service: &Name) -> Vec<String> {
+        let Some(brain) = &self.brain else { return Vec::new() };
+        let blocked = brain.blocked(service).iter();
+        let troubles = self.cluster.allocs_of(service).filter(|(_, alloc)| alloc.is_wanted());
+        let troubles = troubles.filter_map(|(id, alloc)| {
+            let trouble = alloc.status.trouble.as_ref()?;
+            let healthy = alloc.status.phase == Phase::Healthy;
+            (!healthy).then(|| format!("{id}: {}", trouble.detail))
+        });
+        blocked.map(ToString::to_string).chain(troubles).collect()
+    }
+
+    pub(super) fn alloc_views(&self, service: Option<&Name>) -> Result<Vec<AllocView>, ApiError> {
+        if let Some(name) = service
+            && !self.cluster.services.contains_key(name)
+        {
+            let message = format!("there is no service `{name}`");
+            let error = ApiError::new(ErrorCode::NotFound, message);
+            return Err(error.hint("`mill status` lists the services"));
+        }
+        let wanted = |alloc: &Alloc| service.is_none_or(|name| alloc.slot.service == *name);
+        let allocs = self.cluster.allocs.iter().filter(|(_, alloc)| wanted(alloc));
+        let mut views: Vec<AllocView> =
+            allocs.map(|(id, alloc)| self.alloc_view(id, alloc)).collect();
+        views.sort_by(|a, b| (&a.slot, &a.id).cmp(&(&b.slot, &b.id)));
+        Ok(views)
+    }
+
+    fn alloc_view(&self, id: &AllocId, alloc: &Alloc) -> AllocView {
+        let node = self.cluster.nodes.get(&alloc.node).map(|record| &record.facts);
+        AllocView {
+            id: id.clone(),
+            slot: alloc.slot.clone(),
+            node: node.map(|facts| facts.name.clone()).unwrap_or_default(),
+            host: node.map(|facts| facts.advertise.clone()).unwrap_or_default(),
+            port: alloc.port,
+            phase: alloc.status.phase,
+            stopping: alloc.desired != Desired::Run,
+            version: alloc.template,
+            image: self
+                .version_of(alloc)
+                .map(|version| version.spec.container.image.clone())
+                .unwrap_or_default(),
+            restarts: alloc.status.restarts,
+            trouble: alloc.status.trouble.clone(),
+        }
+    }
+
+    fn version_of(&self, alloc: &Alloc) -> Option<&Version> {
+        self.cluster.services.get(&alloc.slot.service)?.versions.get(&alloc.template)
+    }
+
+    /// The deploy of that number, or the last.
+    pub(super) fn deploy_view(&self, number: Option<u64>) -> Result<DeployView, ApiError> {
+        let found = match number {
+            Some(number) => self.cluster.deploys.get_key_value(&number),
+            None => self.cluster.deploys.last_key_value(),
+        };
+        let missing = || {
+            let message = match number {
+                Some(number) => format!("there is no deploy #{number}"),
+                None => "nothing has been deployed yet".to_owned(),
+            };
+            ApiError::new(ErrorCode::NotFound, message).hint("`mill status` shows the last one")
+        };
+        let (number, deploy) = found.ok_or_else(missing)?;
+        Ok(self.view_deploy(*number, deploy))
+    }
+
+    fn view_deploy(&self, number: u64, deploy: &Deploy) -> DeployView {
+        let services = deploy.changes.iter().map(|(name, change)| {
+            let service = self.cluster.services.get(name);
+            let version = service.zip(change.to).and_then(|(s, to)| s.versions.get(&to));
+            let ready = |version: &Version| {
+                let allocs = self.cluster.allocs_of(name).map(|(_, alloc)| alloc);
+                count(allocs.filter(|a| a.template == version.template && self.serves(a)))
+            };
+            let wanted = version.map_or(0, |v| wanted_slots(&self.cluster, &v.spec).len());
+            DeployServiceView {
+                service: name.clone(),
+                ready: version.map_or(0, ready),
+                wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
+                settled: change.settled,
+                waiting: if deploy.state.is_end() { Vec::new() } else { self.waiting(name) },
+            }
+        });
+        let mut view = DeployView {
+            number,
+            project: deploy.project.clone(),
+            kind: deploy.kind,
+            state: deploy.state.clone(),
+            services: services.collect(),
+            started: deploy.started,
+            ended: deploy.ended,
+            fingerprint: 0,
+        };
+        let bytes = serde_json::to_vec(&view).expect("a view has text keys only");
+        // Programs in other languages read numbers as doubles: 52 bits are exact there.
+        view.fingerprint = xxhash_rust::xxh3::xxh3_64(&bytes) >> 12;
+        view
+    }
+}
+
+fn count<'a>(allocs: impl Iterator<Item = &'a Alloc>) -> u32 {
+    u32::try_from(allocs.count()).unwrap_or(u32::MAX)
+}

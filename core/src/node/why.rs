@@ -1,0 +1,136 @@
+//! Why something is as it is, from the data that decisions were made of.
+
+use super::Node;
+use crate::api::view::WhyView;
+use crate::api::{ApiError, ErrorCode};
+use crate::brain::services::wanted_slots;
+use crate::cluster::alloc::{Alloc, Desired, Trouble};
+use crate::cluster::deploy::Service;
+use crate::cluster::node::{Liveness, NodeRecord};
+use crate::name::{AllocId, Name, NodeId, Slot};
+
+/// The most past events that an answer quotes.
+const EVENTS_QUOTED: usize = 5;
+
+impl Node {
+    /// Answers for an alloc, a slot, a service or a node.
+    pub(super) fn why(&self, subject: &str) -> Result<WhyView, ApiError> {
+        if let Some((id, alloc)) = self.cluster.allocs.get_key_value(&AllocId::known(subject)) {
+            return Ok(self.why_alloc(id, alloc));
+        }
+        if let Ok(slot) = subject.parse::<Slot>()
+            && let Some(service) = self.cluster.services.get(&slot.service)
+        {
+            return Ok(self.why_service(&slot.service, service, Some(slot.index)));
+        }
+        if let Ok(name) = subject.parse::<Name>()
+            && let Some(service) = self.cluster.services.get(&name)
+        {
+            return Ok(self.why_service(&name, service, None));
+        }
+        let mut nodes = self.cluster.nodes.iter();
+        let node = nodes.find(|(id, n)| n.facts.name == subject || id.to_string() == subject);
+        if let Some((id, record)) = node {
+            return Ok(self.why_node(*id, record));
+        }
+        let message = format!("there is no service, slot, alloc or node `{subject}`");
+        Err(ApiError::new(ErrorCode::NotFound, message).hint("`mill ps` lists what there is"))
+    }
+
+    fn why_alloc(&self, id: &AllocId, alloc: &Alloc) -> WhyView {
+        let mut because = Vec::new();
+        if let Desired::Stop { reason } = &alloc.desired {
+            because.push(format!("it was asked to stop: {}", reason.sentence()));
+        }
+        if let Some(trouble) = &alloc.status.trouble {
+            because.extend(in_words(trouble));
+        }
+        if alloc.status.restarts > 0 {
+            because.push(format!("it was started again {} times", alloc.status.restarts));
+        }
+        let phase = crate::cluster::alloc::Status { trouble: None, ..alloc.status.clone() };
+        because.extend(self.lately(|subject| subject == id.as_str()));
+        WhyView {
+            subject: id.to_string(),
+            summary: format!("{id} is {}", phase.sentence()),
+            because,
+        }
+    }
+
+    fn why_service(&self, name: &Name, service: &Service, slot: Option<u64>) -> WhyView {
+        let here = |alloc: &Alloc| slot.is_none_or(|index| alloc.slot.index == index);
+        let allocs = || self.cluster.allocs_of(name).filter(|(_, alloc)| here(alloc));
+        let prefix = slot.map(|index| format!("{name}.{index}"));
+        let subject = prefix.clone().unwrap_or_else(|| name.to_string());
+        let wanted = match (slot, service.target()) {
+            (Some(_), Some(_)) => 1,
+            (None, Some((_, version))) => wanted_slots(&self.cluster, &version.spec).len(),
+            (_, None) => 0,
+        };
+        let healthy = allocs().filter(|(_, a)| a.is_wanted() && is_healthy(a)).count();
+        let mut because: Vec<String> = self.waiting(name);
+        if let Some(prefix) = &prefix {
+            let of_slot = |line: &String| {
+                let rest = line.strip_prefix(prefix.as_str());
+                rest.is_some_and(|rest| rest.starts_with([':', '-']))
+            };
+            because.retain(of_slot);
+        }
+        for (id, alloc) in allocs() {
+            if let (false, Some(trouble)) = (is_healthy(alloc), &alloc.status.trouble) {
+                because.push(format!("{id} ({}):", alloc.status.phase_word()));
+                because.extend(in_words(trouble).into_iter().map(|line| format!("  {line}")));
+            }
+        }
+        if let Some((number, deploy)) = self.cluster.deploys.iter().next_back()
+            && deploy.changes.contains_key(name)
+        {
+            because.push(format!("deploy #{number}: {}", deploy.state.sentence()));
+        }
+        let ids: Vec<String> = allocs().map(|(id, _)| id.to_string()).collect();
+        because.extend(self.lately(|subject| ids.iter().any(|id| id == subject)));
+        let summary = format!("{healthy} of {wanted} wanted replicas of {subject} are healthy");
+        WhyView { subject, summary, because }
+    }
+
+    fn why_node(&self, id: NodeId, record: &NodeRecord) -> WhyView {
+        let state = match record.liveness {
+            Liveness::Up => "up: the leader hears it",
+            Liveness::Down { .. } => "down: the leader has not heard it for too long",
+        };
+        let live = self.cluster.allocs_on(id).filter(|(_, alloc)| alloc.is_live());
+        let mut because = vec![format!("it runs {} allocs", live.count())];
+        because.extend(self.lately(|subject| subject == id.to_string()));
+        let name = &record.facts.name;
+        WhyView { subject: name.clone(), summary: format!("node {name} is {state}"), because }
+    }
+
+    /// The last events about a subject.
+    fn lately(&self, about: impl Fn(&str) -> bool) -> Vec<String> {
+        let events = self.cluster.history.events.iter().rev();
+        let mut quoted: Vec<String> = events
+            .filter(|event| about(&event.subject))
+            .take(EVENTS_QUOTED)
+            .map(|event| format!("earlier: {} {}", event.subject, first_line(&event.text)))
+            .collect();
+        quoted.reverse();
+        quoted
+    }
+}
+
+fn is_healthy(alloc: &Alloc) -> bool {
+    alloc.status.phase == crate::cluster::alloc::Phase::Healthy
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+fn in_words(trouble: &Trouble) -> Vec<String> {
+    let mut lines = vec![trouble.detail.clone()];
+    if !trouble.output.is_empty() {
+        lines.push("its last lines:".to_owned());
+        lines.extend(trouble.output.iter().map(|line| format!("  {line}")));
+    }
+    lines
+}

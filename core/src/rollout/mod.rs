@@ -1,0 +1,168 @@
+//! How a service gets from what runs to what is wanted: which slots to fill, which allocs to stop.
+//!
+//! A pure function of what is there, computed anew each time; the same one fills a lost slot,
+//! rolls a new version out and takes it back, only its [`Pace`] differs. It never takes a service
+//! below its floor: `replicas` when the new one comes first, `replicas - parallel` otherwise.
+//! Where allocs go is the scheduler's business. Tested in `core/tests/rollout.rs`.
+
+mod slot;
+
+use serde::{Deserialize, Serialize};
+
+use self::slot::SlotState;
+use crate::cluster::alloc::{Alloc, Desired, Phase, StopReason};
+use crate::config::model::UpdateOrder;
+use crate::name::AllocId;
+use crate::units::Millis;
+
+/// What is wanted and what is there.
+#[derive(Clone, Debug)]
+pub struct Input<'a> {
+    /// The version whose container every slot should run; `None` if the service should be gone.
+    pub target: Option<Target>,
+    /// Every live alloc of the service.
+    pub allocs: Vec<View<'a>>,
+    /// How fast, and how careful.
+    pub pace: Pace,
+    /// Whether what is in no wanted slot may be stopped now.
+    pub prune: bool,
+}
+
+/// What every slot should run.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Version of the container.
+    pub template: u64,
+    /// Wanted slots, ascending.
+    pub slots: Vec<u64>,
+    /// Which comes first when a replica is replaced.
+    pub order: UpdateOrder,
+    /// Replicas replaced at the same time, at least 1.
+    pub parallel: u32,
+    /// How long a new replica stays healthy before it counts, while rolling.
+    pub healthy_for: Millis,
+    /// Why what is in no wanted slot is stopped.
+    pub surplus: StopReason,
+}
+
+/// An alloc and what the leader knows of it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Its id.
+    pub id: &'a AllocId,
+    /// What is replicated.
+    pub alloc: &'a Alloc,
+    /// Whether its node is heard.
+    pub reachable: bool,
+    /// For how long the leader has seen it healthy.
+    pub healthy_for: Option<Millis>,
+}
+
+/// How fast, and how careful.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// No deploy runs: fill what is empty at once.
+    Steady,
+    /// A deploy brings a version about: soak each step.
+    Rolling,
+    /// A failed deploy is taken back: as fast as the floor allows.
+    Back,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Slots to fill.
+    pub place: Vec<u64>,
+    /// Allocs to stop.
+    pub stop: Vec<(AllocId, StopReason)>,
+    /// Slots that run what is wanted and have soaked.
+    pub ready: u32,
+    /// Nothing is left to do or wait for, but for what may not be pruned yet.
+    pub settled: bool,
+    /// Slots that wait, and for what.
+    pub waiting: Vec<(u64, Waiting)>,
+}
+
+/// What a slot waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Waiting {
+    /// Its alloc to become healthy.
+    Healthy(AllocId),
+    /// Its alloc to have been healthy for long enough.
+    Soak(AllocId),
+    /// An alloc that was asked to stop to be gone.
+    Gone(AllocId),
+    /// Its turn: others are being replaced.
+    Turn,
+    /// Other slots to be healthy, since stopping this one would go below the floor.
+    Floor,
+}
+
+/// Decides what to do now.
+pub fn step(input: &Input<'_>) -> Step {
+    let mut step = Step::default();
+    let Some(target) = &input.target else {
+        prune(input, &[], StopReason::Removed, &mut step);
+        return step;
+    };
+    let slots: Vec<SlotState<'_>> =
+        target.slots.iter().map(|index| SlotState::of(input, target, *index)).collect();
+    let mut budget = Budget::new(input, target, &slots);
+    for slot in &slots {
+        slot.advance(input, target, &mut budget, &mut step);
+    }
+    prune(input, &target.slots, target.surplus, &mut step);
+    let all_ready = usize::try_from(step.ready).is_ok_and(|ready| ready == slots.len());
+    step.settled &= all_ready && step.waiting.is_empty() && step.place.is_empty();
+    step
+}
+
+/// How many more slots may be in the middle of something.
+struct Budget {
+    turns: u32,
+    /// Healthy replicas beyond the floor of a stop-first update.
+    spare: u32,
+}
+
+impl Budget {
+    fn new(input: &Input<'_>, target: &Target, slots: &[SlotState<'_>]) -> Budget {
+        let moving = slots.iter().filter(|slot| slot.is_moving(input, target)).count();
+        let moving = u32::try_from(moving).unwrap_or(u32::MAX);
+        let healthy = slots.iter().filter(|slot| slot.is_served()).count();
+        let floor = slots.len().saturating_sub(target.parallel as usize);
+        Budget {
+            turns: target.parallel.saturating_sub(moving),
+            spare: u32::try_from(healthy.saturating_sub(floor)).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Stops what is in no wanted slot, or waits for it to be gone.
+fn prune(input: &Input<'_>, wanted: &[u64], reason: StopReason, step: &mut Step) {
+    let surplus = input.allocs.iter().filter(|view| !wanted.contains(&view.alloc.slot.index));
+    let mut left = false;
+    for view in surplus.filter(|_| input.prune) {
+        match view.alloc.desired {
+            Desired::Run => step.stop.push((view.id.clone(), reason)),
+            Desired::Stop { .. } if view.reachable => {
+                step.waiting.push((view.alloc.slot.index, Waiting::Gone(view.id.clone())));
+            }
+            Desired::Stop { .. } => {}
+        }
+        left |= view.reachable;
+    }
+    step.settled = !left;
+}
+
+impl View<'_> {
+    fn is_wanted(&self) -> bool {
+        self.alloc.is_wanted()
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.reachable && self.alloc.status.phase == Phase::Healthy
+    }
+}

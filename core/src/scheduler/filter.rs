@@ -1,0 +1,72 @@
+//! What a node must have for a slot: labels, cpu, memory, a port.
+
+use super::{Ask, Candidate, Reason, Rejected};
+use crate::config::model::ServiceSpec;
+use crate::units::{Bytes, Millicores};
+
+/// Whether it has every label that the service requires.
+pub fn labels(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
+    let lacking =
+        spec.place.require.iter().find(|(key, value)| node.labels.get(*key) != Some(value));
+    match lacking {
+        Some((label, wanted)) => {
+            Err(Reason::Label { label: label.clone(), wanted: wanted.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether it has the cpu and memory left that the service sets aside.
+pub fn resources(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
+    let (cpu, memory) = (spec.container.reserved_cpu(), spec.container.reserved_memory());
+    let capacity = node.capacity;
+    if node.cpu_used + cpu.0 > capacity.cpu.0 {
+        let free = Millicores(capacity.cpu.0.saturating_sub(node.cpu_used));
+        return Err(Reason::Cpu { free, capacity: capacity.cpu, wanted: cpu });
+    }
+    if node.memory_used + memory.0 > capacity.memory.0 {
+        let free = Bytes(capacity.memory.0.saturating_sub(node.memory_used));
+        return Err(Reason::Memory { free, capacity: capacity.memory, wanted: memory });
+    }
+    Ok(())
+}
+
+/// The port that the service would get there.
+pub fn port(node: &Candidate, spec: &ServiceSpec) -> Result<Option<u16>, Reason> {
+    if let Some(owned) = spec.container.owned_port() {
+        return match node.ports.contains(&owned) {
+            true => Err(Reason::PortTaken(owned)),
+            false => Ok(Some(owned)),
+        };
+    }
+    if spec.container.port.is_none() {
+        return Ok(None);
+    }
+    let pool = node.capacity.ports;
+    let from = node.next_port.clamp(pool.first, pool.last);
+    let free = (from..=pool.last).chain(pool.first..from).find(|port| !node.ports.contains(port));
+    free.map(Some).ok_or(Reason::PoolExhausted(pool))
+}
+
+/// Whether the slot may be on that node at all.
+pub fn pinned(node: &Candidate, ask: &Ask<'_>) -> Result<(), Reason> {
+    match ask.pinned {
+        Some(id) if id != node.id => Err(Reason::OtherNode),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The first thing that each node lacks.
+pub fn rejections(nodes: &[Candidate], ask: &Ask<'_>) -> Vec<Rejected> {
+    let check = |node: &Candidate| {
+        pinned(node, ask)
+            .and_then(|()| labels(node, ask.spec))
+            .and_then(|()| resources(node, ask.spec))
+            .and_then(|()| port(node, ask.spec).map(|_| ()))
+    };
+    let lacking = nodes.iter().filter_map(|node| {
+        let reason = check(node).err()?;
+        Some(Rejected { node: node.name.clone(), reason })
+    });
+    lacking.collect()
+}

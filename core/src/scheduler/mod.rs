@@ -1,0 +1,220 @@
+//! Which node gets which slot: a pure function, the same input gives the same answer.
+//!
+//! A pipeline per request: what a node must have (`filter`), which of the rest is best (`rank`).
+//! What it chose takes effect for the next request. It says nothing of when or whether a slot
+//! should be filled; the rollout does. Tested in `core/tests/scheduler.rs`.
+
+mod filter;
+mod rank;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::node::{Capacity, PortPool};
+use crate::cluster::{Cluster, alloc::Alloc};
+use crate::config::model::ServiceSpec;
+use crate::name::{Name, NodeId, Slot};
+
+/// A node as the scheduler sees it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Which node.
+    pub id: NodeId,
+    /// Its name, for reasons.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// All it has.
+    pub capacity: Capacity,
+    /// Cpu set aside, in millicores.
+    pub cpu_used: u64,
+    /// Memory set aside, in bytes.
+    pub memory_used: u64,
+    /// Ports that are given out.
+    pub ports: BTreeSet<u16>,
+    /// Where the search for a free port of the pool begins.
+    pub next_port: u16,
+    /// Allocs that it holds, by service.
+    pub services: BTreeMap<Name, u32>,
+}
+
+/// A slot to be filled.
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    /// The slot.
+    pub slot: Slot,
+    /// What its service needs.
+    pub spec: &'a ServiceSpec,
+    /// The node that it must be on, for services on each node.
+    pub pinned: Option<NodeId>,
+    /// Nodes where it failed lately: taken only if no other will do.
+    pub avoid: BTreeSet<NodeId>,
+}
+
+/// What became of an ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes there.
+    Placed {
+        /// The node.
+        node: NodeId,
+        /// The port given or owned, if its service has one.
+        port: Option<u16>,
+    },
+    /// No node will do.
+    Unplaced(Vec<Rejected>),
+}
+
+/// Why a node will not do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The node's name.
+    pub node: String,
+    /// The first thing that it lacks.
+    pub reason: Reason,
+}
+
+/// What a node lacks.
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It is silent.
+    #[error("is down")]
+    Down,
+    /// The slot belongs to another node.
+    #[error("is not the node that this slot belongs to")]
+    OtherNode,
+    /// A required label is absent or different.
+    #[error("has no label {label} = \"{wanted}\"")]
+    Label {
+        /// Its key.
+        label: String,
+        /// The value that is required.
+        wanted: String,
+    },
+    /// Not enough cpu is left.
+    #[error("has {free} of {capacity} cores free, {wanted} are needed")]
+    Cpu {
+        /// What is free.
+        free: crate::units::Millicores,
+        /// What it has in all.
+        capacity: crate::units::Millicores,
+        /// What is asked.
+        wanted: crate::units::Millicores,
+    },
+    /// Not enough memory is left.
+    #[error("has {free} of {capacity} memory free, {wanted} are needed")]
+    Memory {
+        /// What is free.
+        free: crate::units::Bytes,
+        /// What it has in all.
+        capacity: crate::units::Bytes,
+        /// What is asked.
+        wanted: crate::units::Bytes,
+    },
+    /// The port is owned by another alloc.
+    #[error("has given port {0} to another replica")]
+    PortTaken(u16),
+    /// No port of the pool is left.
+    #[error("has no port left between {} and {}", .0.first, .0.last)]
+    PoolExhausted(PortPool),
+}
+
+/// Decides each ask in order; earlier answers take effect for later ones.
+pub fn place(nodes: &mut [Candidate], asks: &[Ask<'_>]) -> Vec<Verdict> {
+    let mut verdicts = Vec::with_capacity(asks.len());
+    let mut rest = asks;
+    while let Some(first) = rest.first() {
+        // Slots of one service share its static needs: they are checked once per run of them.
+        let same = rest.iter().take_while(|ask| ask.slot.service == first.slot.service);
+        let (run, after) = rest.split_at(same.count());
+        place_service(nodes, run, &mut verdicts);
+        rest = after;
+    }
+    verdicts
+}
+
+fn place_service(nodes: &mut [Candidate], asks: &[Ask<'_>], verdicts: &mut Vec<Verdict>) {
+    let Some(first) = asks.first() else { return };
+    let suitable: Vec<usize> =
+        (0..nodes.len()).filter(|i| filter::labels(&nodes[*i], first.spec).is_ok()).collect();
+    let mut ranking = rank::Ranking::new(nodes, &suitable, &first.slot.service, first.spec);
+    for ask in asks {
+        let chosen = ranking.best(nodes, ask);
+        let Some(chosen) = chosen else {
+            verdicts.push(Verdict::Unplaced(filter::rejections(nodes, ask)));
+            continue;
+        };
+        let port = filter::port(&nodes[chosen], ask.spec).expect("the filter has passed");
+        nodes[chosen].take(&ask.slot.service, ask.spec, port);
+        ranking.took(nodes, chosen);
+        verdicts.push(Verdict::Placed { node: nodes[chosen].id, port });
+    }
+}
+
+/// Every node that is up, with what its live allocs leave free.
+pub fn candidates(cluster: &Cluster) -> Vec<Candidate> {
+    let up = cluster.nodes.iter().filter(|(_, record)| record.is_up());
+    up.map(|(id, record)| {
+        let mut candidate = Candidate {
+            id: *id,
+            name: record.facts.name.clone(),
+            labels: record.facts.labels.clone(),
+            capacity: record.facts.capacity,
+            cpu_used: 0,
+            memory_used: 0,
+            ports: BTreeSet::new(),
+            next_port: record.next_port,
+            services: BTreeMap::new(),
+        };
+        let live = cluster.allocs_on(*id).filter(|(_, alloc)| alloc.is_live());
+        live.for_each(|(_, alloc)| candidate.hold(alloc));
+        candidate
+    })
+    .collect()
+}
+
+impl Candidate {
+    fn hold(&mut self, alloc: &Alloc) {
+        self.cpu_used += alloc.cpu.0;
+        self.memory_used += alloc.memory.0;
+        self.ports.extend(alloc.port);
+        *self.services.entry(alloc.slot.service.clone()).or_default() += 1;
+    }
+
+    /// Gives back what an alloc holds: what a plan assumes of one that will have stopped.
+    pub fn release(&mut self, alloc: &Alloc) {
+        self.cpu_used = self.cpu_used.saturating_sub(alloc.cpu.0);
+        self.memory_used = self.memory_used.saturating_sub(alloc.memory.0);
+        if let Some(port) = alloc.port {
+            self.ports.remove(&port);
+        }
+        if let Some(count) = self.services.get_mut(&alloc.slot.service) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn take(&mut self, service: &Name, spec: &ServiceSpec, port: Option<u16>) {
+        self.cpu_used += spec.container.reserved_cpu().0;
+        self.memory_used += spec.container.reserved_memory().0;
+        if let Some(port) = port {
+            self.ports.insert(port);
+            if !spec.container.fixed_port {
+                self.next_port = if port >= self.capacity.ports.last {
+                    self.capacity.ports.first
+                } else {
+                    port + 1
+                };
+            }
+        }
+        match self.services.get_mut(service) {
+            Some(count) => *count += 1,
+            None => {
+                self.services.insert(service.clone(), 1);
+            }
+        }
+    }
+}

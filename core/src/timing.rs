@@ -1,0 +1,20 @@
+//! The cluster's clockwork: how often nodes speak and how long silence lasts. All are settings.
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Millis;
+
+/// Periods and limits of failure detection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Between two heartbeats of a node.
+    pub heartbeat: Millis,
+    /// Silent for this long, a node is down. A new leader gives every node as long anew.
+    pub down_after: Millis,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing { heartbeat: Millis::secs(1), down_after: Millis::secs(8) }
+    }
+}
