@@ -17,6 +17,7 @@ pub mod name;
 pub mod node;
 mod outbox;
 pub mod plan;
+pub mod recording;
 pub mod rng;
 pub mod rollout;
 pub mod scheduler;

@@ -45,6 +45,9 @@ impl Millis {
     }
 }
 
+/// The longest duration that is read: ten years, so that adding it to any clock is safe.
+const LONGEST: Millis = Millis(3650 * 86_400_000);
+
 const TIME_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
@@ -74,6 +77,9 @@ impl std::str::FromStr for Millis {
             ceiling = size;
             total = number.checked_mul(size).and_then(|n| total.checked_add(n)).ok_or_else(bad)?;
             rest = &rest[letters..];
+        }
+        if total > LONGEST.0 {
+            return Err(BadQuantity(format!("`{text}` is too long; the most is {LONGEST}")));
         }
         Ok(Millis(total))
     }

@@ -167,6 +167,11 @@ impl Node {
         self.leadership
     }
 
+    /// Rebuilds what is derived, after a checkpoint was read.
+    pub(crate) fn reindex(&mut self) {
+        self.cluster.index();
+    }
+
     fn committed(&mut self, at: Revision, entry: &Arc<Entry>) {
         if at <= self.cluster.revision {
             return;
