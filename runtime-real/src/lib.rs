@@ -1,1 +1,6 @@
-//! placeholder
+//! Mill against the real world.
+//!
+//! This crate does and never decides: every decision is made in `mill-core`, and the modules here
+//! carry its effects to the machine and the machine's answers back to it.
+
+pub mod consensus;

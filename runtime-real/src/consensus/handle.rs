@@ -1,0 +1,218 @@
+//! The handle: opens a data directory, runs openraft on it, and carries calls to it.
+//!
+//! Generic only over openraft's async runtime; [`super::Consensus`] is the real one.
+
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use openraft::errors::{
+    ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError,
+};
+use openraft::{Raft, ReadPolicy};
+use openraft_rt::{AsyncRuntime, WatchReceiver};
+use tokio::sync::{mpsc, oneshot};
+
+use super::disk::Disk;
+use super::error::ConsensusError;
+use super::log::LogFile;
+use super::log_store::LogStore;
+use super::machine::Machine;
+use super::network::Network;
+use super::replay::{Found, replay};
+use super::snapshots::Snapshots;
+use super::types::{Payload, Types};
+use super::writer::{Writer, stopped};
+use super::{ConsensusEvent, Options, Proposal, ReadError, Status, watch};
+
+/// Events that may wait for their reader; with more, applying waits.
+const EVENTS_WAITING: usize = 64;
+
+/// The most bytes that an entry may have. It bounds what one entry costs in memory on every node.
+const PROPOSAL_BYTES: usize = 4 << 20;
+
+/// A handle on running consensus; clones share it.
+///
+/// When the last clone is dropped, consensus stops in the background; [`Consensus::shutdown`]
+/// waits for it.
+pub struct Consensus<R: AsyncRuntime> {
+    raft: Raft<Types<R>, Machine<R>>,
+    writer: Writer,
+    forwarded: Arc<AtomicU64>,
+    node: u64,
+}
+
+impl<R: AsyncRuntime> Clone for Consensus<R> {
+    fn clone(&self) -> Self {
+        Consensus {
+            raft: self.raft.clone(),
+            writer: self.writer.clone(),
+            forwarded: self.forwarded.clone(),
+            node: self.node,
+        }
+    }
+}
+
+impl<R: AsyncRuntime> std::fmt::Debug for Consensus<R> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Consensus").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl<R: AsyncRuntime> Consensus<R> {
+    /// Opens the directory, checks all that is in it, and starts.
+    ///
+    /// The reader is first sent what was committed before: the snapshot if there is one, then the
+    /// entries after it up to the committed index that was saved last; everything else follows
+    /// once this node leads or follows. The receiver must be read all the time, and its reader
+    /// must not wait for [`Consensus::propose`] or [`Consensus::confirm_read`] inline, because
+    /// both wait for the reader when the channel is full.
+    ///
+    /// # Errors
+    /// When the options cannot work, when the directory is in use, foreign, damaged or written by
+    /// a newer Mill, and when the disk fails.
+    pub async fn open(
+        options: Options,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Self, mpsc::Receiver<ConsensusEvent>), ConsensusError> {
+        let config = Arc::new(options.to_config()?);
+        let owner = options.owner();
+        let opened = R::spawn_blocking(move || read_directory(disk, &owner)).await;
+        let Directory { log, snapshots, mut found } =
+            opened.map_err(|error| ConsensusError::Stopped { reason: error.to_string() })??;
+        let writer = Writer::start(log.clone(), found.marks.committed)?;
+        let store = LogStore::<R>::new(log, writer.clone(), &found.marks, found.last);
+
+        let (events, receiver) = mpsc::channel(EVENTS_WAITING);
+        let (machine_may_start, replayed) = oneshot::channel();
+        let (watch_may_start, watch_after) = oneshot::channel();
+        let forwarded = Arc::new(AtomicU64::new(found.forwarded));
+        let replaying = replay(found.take_replay(), store.clone(), events.clone());
+        let machine = Machine {
+            events: events.clone(),
+            replayed: Some(replayed),
+            applied: found.applied,
+            forwarded: forwarded.clone(),
+            snapshots,
+            runtime: PhantomData,
+        };
+        let raft = Raft::new(options.node, config, Network, store, machine)
+            .await
+            .map_err(|fatal| ConsensusError::Stopped { reason: stopped(&writer, &fatal) })?;
+        drop(R::spawn(async move {
+            if replaying.await {
+                // Either may have stopped already.
+                let _ = machine_may_start.send(());
+                let _ = watch_may_start.send(());
+            }
+        }));
+        let failure = watch::failure_of(writer.clone());
+        drop(R::spawn(watch::watch::<R>(raft.metrics(), events, watch_after, failure)));
+        Ok((Consensus { raft, writer, forwarded, node: options.node }, receiver))
+    }
+
+    /// Founds a cluster whose only voter is this node. Does nothing if the node is in one already,
+    /// so it is safe to repeat.
+    ///
+    /// # Errors
+    /// When consensus has stopped.
+    pub async fn initialize_single(&self) -> Result<(), ConsensusError> {
+        match self.raft.initialize(BTreeSet::from([self.node])).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
+                unreachable!("the node itself is the only member: {error}")
+            }
+            Err(RaftError::Fatal(fatal)) => {
+                Err(ConsensusError::Stopped { reason: self.reason(&fatal) })
+            }
+        }
+    }
+
+    /// Proposes an entry and waits until it is committed and sent to the reader.
+    ///
+    /// It waits as long as a leader without a majority waits, so callers bound it. To stop
+    /// waiting is to not know: the entry may still be committed.
+    pub async fn propose(&self, payload: Vec<u8>) -> Proposal {
+        if payload.len() > PROPOSAL_BYTES {
+            return Proposal::TooLarge { limit: PROPOSAL_BYTES };
+        }
+        match self.raft.client_write(Payload(payload)).await {
+            Ok(response) => Proposal::Committed { index: response.log_id.index },
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                Proposal::NotLeader { leader: to.leader_id }
+            }
+            // The other variants belong to membership changes and preconditions, or say that the
+            // entry was taken and then lost its leader.
+            Err(RaftError::APIError(error)) => Proposal::Unknown { reason: error.to_string() },
+            Err(RaftError::Fatal(fatal)) => Proposal::Unknown { reason: self.reason(&fatal) },
+        }
+    }
+
+    /// Confirms with a majority that this node leads (ReadIndex; no clock is trusted), and waits
+    /// until all that was committed before this call was sent to the reader.
+    ///
+    /// Returns the index of the last entry sent: a reader that has applied it answers with a
+    /// state that no acknowledged proposal is missing from.
+    ///
+    /// # Errors
+    /// When this node does not lead or cannot confirm it.
+    pub async fn confirm_read(&self) -> Result<u64, ReadError> {
+        let linearizer = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => linearizer,
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                return Err(ReadError::NotLeader { leader: to.leader_id });
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                return Err(ReadError::NoMajority);
+            }
+            Err(RaftError::Fatal(fatal)) => {
+                return Err(ReadError::Stopped { reason: self.reason(&fatal) });
+            }
+        };
+        match linearizer.await_ready(&self.raft).await {
+            Ok(_) => Ok(self.forwarded.load(Ordering::Acquire)),
+            Err(fatal) => Err(ReadError::Stopped { reason: self.reason(&fatal) }),
+        }
+    }
+
+    /// A glance at consensus; never waits.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Status {
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            last_log: metrics.last_log_index,
+            applied: metrics.last_applied.map(|applied| applied.index),
+            snapshot: metrics.snapshot.map(|snapshot| snapshot.index),
+            voters: metrics.membership_config.voter_ids().collect(),
+        }
+    }
+
+    /// Stops, writes down what is queued, and gives the directory back. Safe to repeat.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "consensus did not stop cleanly");
+        }
+        self.writer.close().await;
+    }
+
+    fn reason(&self, fatal: &Fatal<Types<R>>) -> String {
+        stopped(&self.writer, fatal)
+    }
+}
+
+struct Directory {
+    log: Arc<LogFile>,
+    snapshots: Arc<Snapshots>,
+    found: Found,
+}
+
+fn read_directory(disk: Arc<dyn Disk>, owner: &str) -> Result<Directory, ConsensusError> {
+    let log = LogFile::open(&*disk, owner)?;
+    let snapshots = Snapshots::open(disk)?;
+    let found = Found::read(&log, &snapshots)?;
+    Ok(Directory { log: Arc::new(log), snapshots: Arc::new(snapshots), found })
+}

@@ -1,0 +1,209 @@
+//! The log's own thread: it takes what is queued, commits it at once, and tells each writer.
+//!
+//! While one commit syncs, the next requests queue up, so that many appends share one sync (group
+//! commit) and none waits for a timer. The committed index travels with the next commit and costs
+//! none of its own: after a crash it lags by at most that commit, and Raft finds the rest again.
+//! After a failed commit nothing more is written: its fate is unknown, and a later success would
+//! be built on it. Tested in `tests/log.rs`.
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::{ConsensusError, in_full};
+use super::log::{Change, LogFile};
+use super::types::LogId;
+
+/// Requests that may wait for the thread; more make the caller wait.
+const QUEUED_REQUESTS: usize = 1024;
+
+/// Requests that one commit takes at most, and about how many bytes.
+const BATCHED_REQUESTS: usize = 1024;
+const BATCHED_BYTES: usize = 8 << 20;
+
+/// Called on the log's thread when the changes are durable, or when that failed.
+pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+enum Request {
+    Write { changes: Vec<Change>, done: Done },
+    Close { done: oneshot::Sender<()> },
+}
+
+/// The way to the log's thread. Clones share it; the thread ends with the last of them.
+#[derive(Clone)]
+pub(super) struct Writer {
+    requests: mpsc::Sender<Request>,
+    committed: Arc<Mutex<Committed>>,
+    failure: Arc<OnceLock<String>>,
+}
+
+/// The committed index as openraft last reported it, and as the disk has it.
+struct Committed {
+    latest: Option<LogId>,
+    saved: Option<LogId>,
+}
+
+impl Writer {
+    /// Starts the thread. `committed` is what the log has now.
+    pub(super) fn start(
+        log: Arc<LogFile>,
+        committed: Option<LogId>,
+    ) -> Result<Writer, ConsensusError> {
+        let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
+        let committed = Arc::new(Mutex::new(Committed { latest: committed, saved: committed }));
+        let failure = Arc::new(OnceLock::new());
+        let path = log.path().to_owned();
+        let worker =
+            Worker { log, queue, committed: committed.clone(), failure: failure.clone() };
+        std::thread::Builder::new().name("mill-log".to_owned()).spawn(move || worker.run()).map_err(
+            |source| ConsensusError::Io { doing: "start the thread that writes", path, source },
+        )?;
+        Ok(Writer { requests, committed, failure })
+    }
+
+    /// Queues the changes behind all earlier ones.
+    pub(super) async fn write(&self, changes: Vec<Change>, done: Done) {
+        let request = Request::Write { changes, done };
+        if let Err(mpsc::error::SendError(Request::Write { done, .. })) =
+            self.requests.send(request).await
+        {
+            done(Err(closed()));
+        }
+    }
+
+    /// Queues the changes and returns when they are durable.
+    pub(super) async fn write_through(&self, changes: Vec<Change>) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        let done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.write(changes, done).await;
+        receiver.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Notes the committed index; the next commit saves it.
+    pub(super) fn set_committed(&self, committed: Option<LogId>) {
+        lock(&self.committed).latest = committed;
+    }
+
+    pub(super) fn committed(&self) -> Option<LogId> {
+        lock(&self.committed).latest
+    }
+
+    /// Why nothing is written any more, if so.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Writes what is queued, then closes the log. Later writes fail.
+    pub(super) async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.requests.send(Request::Close { done }).await.is_ok() {
+            // An error means that another caller's close came first.
+            let _ = closed.await;
+        }
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the log is closed")
+}
+
+fn lock(committed: &Mutex<Committed>) -> std::sync::MutexGuard<'_, Committed> {
+    committed.lock().expect("no code panics while it holds the committed index")
+}
+
+struct Worker {
+    log: Arc<LogFile>,
+    queue: mpsc::Receiver<Request>,
+    committed: Arc<Mutex<Committed>>,
+    failure: Arc<OnceLock<String>>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut closers = Vec::new();
+        while closers.is_empty() {
+            let Some(first) = self.queue.blocking_recv() else { break };
+            let mut batch = Batch::default();
+            batch.take(first, &mut closers);
+            while batch.has_room()
+                && closers.is_empty()
+                && let Ok(next) = self.queue.try_recv()
+            {
+                batch.take(next, &mut closers);
+            }
+            self.commit(batch);
+        }
+        self.commit(Batch::default());
+        self.queue.close();
+        self.log.close();
+        for done in closers {
+            // The closer may have stopped waiting.
+            let _ = done.send(());
+        }
+    }
+
+    fn commit(&self, mut batch: Batch) {
+        let unsaved = {
+            let committed = lock(&self.committed);
+            committed.latest.filter(|latest| committed.saved != Some(*latest))
+        };
+        batch.changes.extend(unsaved.map(Change::Committed));
+        let result = match self.failure.get() {
+            _ if batch.changes.is_empty() => Ok(()),
+            Some(failure) => Err((io::ErrorKind::Other, failure.clone())),
+            None => self.log.write(&batch.changes).map_err(|error| {
+                let error = error.into_io();
+                tracing::error!(%error, "the log cannot be written");
+                (error.kind(), self.failure.get_or_init(|| error.to_string()).clone())
+            }),
+        };
+        if result.is_ok() && unsaved.is_some() {
+            lock(&self.committed).saved = unsaved;
+        }
+        for done in batch.done {
+            done(result.clone().map_err(|(kind, text)| io::Error::new(kind, text)));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Change>,
+    bytes: usize,
+    done: Vec<Done>,
+}
+
+impl Batch {
+    fn take(&mut self, request: Request, closers: &mut Vec<oneshot::Sender<()>>) {
+        match request {
+            Request::Write { changes, done } => {
+                self.bytes += changes.iter().map(bytes_of).sum::<usize>();
+                self.changes.extend(changes);
+                self.done.push(done);
+            }
+            Request::Close { done } => closers.push(done),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.done.len() < BATCHED_REQUESTS && self.bytes < BATCHED_BYTES
+    }
+}
+
+fn bytes_of(change: &Change) -> usize {
+    match change {
+        Change::Append { sealed, .. } => sealed.len(),
+        Change::TruncateFrom { .. }
+        | Change::PurgeTo(_)
+        | Change::Vote(_)
+        | Change::Committed(_) => 0,
+    }
+}
+
+/// A failure's text for an error that has no better one.
+pub(super) fn stopped(writer: &Writer, error: &dyn std::error::Error) -> String {
+    writer.failure().map_or_else(|| in_full(error), str::to_owned)
+}
