@@ -125,6 +125,8 @@ pub enum ErrorCode {
     Invalid,
     /// A part of the config is not supported yet by this version.
     Unsupported,
+    /// The caller may not.
+    Forbidden,
     /// There is no such thing.
     NotFound,
     /// The state does not allow it now.

@@ -1,0 +1,122 @@
+//! Paths, and the request of core that each stands for.
+
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use mill_core::api::{Answer, ApiError, ErrorCode, Request};
+use mill_core::config::model::Project;
+use mill_core::name::Name;
+use mill_core::units::Millis;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Serving, refusal};
+
+pub(super) fn router() -> Router<Serving> {
+    Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", get(status))
+        .route("/v1/allocs", get(allocs))
+        .route("/v1/why/{subject}", get(why))
+        .route("/v1/state", get(state))
+        .route("/v1/plan", post(plan))
+        .route("/v1/deploys", post(deploy))
+        .route("/v1/deploys/{number}", get(deployment))
+        .route("/v1/services/{name}/restart", post(restart))
+        .route("/v1/services/{name}/scale", post(scale))
+}
+
+async fn version(State(serving): State<Serving>) -> Response {
+    Json(json!({ "version": serving.version, "core": mill_core::recording::CORE_VERSION }))
+        .into_response()
+}
+
+async fn status(State(serving): State<Serving>) -> Response {
+    ask(&serving, Request::Status).await
+}
+
+#[derive(Deserialize)]
+struct AllocsQuery {
+    service: Option<Name>,
+}
+
+async fn allocs(State(serving): State<Serving>, Query(query): Query<AllocsQuery>) -> Response {
+    ask(&serving, Request::Allocs { service: query.service }).await
+}
+
+async fn why(State(serving): State<Serving>, Path(subject): Path<String>) -> Response {
+    ask(&serving, Request::Why { subject }).await
+}
+
+async fn state(State(serving): State<Serving>) -> Response {
+    ask(&serving, Request::State).await
+}
+
+async fn plan(State(serving): State<Serving>, Json(project): Json<Project>) -> Response {
+    ask(&serving, Request::Plan { project: Box::new(project) }).await
+}
+
+#[derive(Deserialize)]
+struct DeployBody {
+    project: Project,
+    expect: Option<String>,
+}
+
+async fn deploy(State(serving): State<Serving>, Json(body): Json<DeployBody>) -> Response {
+    let project = Box::new(body.project);
+    ask(&serving, Request::Deploy { project, expect: body.expect }).await
+}
+
+#[derive(Deserialize)]
+struct DeploymentQuery {
+    seen: Option<u64>,
+    /// Milliseconds.
+    hold: Option<u64>,
+}
+
+async fn deployment(
+    State(serving): State<Serving>,
+    Path(number): Path<String>,
+    Query(query): Query<DeploymentQuery>,
+) -> Response {
+    let number = match number.as_str() {
+        "latest" => None,
+        text => match text.parse() {
+            Ok(number) => Some(number),
+            Err(_) => {
+                let message = format!("`{text}` is not a deploy's number, nor `latest`");
+                return refusal(ApiError::new(ErrorCode::Invalid, message));
+            }
+        },
+    };
+    let hold = Millis(query.hold.unwrap_or(0));
+    ask(&serving, Request::Deployment { number, seen: query.seen, hold }).await
+}
+
+async fn restart(State(serving): State<Serving>, Path(service): Path<Name>) -> Response {
+    ask(&serving, Request::Restart { service }).await
+}
+
+#[derive(Deserialize)]
+struct ScaleBody {
+    replicas: u32,
+}
+
+async fn scale(
+    State(serving): State<Serving>,
+    Path(service): Path<Name>,
+    Json(body): Json<ScaleBody>,
+) -> Response {
+    ask(&serving, Request::Scale { service, replicas: body.replicas }).await
+}
+
+async fn ask(serving: &Serving, request: Request) -> Response {
+    match serving.handle.ask(request).await {
+        Ok(Answer::State(text)) => {
+            ([(axum::http::header::CONTENT_TYPE, "application/json")], text).into_response()
+        }
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => refusal(error),
+    }
+}

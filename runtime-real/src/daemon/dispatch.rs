@@ -1,0 +1,114 @@
+//! Carries out effects: starts each, and sees to it that its result comes back as an event.
+
+use std::collections::BTreeMap;
+
+use mill_core::api::{Outcome, RequestId};
+use mill_core::cluster::command::Entry;
+use mill_core::container::ContainerOp;
+use mill_core::effect::OpId;
+use mill_core::event::Fate;
+use mill_core::{Effect, Event};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::consensus::{Consensus, Proposal};
+use crate::docker::Engine;
+
+/// Where effects go.
+pub(super) struct Dispatch {
+    consensus: Consensus,
+    engine: Engine,
+    results: mpsc::Sender<Event>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
+    snapshot: Option<oneshot::Sender<(u64, Vec<u8>)>>,
+}
+
+impl Dispatch {
+    pub fn new(consensus: Consensus, engine: Engine, results: mpsc::Sender<Event>) -> Dispatch {
+        Dispatch { consensus, engine, results, waiting: BTreeMap::new(), snapshot: None }
+    }
+
+    /// Someone waits for the answer to a request.
+    pub fn asked(&mut self, id: RequestId, reply: oneshot::Sender<Outcome>) {
+        self.waiting.insert(id, reply);
+    }
+
+    /// Requests whose caller is gone.
+    pub fn abandoned(&mut self) -> Vec<RequestId> {
+        let gone = self.waiting.iter().filter(|(_, reply)| reply.is_closed());
+        let gone: Vec<RequestId> = gone.map(|(id, _)| *id).collect();
+        gone.iter().for_each(|id| {
+            self.waiting.remove(id);
+        });
+        gone
+    }
+
+    /// The log waits for a snapshot.
+    pub fn snapshot_wanted(&mut self, reply: oneshot::Sender<(u64, Vec<u8>)>) {
+        self.snapshot = Some(reply);
+    }
+
+    /// Starts an effect.
+    pub fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Propose { entry } => self.propose(*entry),
+            Effect::ConfirmRead { id } => self.confirm_read(id),
+            Effect::Container { id, op } => self.container(id, op),
+            Effect::Reply { id, outcome } => {
+                if let Some(reply) = self.waiting.remove(&id) {
+                    // Who asked may be gone.
+                    let _ = reply.send(*outcome);
+                }
+            }
+            Effect::Snapshot { at, bytes } => {
+                if let Some(reply) = self.snapshot.take() {
+                    // The log may have stopped.
+                    let _ = reply.send((at.index, bytes));
+                }
+            }
+            Effect::Send { to, .. } => {
+                tracing::debug!(%to, "there is no way to that node; a message was dropped");
+            }
+        }
+    }
+
+    fn propose(&self, entry: Entry) {
+        let (consensus, results, id) = (self.consensus.clone(), self.results.clone(), entry.id);
+        let bytes = serde_json::to_vec(&entry).expect("entries have text keys only");
+        tokio::spawn(async move {
+            let fate = match consensus.propose(bytes).await {
+                Proposal::Committed { .. } => return,
+                Proposal::NotLeader { .. } => Fate::Refused,
+                Proposal::TooLarge { limit } => {
+                    tracing::error!(limit, "an entry was too large for the log");
+                    Fate::Refused
+                }
+                Proposal::Unknown { reason } => {
+                    tracing::warn!(reason, "the fate of a proposal is unknown");
+                    Fate::Unknown
+                }
+            };
+            send(results, Event::ProposalFailed { id, fate }).await;
+        });
+    }
+
+    fn confirm_read(&self, id: RequestId) {
+        let (consensus, results) = (self.consensus.clone(), self.results.clone());
+        tokio::spawn(async move {
+            let confirmed = consensus.confirm_read().await.is_ok();
+            send(results, Event::ReadConfirmed { id, confirmed }).await;
+        });
+    }
+
+    fn container(&self, id: OpId, op: ContainerOp) {
+        let (engine, results) = (self.engine.clone(), self.results.clone());
+        tokio::spawn(async move {
+            let result = engine.perform(op).await;
+            send(results, Event::OpDone { id, result }).await;
+        });
+    }
+}
+
+async fn send(results: mpsc::Sender<Event>, event: Event) {
+    // The loop ends only with the daemon.
+    let _ = results.send(event).await;
+}

@@ -1,0 +1,149 @@
+//! The one loop that owns the node: takes what happened, in one order, and passes on what follows.
+
+use mill_core::api::RequestId;
+use mill_core::cluster::Revision;
+use mill_core::cluster::command::Entry;
+use mill_core::event::Leadership;
+use mill_core::name::NodeId;
+use mill_core::recording::{self, Record};
+use mill_core::{Event, Node};
+use tokio::sync::mpsc;
+use tokio::time::sleep_until;
+
+use super::Asked;
+use super::dispatch::Dispatch;
+use crate::clock::Clock;
+use crate::consensus::{self, Consensus, ConsensusEvent};
+use crate::docker::{Engine, EngineSignal};
+use crate::recorder::Recorder;
+
+/// Results of effects that wait for the loop.
+const RESULTS_WAITING: usize = 1024;
+
+/// Drives a node.
+pub(super) struct EventLoop {
+    node: Node,
+    clock: Clock,
+    recorder: Option<Recorder>,
+    dispatch: Dispatch,
+    results: mpsc::Receiver<Event>,
+    engine: Engine,
+    next_request: u64,
+}
+
+impl EventLoop {
+    pub fn new(
+        node: Node,
+        clock: Clock,
+        consensus: Consensus,
+        engine: Engine,
+        recorder: Option<Recorder>,
+    ) -> EventLoop {
+        let (into_results, results) = mpsc::channel(RESULTS_WAITING);
+        let dispatch = Dispatch::new(consensus, engine.clone(), into_results);
+        EventLoop { node, clock, recorder, dispatch, results, engine, next_request: 1 }
+    }
+
+    /// Runs until consensus fails; says why.
+    pub async fn run(
+        mut self,
+        mut log: mpsc::Receiver<ConsensusEvent>,
+        mut asked: mpsc::Receiver<Asked>,
+    ) -> Result<(), String> {
+        let (signal, mut signals) = mpsc::channel(RESULTS_WAITING);
+        let engine = self.engine.clone();
+        let watching = tokio::spawn(async move { engine.watch(signal).await });
+        let outcome = loop {
+            let wake = self.node.poll_timeout().map(|(at, _)| self.clock.instant(at));
+            tokio::select! {
+                biased;
+                Some(event) = log.recv() => if let Err(reason) = self.from_log(event) {
+                    break Err(reason);
+                },
+                Some(event) = self.results.recv() => self.handle(event),
+                Some(signal) = signals.recv() => self.from_engine(signal),
+                next = asked.recv() => match next {
+                    Some(asked) => self.from_api(asked),
+                    None => break Ok(()),
+                },
+                () = async { sleep_until(wake.expect("checked below")).await }, if wake.is_some() => {
+                    self.handle(Event::Wake);
+                }
+            }
+        };
+        watching.abort();
+        outcome
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.clock.now();
+        let recorded = self.recorder.is_some().then(|| event.clone());
+        let (effects, hash) = recording::handle(&mut self.node, now, event);
+        if let (Some(recorder), Some(event)) = (&mut self.recorder, recorded) {
+            recorder.add(Record { now, event, effects: hash }, &self.node);
+        }
+        effects.into_iter().for_each(|effect| self.dispatch.carry_out(effect));
+    }
+
+    fn from_log(&mut self, event: ConsensusEvent) -> Result<(), String> {
+        match event {
+            ConsensusEvent::Restored { index, bytes } => {
+                self.handle(Event::Restored { at: revision(index), bytes });
+            }
+            ConsensusEvent::Committed { entries } => {
+                for (index, bytes) in entries {
+                    let entry: Entry = serde_json::from_slice(&bytes).map_err(|error| {
+                        format!(
+                            "entry {index} of the log cannot be read ({error}): it was written by \
+                             a newer mill, run that one"
+                        )
+                    })?;
+                    self.handle(Event::Committed { at: revision(index), entry: entry.into() });
+                }
+            }
+            ConsensusEvent::SnapshotWanted { reply } => {
+                self.dispatch.snapshot_wanted(reply);
+                self.handle(Event::SnapshotWanted);
+            }
+            ConsensusEvent::Leadership(leadership) => {
+                let leadership = match leadership {
+                    consensus::Leadership::Leader { term } => Leadership::Leader { term },
+                    consensus::Leadership::Follower { leader, term } => {
+                        Leadership::Follower { leader: leader.map(NodeId), term }
+                    }
+                };
+                self.handle(Event::Leadership(leadership));
+            }
+            ConsensusEvent::Failed { reason } => return Err(reason),
+        }
+        Ok(())
+    }
+
+    fn from_engine(&mut self, signal: EngineSignal) {
+        match signal {
+            EngineSignal::Died(observed) => self.handle(Event::ContainerDied(observed)),
+            EngineSignal::Connected => {
+                tracing::info!("the container engine answers");
+                self.handle(Event::EngineConnected);
+            }
+            EngineSignal::Lost { detail } => {
+                tracing::warn!(detail, "the container engine does not answer");
+            }
+        }
+    }
+
+    fn from_api(&mut self, asked: Asked) {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        self.dispatch.asked(id, asked.reply);
+        self.handle(Event::Request { id, request: asked.request });
+        for id in self.dispatch.abandoned() {
+            self.handle(Event::RequestDropped { id });
+        }
+    }
+}
+
+/// Epochs begin with restore and recovery.
+fn revision(index: u64) -> Revision {
+    Revision { epoch: 0, index }
+}

@@ -1,0 +1,207 @@
+//! The production runtime of a node: opens what it needs, then turns events into effects' results.
+//!
+//! It decides nothing: `event_loop` feeds the one [`mill_core::Node`], `dispatch` carries out its
+//! effects with consensus, the container engine and the API. Started by `mill init` and `mill dev`
+//! alike; tested on real hosts.
+
+mod dispatch;
+mod event_loop;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mill_core::api::{ApiError, Outcome, Request};
+use mill_core::cluster::node::{NodeFacts, PortPool};
+use mill_core::timing::Timing;
+use mill_core::{Node, NodeConfig};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use self::event_loop::EventLoop;
+use crate::api;
+use crate::clock::Clock;
+use crate::consensus::disk::FileDisk;
+use crate::consensus::{self, Consensus, ConsensusError};
+use crate::docker::{Engine, EngineOptions};
+use crate::host;
+use crate::identity::{self, IdentityError};
+use crate::recorder::Recorder;
+
+/// How a daemon is started.
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// Where it keeps everything.
+    pub data: PathBuf,
+    /// What people call this node; the host's name when absent.
+    pub name: Option<String>,
+    /// Address that callers reach this node's containers at.
+    pub advertise: String,
+    /// Path of the API's unix socket.
+    pub socket: PathBuf,
+    /// Address and port of the API on TCP, if wanted; asks for the token.
+    pub listen: Option<String>,
+    /// The container engine; the usual socket when absent.
+    pub engine: Option<String>,
+    /// Ports that `$PORT` is taken from.
+    pub ports: PortPool,
+    /// Version of the program, for people.
+    pub version: String,
+}
+
+/// Why a daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its log.
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
+    /// A socket of the API.
+    #[error("cannot listen on {address}: is another mill running here?")]
+    Listen {
+        /// The address or path.
+        address: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The container engine's address.
+    #[error("{0}")]
+    Engine(String),
+}
+
+/// A running daemon.
+pub struct Daemon {
+    handle: Handle,
+    /// The API token, if it was just made: shown once.
+    pub new_token: Option<String>,
+    /// Id of the cluster.
+    pub cluster: String,
+    consensus: Consensus,
+    tasks: Vec<JoinHandle<()>>,
+    event_loop: JoinHandle<Result<(), String>>,
+    socket: PathBuf,
+}
+
+/// Asks the node of this process.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: mpsc::Sender<Asked>,
+}
+
+/// A request on its way to the event loop.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    request: Request,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// Requests that wait for the event loop.
+const REQUESTS_WAITING: usize = 256;
+
+impl Handle {
+    /// Asks; the answer may take as long as the request says.
+    pub async fn ask(&self, request: Request) -> Outcome {
+        let gone = || {
+            let error = ApiError::new(mill_core::api::ErrorCode::Internal, "the daemon is stopping");
+            error.hint("start it again and repeat this")
+        };
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Asked { request, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Daemon {
+    /// Opens the data directory, joins or founds the cluster, and serves.
+    ///
+    /// # Errors
+    /// When the directory, a socket or the log cannot be opened; nothing runs then.
+    pub async fn start(options: DaemonOptions) -> Result<Daemon, StartError> {
+        let opened = identity::open(&options.data, options.name.clone())?;
+        let identity = opened.identity;
+        let engine = Engine::connect(EngineOptions {
+            host: options.engine.clone(),
+            cluster: identity.cluster.clone(),
+            node: identity.node,
+            ..EngineOptions::default()
+        })
+        .map_err(|error| StartError::Engine(error.detail))?;
+        let disk = Arc::new(FileDisk::new(options.data.join("raft")));
+        let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
+        let (consensus, log) = Consensus::open(consensus_options, disk).await?;
+        consensus.initialize_single().await?;
+
+        let clock = Clock::start();
+        let config = NodeConfig {
+            id: identity.node,
+            cluster: identity.cluster.clone(),
+            facts: NodeFacts {
+                name: identity.name.clone(),
+                boot: identity.boot,
+                advertise: options.advertise.clone(),
+                labels: Default::default(),
+                capacity: host::capacity(options.ports),
+                version: options.version.clone(),
+            },
+            timing: Timing::default(),
+        };
+        let node = Node::new(config, identity::entropy()?, clock.now());
+        let recorder = match Recorder::start(&options.data.join("flight"), identity.boot, &node) {
+            Ok(recorder) => Some(recorder),
+            Err(error) => {
+                tracing::warn!(%error, "there is no flight recorder in this run");
+                None
+            }
+        };
+        let (requests, asked) = mpsc::channel(REQUESTS_WAITING);
+        let handle = Handle { requests };
+        let serving = api::Serving {
+            handle: handle.clone(),
+            engine: engine.clone(),
+            token_hash: identity.token_hash.clone(),
+            version: options.version.clone(),
+        };
+        let mut tasks = vec![api::serve_unix(&options.socket, serving.clone())?];
+        if let Some(address) = &options.listen {
+            tasks.push(api::serve_tcp(address, serving).await?);
+        }
+        let event_loop = EventLoop::new(node, clock, consensus.clone(), engine, recorder);
+        let event_loop = tokio::spawn(event_loop.run(log, asked));
+        tracing::info!(node = %identity.node, name = identity.name, boot = identity.boot, "started");
+        Ok(Daemon {
+            handle,
+            new_token: opened.new_token,
+            cluster: identity.cluster,
+            consensus,
+            tasks,
+            event_loop,
+            socket: options.socket,
+        })
+    }
+
+    /// Asks the node of this daemon.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until the daemon cannot go on; says why.
+    pub async fn failed(&mut self) -> String {
+        match (&mut self.event_loop).await {
+            Ok(Ok(())) => "it was asked to stop".to_owned(),
+            Ok(Err(reason)) => reason,
+            Err(panic) => format!("it hit a bug: {panic}"),
+        }
+    }
+
+    /// Stops serving; containers go on running.
+    pub async fn stop(self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.event_loop.abort();
+        // Whether it had ended already does not matter.
+        let _ = self.event_loop.await;
+        self.consensus.shutdown().await;
+        // The socket may be gone already.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
