@@ -3,4 +3,11 @@
 //! This crate does and never decides: every decision is made in `mill-core`, and the modules here
 //! carry its effects to the machine and the machine's answers back to it.
 
+mod api;
+pub mod clock;
 pub mod consensus;
+pub mod daemon;
+pub mod docker;
+mod host;
+mod identity;
+mod recorder;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use mill_core::api::{ApiError, Outcome, Request};
 use mill_core::cluster::node::{NodeFacts, PortPool};
+use mill_core::container::{ContainerOp, OpOutput};
 use mill_core::timing::Timing;
 use mill_core::{Node, NodeConfig};
 use tokio::sync::{mpsc, oneshot};
@@ -78,6 +79,7 @@ pub struct Daemon {
     /// Id of the cluster.
     pub cluster: String,
     consensus: Consensus,
+    engine: Engine,
     tasks: Vec<JoinHandle<()>>,
     event_loop: JoinHandle<Result<(), String>>,
     socket: PathBuf,
@@ -166,7 +168,7 @@ impl Daemon {
         if let Some(address) = &options.listen {
             tasks.push(api::serve_tcp(address, serving).await?);
         }
-        let event_loop = EventLoop::new(node, clock, consensus.clone(), engine, recorder);
+        let event_loop = EventLoop::new(node, clock, consensus.clone(), engine.clone(), recorder);
         let event_loop = tokio::spawn(event_loop.run(log, asked));
         tracing::info!(node = %identity.node, name = identity.name, boot = identity.boot, "started");
         Ok(Daemon {
@@ -174,6 +176,7 @@ impl Daemon {
             new_token: opened.new_token,
             cluster: identity.cluster,
             consensus,
+            engine,
             tasks,
             event_loop,
             socket: options.socket,
@@ -192,6 +195,27 @@ impl Daemon {
             Ok(Err(reason)) => reason,
             Err(panic) => format!("it hit a bug: {panic}"),
         }
+    }
+
+    /// Stops, and removes every container that it started.
+    ///
+    /// # Errors
+    /// When the engine refuses; says which containers are left.
+    pub async fn remove(self) -> Result<(), String> {
+        let engine = self.engine.clone();
+        self.stop().await;
+        let listed = engine.perform(ContainerOp::List).await.map_err(|error| error.detail)?;
+        let OpOutput::Containers(found) = listed else { return Ok(()) };
+        let removals = found.into_iter().map(|container| {
+            let (engine, alloc) = (engine.clone(), container.alloc);
+            async move {
+                let removed = engine.perform(ContainerOp::Remove { alloc: alloc.clone() }).await;
+                removed.err().map(|error| format!("{alloc}: {}", error.detail))
+            }
+        });
+        let failed: Vec<String> =
+            futures_util::future::join_all(removals).await.into_iter().flatten().collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
     /// Stops serving; containers go on running.

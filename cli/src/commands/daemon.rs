@@ -1,0 +1,96 @@
+//! `mill init`: the daemon of the first node.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use mill_runtime_real::daemon::{Daemon, DaemonOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::Outcome;
+use crate::args::Init;
+use crate::failure::Failure;
+
+/// Threads of the daemon; it waits far more than it works.
+const THREADS: usize = 2;
+
+/// The daemon's runtime.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(THREADS).enable_all().build();
+    runtime.map_err(|error| Failure::of(&error))
+}
+
+/// Logs to standard error; `RUST_LOG` says how much.
+pub fn log(json: bool, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber in one process is refused, and the first is as good.
+    let _ = match json {
+        true => builder.json().try_init(),
+        false => builder.try_init(),
+    };
+}
+
+/// `mill init`.
+pub async fn init(args: Init) -> Outcome {
+    if !args.foreground && !Path::new("/run/systemd/system").exists() {
+        let message = "there is no systemd here to run the daemon; use --foreground";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    if !args.foreground {
+        let message = "installing a systemd unit is not supported yet by this version; \
+                       use --foreground, for example in a unit of your own";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    log(args.log_json, "info");
+    let mut stop = Stop::new()?;
+    let mut daemon = Daemon::start(DaemonOptions {
+        data: args.data,
+        name: args.name,
+        advertise: args.advertise,
+        socket: args.socket.clone(),
+        listen: args.listen.clone(),
+        engine: args.engine,
+        ports: args.ports.0,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+    .await
+    .map_err(|error| Failure::of(&error))?;
+    if let Some(token) = &daemon.new_token {
+        println!("cluster {} has begun", daemon.cluster);
+        println!("API token, shown only now: {token}");
+    }
+    println!("the API answers at {}", args.socket.display());
+    let failed = tokio::select! {
+        () = stop.wait() => None,
+        reason = daemon.failed() => Some(reason),
+    };
+    daemon.stop().await;
+    match failed {
+        Some(reason) => Err(Failure::Failed(format!("the daemon stopped: {reason}"))),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The signals that ask a process to stop.
+pub struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    /// Listens from now on.
+    pub fn new() -> Result<Stop, Failure> {
+        let on = |kind| signal(kind).map_err(|error| Failure::of(&error));
+        Ok(Stop { interrupt: on(SignalKind::interrupt())?, terminate: on(SignalKind::terminate())? })
+    }
+
+    /// Waits for one of them.
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! `mill dev`: a whole cluster in this process, for as long as a person watches it.
+//!
+//! The same daemon, API and deploy as in production, on a directory that goes away. Whatever
+//! happens, its containers are removed at the end.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use mill_core::api::Answer;
+use mill_core::api::view::{ServiceView, StatusView};
+use mill_core::cluster::node::PortPool;
+use mill_runtime_real::daemon::{Daemon, DaemonOptions};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::daemon::{Stop, log};
+use super::{Outcome, config, deploy, done, logs, plan};
+use crate::args::Dev;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::render::{self, painted};
+
+/// An answer that takes longer fails `--once`.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// `mill dev`.
+pub async fn dev(args: Dev, json: bool) -> Outcome {
+    if args.nodes != 1 {
+        let message = "more than one node is not supported yet by this version; leave --nodes out";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    let loaded = config::load(&args.files, json)?.supported(json)?;
+    log(json, "warn");
+    let mut stop = Stop::new()?;
+    let folder = tempfile::Builder::new().prefix("mill-dev-").tempdir();
+    let folder = folder.map_err(|error| Failure::of(&error))?;
+    let socket = folder.path().join("mill.sock");
+    let mut daemon = Daemon::start(DaemonOptions {
+        data: folder.path().join("data"),
+        name: Some("dev".to_owned()),
+        advertise: "127.0.0.1".to_owned(),
+        socket: socket.clone(),
+        listen: None,
+        engine: std::env::var("DOCKER_HOST").ok(),
+        ports: PortPool::default(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+    .await
+    .map_err(|error| Failure::of(&error))?;
+    let client = Client::new(&socket.display().to_string());
+    let outcome = tokio::select! {
+        outcome = show(&client, &loaded, args.once, json) => outcome,
+        reason = daemon.failed() => Err(Failure::Failed(format!("the daemon stopped: {reason}"))),
+        () = stop.wait() => done(),
+    };
+    if !json {
+        println!("\nremoving what was started");
+    }
+    let left = daemon.remove().await;
+    match (outcome, left) {
+        (outcome, Ok(())) => outcome,
+        (Ok(_), Err(reason)) => {
+            Err(Failure::Failed(format!("some containers could not be removed: {reason}")))
+        }
+        (Err(failure), Err(reason)) => {
+            eprintln!("error: some containers could not be removed: {reason}");
+            Err(failure)
+        }
+    }
+}
+
+/// Deploys, says where everything answers, and shows logs for as long as it is let.
+async fn show(client: &Client, loaded: &config::Loaded, once: bool, json: bool) -> Outcome {
+    let project = &loaded.parsed.project;
+    let plan = wait_for_plan(client, project).await?;
+    if !json {
+        print!("{plan}");
+    }
+    let Some(number) = deploy::start(client, project, &plan, false).await? else { return done() };
+    let code = deploy::finish(client, number, false, json).await?;
+    if code != ExitCode::SUCCESS {
+        return Ok(code);
+    }
+    let Answer::Status(status) = client.get("/v1/status").await? else { return done() };
+    if !json {
+        print_urls(&status);
+    }
+    if once {
+        return check(&status).await;
+    }
+    if !json {
+        println!("\nlogs follow; Ctrl-C stops and removes everything\n");
+    }
+    logs::print(client, "/v1/logs?follow=true&tail=20", json).await
+}
+
+/// The first plan, once the node leads and has registered.
+async fn wait_for_plan(
+    client: &Client,
+    project: &mill_core::config::model::Project,
+) -> Result<mill_core::plan::Plan, Failure> {
+    loop {
+        let status = client.get("/v1/status").await;
+        if let Ok(Answer::Status(view)) = status
+            && view.nodes.iter().any(|node| node.up)
+        {
+            return plan::ask(client, project).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn print_urls(status: &StatusView) {
+    println!();
+    for service in &status.services {
+        let endpoints = service.endpoints.iter().map(|endpoint| format!("http://{endpoint}"));
+        let endpoints: Vec<String> = endpoints.collect();
+        let shown = match endpoints.is_empty() {
+            true => format!("{} replicas, no port", service.healthy),
+            false => endpoints.join("  "),
+        };
+        println!("{} {shown}", painted(&format!("{:<12}", service.name), render::GREEN));
+    }
+}
+
+/// Asks every endpoint once.
+async fn check(status: &StatusView) -> Outcome {
+    println!();
+    for service in &status.services {
+        if service.healthy < service.wanted {
+            let ServiceView { name, healthy, wanted, .. } = service;
+            return Err(Failure::Failed(format!("{name}: {healthy} of {wanted} are healthy")));
+        }
+        for endpoint in &service.endpoints {
+            let answer = timeout(ANSWER_WITHIN, ask(endpoint)).await;
+            let answer = answer.unwrap_or_else(|_| Err(format!("no answer in {ANSWER_WITHIN:?}")));
+            match answer {
+                Ok(line) => println!("{} at {endpoint} answered: {line}", service.name),
+                Err(error) => {
+                    let name = &service.name;
+                    return Err(Failure::Failed(format!("{name} at {endpoint}: {error}")));
+                }
+            }
+        }
+    }
+    println!("{}", painted("everything answers", render::GREEN));
+    done()
+}
+
+async fn ask(endpoint: &str) -> Result<String, String> {
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let stream = TcpStream::connect(endpoint).await.map_err(|error| words(&error))?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| words(&error))?;
+    tokio::spawn(connection);
+    let request = hyper::Request::get("/").header("host", endpoint).body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| words(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| words(&error))?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(|error| words(&error))?.to_bytes();
+    let text = String::from_utf8_lossy(&body);
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned();
+    if status.is_success() { Ok(line) } else { Err(format!("it answered {status}: {line}")) }
+}

@@ -1,0 +1,58 @@
+//! `mill logs`: one stream in time order, a colour per alloc.
+
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt as _;
+use mill_core::units::Millis;
+use mill_runtime_real::clock;
+use serde::Deserialize;
+
+use super::{Outcome, done};
+use crate::args::Logs;
+use crate::client::Client;
+use crate::render;
+
+/// Colours that allocs take turns with.
+const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
+
+#[derive(Deserialize)]
+struct Line {
+    alloc: String,
+    text: String,
+}
+
+/// `mill logs`.
+pub async fn logs(args: Logs, json: bool) -> Outcome {
+    let client = Client::new(&args.target.address);
+    let mut query = vec![format!("tail={}", args.lines), format!("follow={}", args.follow)];
+    query.push(format!("all={}", args.all));
+    if !args.names.is_empty() {
+        query.push(format!("names={}", args.names.join(",")));
+    }
+    if let Some(Millis(age)) = args.since {
+        query.push(format!("since={}", clock::wall().0.saturating_sub(age)));
+    }
+    let path = format!("/v1/logs?{}", query.join("&"));
+    tokio::select! {
+        printed = print(&client, &path, json) => printed,
+        // Ctrl-C is how following ends.
+        _ = tokio::signal::ctrl_c() => done(),
+    }
+}
+
+/// Prints every line that comes until there are no more.
+pub async fn print(client: &Client, path: &str, json: bool) -> Outcome {
+    let mut events = client.events(path).await?;
+    let mut colours: BTreeMap<String, u8> = BTreeMap::new();
+    while let Some(event) = events.next().await {
+        if json {
+            println!("{event}");
+            continue;
+        }
+        let Ok(line) = serde_json::from_str::<Line>(&event) else { continue };
+        let next = COLOURS[colours.len() % COLOURS.len()];
+        let colour = *colours.entry(line.alloc.clone()).or_insert(next);
+        println!("{} {}", render::painted(&format!("{:<14}", line.alloc), colour), line.text);
+    }
+    done()
+}

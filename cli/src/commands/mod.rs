@@ -1,0 +1,78 @@
+//! One file per command, or per family of them.
+
+mod config;
+mod daemon;
+mod deploy;
+mod dev;
+mod doctor;
+mod logs;
+mod operate;
+mod plan;
+mod replay;
+mod show;
+mod sim;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory as _;
+
+use crate::args::{Args, Command};
+use crate::failure::Failure;
+
+/// What a command comes to.
+pub type Outcome = Result<ExitCode, Failure>;
+
+/// Runs a command.
+pub fn run(args: Args) -> Outcome {
+    let json = args.json;
+    match args.command {
+        Command::Dev(args) => daemon::runtime()?.block_on(dev::dev(args, json)),
+        Command::Init(args) => daemon::runtime()?.block_on(daemon::init(args)),
+        Command::Validate(files) => config::validate(&files, json),
+        Command::Plan(args) => client_runtime()?.block_on(plan::plan(args, json)),
+        Command::Deploy(args) => client_runtime()?.block_on(deploy::deploy(args, json)),
+        Command::Status(args) => client_runtime()?.block_on(show::status(args, json)),
+        Command::Ps(args) => client_runtime()?.block_on(show::ps(args, json)),
+        Command::Why(args) => client_runtime()?.block_on(show::why(args, json)),
+        Command::Logs(args) => client_runtime()?.block_on(logs::logs(args, json)),
+        Command::Restart(args) => client_runtime()?.block_on(operate::restart(args, json)),
+        Command::Scale(args) => client_runtime()?.block_on(operate::scale(args, json)),
+        Command::Schema => {
+            println!("{}", pretty(&mill_core::config::schema()));
+            done()
+        }
+        Command::Doctor(args) => client_runtime()?.block_on(doctor::doctor(args, json)),
+        Command::Sim(args) => sim::sim(&args, json),
+        Command::Replay(args) => replay::replay(&args, json),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "mill", &mut std::io::stdout());
+            done()
+        }
+        Command::Version => version(json),
+    }
+}
+
+/// The command did what it was asked to.
+pub fn done() -> Outcome {
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A document for programs.
+pub fn pretty(document: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(document).expect("documents have text keys only")
+}
+
+/// Enough for a client.
+fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::of(&error))
+}
+
+fn version(json: bool) -> Outcome {
+    let (version, core) = (env!("CARGO_PKG_VERSION"), mill_core::recording::CORE_VERSION);
+    match json {
+        true => println!("{}", pretty(&serde_json::json!({ "version": version, "core": core }))),
+        false => println!("mill {version} (core {core})"),
+    }
+    done()
+}

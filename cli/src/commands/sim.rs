@@ -1,0 +1,1 @@
+//! `mill sim`: simulated clusters under faults, by seed.

@@ -1,0 +1,17 @@
+//! Problems of a config on standard error, each with its place.
+
+use std::io::IsTerminal as _;
+
+use mill_core::config::{Problem, Source};
+
+/// Prints every problem; the first line of each in red where a person looks.
+pub fn print(problems: &[Problem], sources: &[Source]) {
+    let coloured = std::io::stderr().is_terminal() && super::colour();
+    for problem in problems {
+        let text = problem.render(sources);
+        match text.split_once('\n') {
+            Some((first, rest)) if coloured => eprintln!("\x1b[31m{first}\x1b[0m\n{rest}"),
+            Some(_) | None => eprintln!("{text}"),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A deploy as it happens: redrawn on a terminal, a line per change elsewhere.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use mill_core::api::view::{DeployServiceView, DeployView};
+use mill_core::cluster::deploy::DeployState;
+
+/// Shows a deploy.
+pub struct Progress {
+    number: u64,
+    state: String,
+    bars: Option<Bars>,
+    lines: BTreeMap<String, String>,
+}
+
+struct Bars {
+    all: MultiProgress,
+    head: ProgressBar,
+    services: BTreeMap<String, ProgressBar>,
+}
+
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(120);
+
+impl Progress {
+    /// For the deploy of that number.
+    pub fn new(number: u64) -> Progress {
+        let bars = super::is_terminal().then(|| {
+            let all = MultiProgress::new();
+            let head = all.add(spinner("{spinner} {msg}"));
+            Bars { all, head, services: BTreeMap::new() }
+        });
+        Progress { number, state: String::new(), bars, lines: BTreeMap::new() }
+    }
+
+    /// Shows how it is doing now.
+    pub fn show(&mut self, view: &DeployView) {
+        let state = first_line(&view.state.sentence());
+        match &mut self.bars {
+            Some(bars) => bars.show(self.number, &state, view),
+            None => {
+                if self.state != state {
+                    println!("deploy #{}: {state}", self.number);
+                }
+                for service in &view.services {
+                    let line = describe(service);
+                    if self.lines.insert(service.service.to_string(), line.clone()) != Some(line.clone()) {
+                        println!("  {}: {line}", service.service);
+                    }
+                }
+            }
+        }
+        self.state = state;
+    }
+
+    /// Takes the moving parts away and says how it ended.
+    pub fn finish(self, view: &DeployView) {
+        if let Some(bars) = &self.bars {
+            bars.clear();
+        }
+        let sentence = format!("deploy #{} {}", self.number, view.state.sentence());
+        let colour = match view.state {
+            DeployState::Succeeded => super::GREEN,
+            DeployState::Resolving
+            | DeployState::Rolling
+            | DeployState::Removing
+            | DeployState::RollingBack { .. }
+            | DeployState::RolledBack { .. }
+            | DeployState::RollbackStuck { .. } => super::RED,
+        };
+        println!("{}", super::painted(&sentence, colour));
+    }
+
+    /// Takes the moving parts away.
+    pub fn clear(&self) {
+        if let Some(bars) = &self.bars {
+            bars.clear();
+        }
+    }
+}
+
+impl Bars {
+    fn show(&mut self, number: u64, state: &str, view: &DeployView) {
+        self.head.set_message(format!("deploy #{number}: {state}"));
+        for service in &view.services {
+            let bar = self.services.entry(service.service.to_string()).or_insert_with(|| {
+                let bar = self.all.add(spinner("  {bar:16} {prefix:16} {msg}"));
+                bar.set_prefix(service.service.to_string());
+                bar
+            });
+            bar.set_length(u64::from(service.wanted.max(1)));
+            let full = service.wanted == 0 && service.settled;
+            bar.set_position(u64::from(if full { 1 } else { service.ready }));
+            bar.set_message(describe(service));
+        }
+    }
+
+    fn clear(&self) {
+        self.services.values().for_each(ProgressBar::finish_and_clear);
+        self.head.finish_and_clear();
+        // A terminal that is gone needs no clearing.
+        let _ = self.all.clear();
+    }
+}
+
+fn spinner(template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("our templates are valid");
+    let bar = ProgressBar::new(1).with_style(style.progress_chars("=> "));
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+fn describe(service: &DeployServiceView) -> String {
+    let count = format!("{}/{} healthy", service.ready, service.wanted);
+    match (service.settled, service.waiting.first()) {
+        (true, _) => format!("{count}, done"),
+        (false, Some(waiting)) => format!("{count}, {}", first_line(waiting)),
+        (false, None) => count,
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,4 @@
+#!/bin/sh
+echo "Content-Type: application/json"
+echo
+echo "{\"greeting\": \"$GREETING\", \"replica\": \"$MILL_ALLOC\", \"port\": $PORT}"

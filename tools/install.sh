@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs what a bare Debian machine lacks, and only that. Needs root for what is missing.
+#   tools/install.sh build     what compiling needs
+#   tools/install.sh engine    a container engine, running, and what the demo's images are made of
+#   tools/install.sh test      what the tests use beside those
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
+die() { echo "error: $*" >&2; exit 1; }
+
+packages() { # packages COMMAND=PACKAGE...: installs the packages whose command is missing
+  local missing=() pair
+  for pair in "$@"; do
+    command -v "${pair%%=*}" >/dev/null || [ -x "/usr/sbin/${pair%%=*}" ] || missing+=("${pair#*=}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  say "installing ${missing[*]}"
+  [ "$(id -u)" = 0 ] || die "install these packages first, or run this as root: ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+build() {
+  packages cc=gcc mold=mold make=make
+  command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then repeat this"
+}
+
+engine_answers() { curl -sf --max-time 5 --unix-socket /var/run/docker.sock http://engine/_ping >/dev/null; }
+
+start_engine() {
+  if [ -d /run/systemd/system ]; then
+    systemctl start docker
+  else
+    # Mill uses the host's network, so the engine needs no bridge and no firewall rules of its own.
+    rm -f /var/run/docker.pid
+    setsid dockerd --bridge=none --iptables=false --ip6tables=false --live-restore \
+      >/var/log/mill-dockerd.log 2>&1 </dev/null &
+  fi
+  for _ in $(seq 300); do engine_answers && return; sleep 0.1; done
+  die "the Docker engine does not start; see /var/log/mill-dockerd.log"
+}
+
+engine() {
+  [ -z "${DOCKER_HOST:-}" ] || return 0
+  packages dockerd=docker.io curl=curl busybox=busybox-static docker=docker.io
+  engine_answers && return
+  [ "$(id -u)" = 0 ] || die "no Docker engine answers; start it, or run this as root"
+  say "starting the Docker engine"
+  start_engine
+}
+
+tools() {
+  packages docker-registry=docker-registry htpasswd=apache2-utils ip=iproute2 dockerd=docker.io \
+    curl=curl busybox=busybox-static docker=docker.io
+  command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
+  command -v cargo-deny >/dev/null || cargo install --locked --quiet --debug cargo-deny
+}
+
+case "${1:-}" in
+  build) build ;;
+  engine) engine ;;
+  test) tools ;;
+  *) sed -n '2,5p' "$0"; exit 2 ;;
+esac
