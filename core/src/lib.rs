@@ -2,7 +2,9 @@
 //!
 //! [`Node`] is the whole of it: it takes [`Event`]s and the time, and yields [`Effect`]s. The
 //! crates `runtime-real` and `runtime-sim` drive the same value. Start reading at
-//! [`node`], then [`cluster`], [`brain`] and [`agent`].
+//! [`node`], then [`cluster`], `brain` and `agent`.
+
+#![warn(clippy::wildcard_enum_match_arm)]
 
 mod agent;
 pub mod api;

@@ -33,7 +33,6 @@ pub struct Recorder {
 enum Line {
     Begin(String),
     Add(Box<Record>),
-    Flush(SyncSender<()>),
 }
 
 impl Recorder {
@@ -42,7 +41,9 @@ impl Recorder {
         fs::create_dir_all(dir)?;
         let (to_writer, lines) = sync_channel(WAITING);
         let files = Files::open(dir, boot)?;
-        std::thread::Builder::new().name("recorder".to_owned()).spawn(move || write(&lines, files))?;
+        std::thread::Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || write(&lines, files))?;
         let mut recorder = Recorder { to_writer, written: 0, broken: true };
         recorder.begin(node);
         Ok(recorder)
@@ -57,15 +58,6 @@ impl Recorder {
             return;
         }
         self.send(Line::Add(Box::new(record)));
-    }
-
-    /// Waits until all that was handed over is on disk.
-    pub fn flush(&self) {
-        let (done, wait) = sync_channel(1);
-        if self.to_writer.send(Line::Flush(done)).is_ok() {
-            // The writer ends only when this handle does.
-            let _ = wait.recv();
-        }
     }
 
     fn begin(&mut self, node: &Node) {
@@ -150,12 +142,6 @@ fn write(lines: &Receiver<Line>, mut files: Files) {
             let written = match line {
                 Line::Begin(opening) => files.begin(&opening),
                 Line::Add(record) => files.add(&record),
-                Line::Flush(done) => {
-                    let flushed = files.flush();
-                    // Whoever waited may have given up.
-                    let _ = done.send(());
-                    flushed
-                }
             };
             failing = report(written, failing);
             next = lines.try_recv().ok();

@@ -86,8 +86,9 @@ async fn matching(serving: &Serving, query: &LogsQuery) -> Result<Vec<AllocId>, 
     for name in &names {
         if !views.iter().any(|view| named(name, view)) {
             let message = format!("no service, slot or alloc `{name}` has any output");
-            return Err(ApiError::new(ErrorCode::NotFound, message)
-                .hint("`mill ps` lists what there is"));
+            return Err(
+                ApiError::new(ErrorCode::NotFound, message).hint("`mill ps` lists what there is")
+            );
         }
     }
     let wanted = views.into_iter().filter(|view| {
@@ -144,12 +145,7 @@ async fn follow(
     }
 }
 
-async fn forward(
-    serving: Serving,
-    alloc: AllocId,
-    options: LogOptions,
-    lines: mpsc::Sender<Line>,
-) {
+async fn forward(serving: Serving, alloc: AllocId, options: LogOptions, lines: mpsc::Sender<Line>) {
     let mut from = std::pin::pin!(read(&serving, &alloc, options));
     loop {
         tokio::select! {
@@ -162,7 +158,11 @@ async fn forward(
     }
 }
 
-fn read(serving: &Serving, alloc: &AllocId, options: LogOptions) -> impl Stream<Item = Line> + use<> {
+fn read(
+    serving: &Serving,
+    alloc: &AllocId,
+    options: LogOptions,
+) -> impl Stream<Item = Line> + use<> {
     let id = alloc.clone();
     let lines = serving.engine.logs(alloc.clone(), options);
     // A container that is gone has no output left here; its alloc's last lines are in `why`.

@@ -57,9 +57,7 @@ pub(crate) async fn serve_tcp(
     Ok(spawn(async move { axum::serve(listener, router).await }))
 }
 
-fn spawn(
-    serving: impl Future<Output = std::io::Result<()>> + Send + 'static,
-) -> JoinHandle<()> {
+fn spawn(serving: impl Future<Output = std::io::Result<()>> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the API stopped serving");
@@ -84,7 +82,8 @@ async fn authenticate(State(serving): State<Serving>, request: Request, next: Ne
         Some(_) | None => {
             let message = "this needs the API token as `Authorization: Bearer TOKEN`";
             let error = ApiError::new(ErrorCode::Forbidden, message);
-            let hint = "set MILL_TOKEN to the token that `mill init` printed, or use the unix socket";
+            let hint =
+                "set MILL_TOKEN to the token that `mill init` printed, or use the unix socket";
             refusal(error.hint(hint))
         }
     }

@@ -47,7 +47,12 @@ impl<R> Clone for LogStore<R> {
 
 impl<R: AsyncRuntime> LogStore<R> {
     /// `last` is the last entry of the log, or the last purged one.
-    pub(super) fn new(log: Arc<LogFile>, writer: Writer, marks: &Marks, last: Option<LogId>) -> Self {
+    pub(super) fn new(
+        log: Arc<LogFile>,
+        writer: Writer,
+        marks: &Marks,
+        last: Option<LogId>,
+    ) -> Self {
         let recent = Recent { vote: marks.vote, purged: marks.purged, last, ..Recent::default() };
         LogStore { log, writer, recent: Arc::new(Mutex::new(recent)), runtime: PhantomData }
     }

@@ -11,9 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{Stream, TryStreamExt};
-use openraft::storage::{
-    ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine,
-};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use openraft_rt::AsyncRuntime;
 use tokio::sync::{mpsc, oneshot};
@@ -107,8 +105,7 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
                     batch.entries.push((entry.log_id.index, payload.0));
                 }
                 EntryPayload::Membership(membership) => {
-                    self.applied.membership =
-                        StoredMembership::new(Some(entry.log_id), membership);
+                    self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
                 }
             }
             self.applied.last = Some(entry.log_id);
@@ -145,8 +142,7 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
         let SnapshotImage { index, bytes } = image;
         self.send(ConsensusEvent::Restored { index, bytes }).await?;
         self.forwarded.store(index, Ordering::Release);
-        self.applied =
-            Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
+        self.applied = Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
         Ok(())
     }
 

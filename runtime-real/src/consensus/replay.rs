@@ -50,8 +50,7 @@ impl Found {
             snapshot,
             marks,
         };
-        let damaged =
-            |detail| ConsensusError::Damaged { path: log.path().to_owned(), detail };
+        let damaged = |detail| ConsensusError::Damaged { path: log.path().to_owned(), detail };
         if found.marks.purged > found.applied.last {
             return Err(damaged("its old entries are purged, but no snapshot has them".to_owned()));
         }
@@ -63,7 +62,8 @@ impl Found {
             }
             found.see(entry);
         })?;
-        if expected != next(found.last) || expected < found.replay.end.min(next(found.marks.committed))
+        if expected != next(found.last)
+            || expected < found.replay.end.min(next(found.marks.committed))
         {
             return Err(damaged(format!("entry {expected} is missing")));
         }
@@ -131,8 +131,7 @@ pub(super) async fn replay<R: AsyncRuntime>(
                 EntryPayload::Blank | EntryPayload::Membership(_) => None,
             })
             .collect();
-        if !entries.is_empty()
-            && events.send(ConsensusEvent::Committed { entries }).await.is_err()
+        if !entries.is_empty() && events.send(ConsensusEvent::Committed { entries }).await.is_err()
         {
             return false;
         }

@@ -69,8 +69,10 @@ impl Snapshots {
             file.read_at(0, &mut bytes)?;
             Ok(bytes)
         };
-        let bytes = read().map_err(|source| {
-            ConsensusError::Io { doing: "read", path: path.clone(), source }
+        let bytes = read().map_err(|source| ConsensusError::Io {
+            doing: "read",
+            path: path.clone(),
+            source,
         })?;
         decode(&path, bytes).map(Some)
     }
@@ -96,8 +98,10 @@ impl Snapshots {
             self.disk.rename(TEMPORARY, &name)?;
             self.disk.sync_names()
         };
-        write().map_err(|source| {
-            ConsensusError::Io { doing: "write", path: self.path(&name), source }
+        write().map_err(|source| ConsensusError::Io {
+            doing: "write",
+            path: self.path(&name),
+            source,
         })?;
         if let Some(older) = newest.replace(name.clone()).filter(|older| *older != name)
             && let Err(error) = self.disk.remove(&older)
@@ -136,8 +140,7 @@ fn encode(meta: &SnapshotMeta, image: &SnapshotImage) -> io::Result<Vec<u8>> {
 }
 
 fn decode(path: &str, mut bytes: Vec<u8>) -> Result<Snapshot, ConsensusError> {
-    let damaged =
-        |detail: String| ConsensusError::Damaged { path: path.to_owned(), detail };
+    let damaged = |detail: String| ConsensusError::Damaged { path: path.to_owned(), detail };
     let short = || damaged("it ends too early".to_owned());
     let rest = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("it is no snapshot".to_owned()))?;
     let (format, rest) = rest.split_first_chunk().ok_or_else(short)?;

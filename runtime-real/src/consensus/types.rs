@@ -36,8 +36,7 @@ pub(super) type EntryPayload = openraft::EntryPayload<Payload, u64, EmptyNode>;
 pub(super) type Entry = openraft::Entry<CommittedLeaderId, EntryPayload>;
 pub(super) type Membership = openraft::Membership<u64, EmptyNode>;
 pub(super) type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, EmptyNode>;
-pub(super) type SnapshotMeta =
-    openraft::storage::SnapshotMeta<CommittedLeaderId, u64, EmptyNode>;
+pub(super) type SnapshotMeta = openraft::storage::SnapshotMeta<CommittedLeaderId, u64, EmptyNode>;
 pub(super) type Snapshot =
     openraft::storage::Snapshot<CommittedLeaderId, u64, EmptyNode, SnapshotImage>;
 

@@ -54,11 +54,15 @@ impl Writer {
         let committed = Arc::new(Mutex::new(Committed { latest: committed, saved: committed }));
         let failure = Arc::new(OnceLock::new());
         let path = log.path().to_owned();
-        let worker =
-            Worker { log, queue, committed: committed.clone(), failure: failure.clone() };
-        std::thread::Builder::new().name("mill-log".to_owned()).spawn(move || worker.run()).map_err(
-            |source| ConsensusError::Io { doing: "start the thread that writes", path, source },
-        )?;
+        let worker = Worker { log, queue, committed: committed.clone(), failure: failure.clone() };
+        std::thread::Builder::new()
+            .name("mill-log".to_owned())
+            .spawn(move || worker.run())
+            .map_err(|source| ConsensusError::Io {
+                doing: "start the thread that writes",
+                path,
+                source,
+            })?;
         Ok(Writer { requests, committed, failure })
     }
 

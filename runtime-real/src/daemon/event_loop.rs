@@ -57,13 +57,13 @@ impl EventLoop {
             let wake = self.node.poll_timeout().map(|(at, _)| self.clock.instant(at));
             tokio::select! {
                 biased;
-                Some(event) = log.recv() => if let Err(reason) = self.from_log(event) {
+                Some(event) = log.recv() => if let Err(reason) = self.on_log(event) {
                     break Err(reason);
                 },
                 Some(event) = self.results.recv() => self.handle(event),
-                Some(signal) = signals.recv() => self.from_engine(signal),
+                Some(signal) = signals.recv() => self.on_engine(signal),
                 next = asked.recv() => match next {
-                    Some(asked) => self.from_api(asked),
+                    Some(asked) => self.on_api(asked),
                     None => break Ok(()),
                 },
                 () = async { sleep_until(wake.expect("checked below")).await }, if wake.is_some() => {
@@ -85,7 +85,7 @@ impl EventLoop {
         effects.into_iter().for_each(|effect| self.dispatch.carry_out(effect));
     }
 
-    fn from_log(&mut self, event: ConsensusEvent) -> Result<(), String> {
+    fn on_log(&mut self, event: ConsensusEvent) -> Result<(), String> {
         match event {
             ConsensusEvent::Restored { index, bytes } => {
                 self.handle(Event::Restored { at: revision(index), bytes });
@@ -119,7 +119,7 @@ impl EventLoop {
         Ok(())
     }
 
-    fn from_engine(&mut self, signal: EngineSignal) {
+    fn on_engine(&mut self, signal: EngineSignal) {
         match signal {
             EngineSignal::Died(observed) => self.handle(Event::ContainerDied(observed)),
             EngineSignal::Connected => {
@@ -132,7 +132,7 @@ impl EventLoop {
         }
     }
 
-    fn from_api(&mut self, asked: Asked) {
+    fn on_api(&mut self, asked: Asked) {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.dispatch.asked(id, asked.reply);

@@ -55,6 +55,14 @@ pub enum StartError {
     /// Its identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The directory of its log.
+    #[error("cannot open {}", path.display())]
+    Disk {
+        /// The directory.
+        path: PathBuf,
+        /// What the disk said.
+        source: std::io::Error,
+    },
     /// Its log.
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
@@ -105,7 +113,8 @@ impl Handle {
     /// Asks; the answer may take as long as the request says.
     pub async fn ask(&self, request: Request) -> Outcome {
         let gone = || {
-            let error = ApiError::new(mill_core::api::ErrorCode::Internal, "the daemon is stopping");
+            let error =
+                ApiError::new(mill_core::api::ErrorCode::Internal, "the daemon is stopping");
             error.hint("start it again and repeat this")
         };
         let (reply, answer) = oneshot::channel();
@@ -126,10 +135,13 @@ impl Daemon {
             host: options.engine.clone(),
             cluster: identity.cluster.clone(),
             node: identity.node,
-            ..EngineOptions::default()
+            config: None,
         })
         .map_err(|error| StartError::Engine(error.detail))?;
-        let disk = Arc::new(FileDisk::new(options.data.join("raft")));
+        let raft = options.data.join("raft");
+        let disk =
+            FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
+        let disk = Arc::new(disk);
         let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
         let (consensus, log) = Consensus::open(consensus_options, disk).await?;
         consensus.initialize_single().await?;

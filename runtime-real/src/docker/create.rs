@@ -1,0 +1,148 @@
+//! Creating and starting containers, hardened by default.
+
+use bollard::Docker;
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
+};
+use bollard::query_parameters::CreateContainerOptions;
+use mill_core::container::{ContainerState, Observed, OpError, OpErrorKind, RunSpec, label};
+use mill_core::name::AllocId;
+
+use super::errors::error;
+use super::{CALL_WITHIN, Engine, images, name, ports, within};
+
+/// Capabilities that ordinary images need to switch users and bind low ports; all others go.
+const CAPABILITIES: &[&str] = &[
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+/// Processes and threads that one container may have.
+const PIDS_MAX: i64 = 4096;
+/// The engine's own log of a container: files of this size,
+const LOG_FILE_SIZE: &str = "16m";
+/// and this many of them.
+const LOG_FILES: &str = "4";
+
+impl Engine {
+    /// The container of that spec, running; created if there is none.
+    pub(super) async fn start(&self, docker: &Docker, spec: RunSpec) -> Result<Observed, OpError> {
+        let alloc = spec.alloc.clone();
+        match self.find(docker, &alloc).await? {
+            Some(found) if found.state == ContainerState::Created => {
+                // A start that was cut off: its container may not be what is wanted now.
+                self.remove(docker, &alloc).await?;
+            }
+            Some(found) => return Ok(found),
+            None => {}
+        }
+        ports::check(spec.port)?;
+        let options = CreateContainerOptions {
+            name: Some(name(&alloc)),
+            ..CreateContainerOptions::default()
+        };
+        let doing = format!("creating the container of {alloc}");
+        let body = self.body(spec);
+        within(CALL_WITHIN, &doing, docker.create_container(Some(options), body)).await.map_err(
+            |failed| match failed.kind {
+                OpErrorKind::Gone => error(OpErrorKind::ImageMissing, failed.detail),
+                _ => failed,
+            },
+        )?;
+        match self.run(docker, &alloc).await {
+            Ok(observed) => Ok(observed),
+            Err(failed) => {
+                // Nothing half-done stays behind; if this fails too, the next listing shows it.
+                let _ = self.remove(docker, &alloc).await;
+                Err(failed)
+            }
+        }
+    }
+
+    /// Starts the stopped container of an alloc again.
+    pub(super) async fn restart(
+        &self,
+        docker: &Docker,
+        alloc: &AllocId,
+        port: Option<u16>,
+    ) -> Result<Observed, OpError> {
+        match self.find(docker, alloc).await? {
+            Some(found) if found.state == ContainerState::Running => Ok(found),
+            Some(_) => {
+                ports::check(port)?;
+                self.run(docker, alloc).await
+            }
+            None => {
+                let detail = format!("the container of {alloc} is not there any more");
+                Err(error(OpErrorKind::Gone, detail))
+            }
+        }
+    }
+
+    async fn run(&self, docker: &Docker, alloc: &AllocId) -> Result<Observed, OpError> {
+        let doing = format!("starting {alloc}");
+        within(CALL_WITHIN, &doing, docker.start_container(&name(alloc), None)).await.map_err(
+            |failed| match failed.kind {
+                // Docker says 404 also when the program is not in the image.
+                OpErrorKind::Gone => error(OpErrorKind::Rejected, failed.detail),
+                _ => failed,
+            },
+        )?;
+        let found = self.find(docker, alloc).await?;
+        found.ok_or_else(|| error(OpErrorKind::Gone, format!("{alloc} is gone after its start")))
+    }
+
+    fn body(&self, spec: RunSpec) -> ContainerCreateBody {
+        let mut labels = spec.labels;
+        labels.insert(label::CLUSTER.to_owned(), self.options().cluster.clone());
+        labels.insert(label::NODE.to_owned(), self.options().node.to_string());
+        let kept = CAPABILITIES.iter().filter(|cap| !spec.cap_drop.iter().any(|drop| drop == *cap));
+        let added: Vec<String> =
+            kept.map(|cap| (*cap).to_owned()).chain(spec.cap_add.iter().cloned()).collect();
+        let memory = spec.memory.map(|bytes| clamp(bytes.0));
+        let log = [("max-size", LOG_FILE_SIZE), ("max-file", LOG_FILES)];
+        let host = HostConfig {
+            network_mode: Some("host".to_owned()),
+            nano_cpus: spec.cpu.map(|cpu| clamp(cpu.0.saturating_mul(1_000_000))),
+            memory,
+            // Equal to memory: no swap beside it.
+            memory_swap: memory,
+            pids_limit: Some(PIDS_MAX),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            cap_add: Some(added),
+            security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+            readonly_rootfs: Some(spec.read_only),
+            tmpfs: Some(spec.tmpfs.into_iter().map(|path| (path, String::new())).collect()),
+            restart_policy: Some(RestartPolicy {
+                name: Some(RestartPolicyNameEnum::NO),
+                maximum_retry_count: None,
+            }),
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("json-file".to_owned()),
+                config: Some(log.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            }),
+            ..HostConfig::default()
+        };
+        ContainerCreateBody {
+            image: Some(images::exact(&spec.image)),
+            cmd: (!spec.command.is_empty()).then_some(spec.command),
+            env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+            user: spec.user,
+            stop_signal: Some(spec.stop_signal),
+            labels: Some(labels.into_iter().collect()),
+            host_config: Some(host),
+            ..ContainerCreateBody::default()
+        }
+    }
+}
+
+fn clamp(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

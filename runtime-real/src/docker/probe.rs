@@ -1,0 +1,143 @@
+//! Health probes: one question, and the answer or why it is not one.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::exec::{CreateExecOptions, StartExecResults};
+use futures_util::StreamExt as _;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use mill_core::config::model::HealthCheck;
+use mill_core::container::{OpError, OpErrorKind, OpOutput};
+use mill_core::name::AllocId;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::errors::error;
+use super::{CALL_WITHIN, Engine, name, within};
+
+/// As much of an answer as is told.
+const TOLD_BYTES: usize = 200;
+
+impl Engine {
+    /// Asks once.
+    pub(super) async fn probe(
+        &self,
+        docker: &Docker,
+        alloc: &AllocId,
+        port: Option<u16>,
+        check: HealthCheck,
+        limit: Duration,
+    ) -> Result<OpOutput, OpError> {
+        let asked = async {
+            match (&check, port) {
+                (HealthCheck::Running, _) => Ok(()),
+                (HealthCheck::Http { path }, Some(port)) => http(port, path).await,
+                (HealthCheck::Tcp, Some(port)) => connect(port).await.map(|_| ()),
+                (HealthCheck::Http { .. } | HealthCheck::Tcp, None) => {
+                    Err(unhealthy("it has no port to ask at"))
+                }
+                (HealthCheck::Exec { command }, _) => {
+                    match self.exec(docker, alloc, command).await? {
+                        (0, _) => Ok(()),
+                        (code, said) => {
+                            Err(unhealthy(format!("the command exited with {code}: {said}")))
+                        }
+                    }
+                }
+            }
+        };
+        match timeout(limit, asked).await {
+            Ok(answered) => answered.map(|()| OpOutput::Done),
+            Err(_) => Err(unhealthy(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    /// Runs a command in a container: its exit code and the end of what it printed.
+    pub(super) async fn exec(
+        &self,
+        docker: &Docker,
+        alloc: &AllocId,
+        command: &[String],
+    ) -> Result<(i64, String), OpError> {
+        let options = CreateExecOptions {
+            cmd: Some(command.to_vec()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..CreateExecOptions::default()
+        };
+        let doing = format!("running a command in {alloc}");
+        let name = name(alloc);
+        let created = docker.create_exec(&name, options);
+        let id = within(CALL_WITHIN, &doing, created).await?.id;
+        let started = within(CALL_WITHIN, &doing, docker.start_exec(&id, None)).await?;
+        let mut said = Vec::new();
+        if let StartExecResults::Attached { mut output, .. } = started {
+            while let Some(Ok(chunk)) = output.next().await {
+                said.extend_from_slice(chunk.as_ref());
+                let surplus = said.len().saturating_sub(TOLD_BYTES);
+                said.drain(..surplus);
+            }
+        }
+        let ended = within(CALL_WITHIN, &doing, docker.inspect_exec(&id)).await?;
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        Ok((ended.exit_code.unwrap_or(-1), said))
+    }
+}
+
+async fn connect(port: u16) -> Result<TcpStream, OpError> {
+    let connected = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+    connected.map_err(|cause| unhealthy(format!("nothing answers at port {port}: {cause}")))
+}
+
+async fn http(port: u16, path: &str) -> Result<(), OpError> {
+    let broken = |cause: &dyn std::error::Error| {
+        unhealthy(format!("GET {path} at port {port} was not answered: {cause}"))
+    };
+    let stream = TokioIo::new(connect(port).await?);
+    let handshake = hyper::client::conn::http1::handshake(stream).await;
+    let (mut sender, connection) = handshake.map_err(|cause| broken(&cause))?;
+    let driving = tokio::spawn(connection);
+    let request = hyper::Request::get(path)
+        .header("host", format!("127.0.0.1:{port}"))
+        .header("user-agent", "mill-health")
+        .header("connection", "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|cause| broken(&cause))?;
+    let response = sender.send_request(request).await.map_err(|cause| broken(&cause));
+    let answered = match response {
+        Ok(response) => {
+            let status = response.status();
+            if (200..400).contains(&status.as_u16()) {
+                Ok(())
+            } else {
+                let said = first_line(response.into_body()).await;
+                Err(unhealthy(format!("GET {path} at port {port} answered {status}: {said}")))
+            }
+        }
+        Err(cause) => Err(cause),
+    };
+    driving.abort();
+    answered
+}
+
+async fn first_line(mut body: hyper::body::Incoming) -> String {
+    let mut said = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            said.extend_from_slice(&data);
+        }
+        if said.len() >= TOLD_BYTES {
+            break;
+        }
+    }
+    said.truncate(TOLD_BYTES);
+    let text = String::from_utf8_lossy(&said);
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+}
+
+fn unhealthy(detail: impl Into<String>) -> OpError {
+    error(OpErrorKind::Unhealthy, detail)
+}
