@@ -12,7 +12,7 @@ const RESERVED_MEMORY_PART: u64 = 16;
 pub fn capacity(ports: PortPool) -> Capacity {
     let cores = available_parallelism().map_or(1, usize::from);
     let info = rustix::system::sysinfo();
-    let total = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let total = info.totalram.saturating_mul(u64::from(info.mem_unit));
     Capacity {
         cpu: Millicores(1000 * u64::try_from(cores).unwrap_or(1)),
         memory: Bytes(total - total / RESERVED_MEMORY_PART),

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod consensus;
 pub mod daemon;
 pub mod docker;
+pub mod doctor;
 mod host;
 mod identity;
 mod recorder;

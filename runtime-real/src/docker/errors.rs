@@ -113,11 +113,13 @@ fn cleaned(message: &str) -> String {
 }
 
 fn is_unreachable(cause: &Error) -> bool {
-    match cause {
-        Error::IOError { .. } | Error::HyperResponseError { .. } => true,
-        Error::HyperLegacyError { .. } | Error::SocketNotFoundError(_) => true,
-        _ => false,
-    }
+    matches!(
+        cause,
+        Error::IOError { .. }
+            | Error::HyperResponseError { .. }
+            | Error::HyperLegacyError { .. }
+            | Error::SocketNotFoundError(_)
+    )
 }
 
 /// An error and all its causes.

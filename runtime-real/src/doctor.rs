@@ -1,0 +1,210 @@
+//! What a node needs of its machine, each checked and told with what to do about it.
+//!
+//! It looks and changes nothing. `mill doctor` prints it.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use mill_core::cluster::node::PortPool;
+use mill_core::name::NodeId;
+use mill_core::units::Bytes;
+use serde::Serialize;
+
+use crate::clock;
+use crate::docker::{Engine, EngineOptions};
+
+/// Less space than this, and images and logs soon fill the disk.
+const SPACE_LOW: Bytes = Bytes(2 << 30);
+/// A wall clock before this was never set: 2026-01-01.
+const CLOCK_EARLIEST_MS: u64 = 1_767_225_600_000;
+/// A container engine that answers by then is healthy enough.
+const PORTS_TRIED: u16 = 20;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub subject: &'static str,
+    /// How it is.
+    pub grade: Grade,
+    /// What was seen.
+    pub seen: String,
+    /// What to do, unless it is fine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// As it should be.
+    Fine,
+    /// It works, and could be better.
+    Warning,
+    /// Mill cannot work like this.
+    Broken,
+}
+
+/// Looks at everything.
+pub async fn examine(engine: Option<String>, data: &Path, ports: PortPool) -> Vec<Finding> {
+    let mut found = vec![privileges()];
+    found.extend(engine_findings(engine).await);
+    found.push(space(data));
+    found.push(free_ports(ports));
+    found.push(wall_clock());
+    found.push(cgroups());
+    found.push(kernel_feature(
+        "tun",
+        "/dev/net/tun",
+        "load the module `tun`; the mesh needs it where the kernel has no WireGuard",
+    ));
+    found.push(kernel_feature(
+        "overlayfs",
+        "/proc/filesystems:overlay",
+        "load the module `overlay`; the engine stores images slowly without it",
+    ));
+    found
+}
+
+fn fine(subject: &'static str, seen: impl Into<String>) -> Finding {
+    Finding { subject, grade: Grade::Fine, seen: seen.into(), remedy: None }
+}
+
+fn bad(
+    subject: &'static str,
+    grade: Grade,
+    seen: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Finding {
+    Finding { subject, grade, seen: seen.into(), remedy: Some(remedy.into()) }
+}
+
+fn privileges() -> Finding {
+    match rustix::process::geteuid().is_root() {
+        true => fine("privileges", "running as root"),
+        false => bad(
+            "privileges",
+            Grade::Warning,
+            "not running as root",
+            "run the daemon as root, or add its user to the group of the engine's socket",
+        ),
+    }
+}
+
+async fn engine_findings(host: Option<String>) -> Vec<Finding> {
+    let options = EngineOptions { host, cluster: String::new(), node: NodeId(0), config: None };
+    let info = match Engine::connect(options) {
+        Ok(engine) => engine.info().await,
+        Err(error) => Err(error),
+    };
+    let info = match info {
+        Ok(info) => info,
+        Err(error) => {
+            let remedy = "install and start it (Debian: apt-get install docker.io), or name its \
+                          socket with --engine";
+            return vec![bad("container engine", Grade::Broken, error.detail, remedy)];
+        }
+    };
+    let root = Path::new(&info.data_root);
+    let mut found = vec![fine("container engine", format!("version {} answers", info.version))];
+    found.push(match info.live_restore {
+        true => fine("live-restore", "containers outlive a restart of the engine"),
+        false => bad(
+            "live-restore",
+            Grade::Warning,
+            "the engine kills all containers when it restarts",
+            "put {\"live-restore\": true} into /etc/docker/daemon.json and reload the engine",
+        ),
+    });
+    found.push(Finding { subject: "disk of the engine", ..space(root) });
+    found
+}
+
+fn space(path: &Path) -> Finding {
+    let nearest: PathBuf =
+        path.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/")).to_path_buf();
+    let place = nearest.display();
+    match rustix::fs::statvfs(&nearest) {
+        Ok(stat) => {
+            let free = Bytes(stat.f_bavail.saturating_mul(stat.f_frsize));
+            match free < SPACE_LOW {
+                false => fine("disk", format!("{free} free at {place}")),
+                true => bad(
+                    "disk",
+                    Grade::Warning,
+                    format!("only {free} free at {place}"),
+                    format!("free some space; {SPACE_LOW} is little already"),
+                ),
+            }
+        }
+        Err(error) => bad(
+            "disk",
+            Grade::Broken,
+            format!("{place} cannot be looked at: {error}"),
+            "check that the disk is mounted",
+        ),
+    }
+}
+
+/// Tries a few ports of the pool, evenly spread.
+fn free_ports(pool: PortPool) -> Finding {
+    let count = pool.last - pool.first + 1;
+    let step = usize::from((count / PORTS_TRIED).max(1));
+    let tried = (pool.first..=pool.last).step_by(step);
+    let taken: Vec<String> = tried
+        .filter(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_err())
+        .map(|port| port.to_string())
+        .collect();
+    let range = format!("{}-{}", pool.first, pool.last);
+    match taken.is_empty() {
+        true => fine("ports", format!("those tried of {range} are free")),
+        false => bad(
+            "ports",
+            Grade::Warning,
+            format!("other programs listen on {} of the pool {range}", taken.join(", ")),
+            "Mill steps over taken ports; name another pool with --ports if they are many",
+        ),
+    }
+}
+
+fn wall_clock() -> Finding {
+    match clock::wall().0 >= CLOCK_EARLIEST_MS {
+        true => fine("clock", "the wall clock is set"),
+        false => bad(
+            "clock",
+            Grade::Broken,
+            "the wall clock says it is before 2026",
+            "set it, and keep it right with chrony or systemd-timesyncd: certificates depend on it",
+        ),
+    }
+}
+
+fn cgroups() -> Finding {
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let legacy = Path::new("/sys/fs/cgroup/memory").exists();
+    match (unified, legacy) {
+        (true, _) => fine("cgroups", "version 2"),
+        (false, true) => fine("cgroups", "version 1, which limits cpu and memory just as well"),
+        (false, false) => bad(
+            "cgroups",
+            Grade::Broken,
+            "no memory controller is mounted",
+            "mount cgroup2 at /sys/fs/cgroup, or boot with cgroup_enable=memory",
+        ),
+    }
+}
+
+/// A path that must exist, or `FILE:WORD` for a word that a file must contain.
+fn kernel_feature(subject: &'static str, sign: &str, remedy: &str) -> Finding {
+    let present = match sign.split_once(':') {
+        None => Path::new(sign).exists(),
+        Some((file, word)) => fs::read_to_string(file)
+            .is_ok_and(|text| text.split_whitespace().any(|found| found == word)),
+    };
+    match present {
+        true => fine(subject, "the kernel has it"),
+        false => bad(subject, Grade::Warning, "the kernel does not show it", remedy),
+    }
+}
