@@ -63,22 +63,23 @@ impl Client {
         path: &str,
     ) -> Result<impl Stream<Item = String> + Unpin + use<>, Failure> {
         let response = self.send(Method::GET, path, Bytes::new()).await?;
-        let lines = stream::unfold((response.into_body(), Vec::new()), async |(mut body, mut rest)| {
-            loop {
-                if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = rest.drain(..=end).collect();
-                    let line = String::from_utf8_lossy(&line);
-                    match line.trim_end().strip_prefix("data: ") {
-                        Some(data) => return Some((data.to_owned(), (body, rest))),
-                        None => continue,
+        let lines =
+            stream::unfold((response.into_body(), Vec::new()), async |(mut body, mut rest)| {
+                loop {
+                    if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                        let line: Vec<u8> = rest.drain(..=end).collect();
+                        let line = String::from_utf8_lossy(&line);
+                        match line.trim_end().strip_prefix("data: ") {
+                            Some(data) => return Some((data.to_owned(), (body, rest))),
+                            None => continue,
+                        }
+                    }
+                    let frame = body.frame().await?.ok()?;
+                    if let Ok(data) = frame.into_data() {
+                        rest.extend_from_slice(&data);
                     }
                 }
-                let frame = body.frame().await?.ok()?;
-                if let Ok(data) = frame.into_data() {
-                    rest.extend_from_slice(&data);
-                }
-            }
-        });
+            });
         Ok(Box::pin(lines))
     }
 
@@ -141,7 +142,9 @@ impl Client {
             Address::Unix(path) => {
                 (path, "is the daemon running, and are you root? `mill doctor` looks closer")
             }
-            Address::Tcp(host) => (host, "is the daemon running with --listen, and is MILL_TOKEN set?"),
+            Address::Tcp(host) => {
+                (host, "is the daemon running with --listen, and is MILL_TOKEN set?")
+            }
         };
         Failure::Unreachable(format!("no daemon answers at {what}: {error}\n{hint}"))
     }

@@ -38,7 +38,12 @@ pub fn validate(files: &Files, json: bool) -> Outcome {
     let project = &loaded.parsed.project;
     let unsupported = loaded.parsed.problems_for(&supported::unsupported(project));
     if json {
-        println!("{}", pretty(&serde_json::json!({ "valid": true, "project": project, "unsupported": unsupported })));
+        println!(
+            "{}",
+            pretty(
+                &serde_json::json!({ "valid": true, "project": project, "unsupported": unsupported })
+            )
+        );
         return done();
     }
     let (services, tasks) = (project.services.len(), project.tasks.len());

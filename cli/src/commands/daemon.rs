@@ -83,7 +83,10 @@ impl Stop {
     /// Listens from now on.
     pub fn new() -> Result<Stop, Failure> {
         let on = |kind| signal(kind).map_err(|error| Failure::of(&error));
-        Ok(Stop { interrupt: on(SignalKind::interrupt())?, terminate: on(SignalKind::terminate())? })
+        Ok(Stop {
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+        })
     }
 
     /// Waits for one of them.

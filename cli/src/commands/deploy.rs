@@ -71,10 +71,8 @@ pub async fn start(
                 if let Ok(Answer::Deployment(view)) = latest
                     && !view.state.is_end()
                 {
-                    let path = format!(
-                        "/v1/deploys/latest?hold={HOLD_MS}&seen={}",
-                        view.fingerprint
-                    );
+                    let path =
+                        format!("/v1/deploys/latest?hold={HOLD_MS}&seen={}", view.fingerprint);
                     client.get(&path).await?;
                 }
             }
@@ -115,7 +113,9 @@ async fn watch(client: &Client, number: u64, json: bool) -> Result<DeployView, F
         let view = match client.get(&path).await {
             Ok(Answer::Deployment(view)) => view,
             Ok(other) => {
-                return Err(Failure::Failed(format!("the daemon answered something else: {other:?}")));
+                return Err(Failure::Failed(format!(
+                    "the daemon answered something else: {other:?}"
+                )));
             }
             Err(failure) if lost < TRIES && is_passing(&failure) => {
                 lost += 1;

@@ -66,7 +66,8 @@ fn unexpected() -> Outcome {
 
 fn print_status(view: &StatusView) {
     println!("cluster {}, revision {}", view.cluster, view.revision);
-    let mut nodes = table::table(&["NODE", "STATE", "ADDRESS", "CPU", "MEMORY", "ALLOCS", "VERSION"]);
+    let mut nodes =
+        table::table(&["NODE", "STATE", "ADDRESS", "CPU", "MEMORY", "ALLOCS", "VERSION"]);
     for node in &view.nodes {
         let state = match node.up {
             true => painted("up", render::GREEN),
@@ -118,7 +119,8 @@ fn print_services(view: &StatusView) {
 }
 
 fn print_allocs(views: &[AllocView]) {
-    let mut allocs = table::table(&["ALLOC", "STATE", "NODE", "PORT", "VERSION", "RESTARTS", "IMAGE"]);
+    let mut allocs =
+        table::table(&["ALLOC", "STATE", "NODE", "PORT", "VERSION", "RESTARTS", "IMAGE"]);
     for view in views {
         let state = match (view.phase, view.stopping) {
             (Phase::Healthy, false) => painted("healthy", render::GREEN),

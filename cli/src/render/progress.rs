@@ -46,7 +46,9 @@ impl Progress {
                 }
                 for service in &view.services {
                     let line = describe(service);
-                    if self.lines.insert(service.service.to_string(), line.clone()) != Some(line.clone()) {
+                    if self.lines.insert(service.service.to_string(), line.clone())
+                        != Some(line.clone())
+                    {
                         println!("  {}: {line}", service.service);
                     }
                 }

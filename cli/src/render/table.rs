@@ -5,7 +5,7 @@ use comfy_table::{Table, presets};
 /// A table with these headings.
 pub fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(headings);
+    table.load_style(presets::NOTHING).set_header(headings);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
