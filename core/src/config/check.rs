@@ -88,9 +88,9 @@ impl Checker<'_> {
                 for (index, node) in items.iter().enumerate() {
                     let path = item(path, index);
                     self.facts.spans.insert(path.clone(), node.at.clone());
-                    match &node.value {
-                        Value::Table(table) => self.section(section, &path, table, &node.at),
-                        _ => self.wrong_type(&field.kind, &path, node),
+                    match node.value.table() {
+                        Some(table) => self.section(section, &path, table, &node.at),
+                        None => self.wrong_type(&field.kind, &path, node),
                     }
                 }
             }
@@ -110,9 +110,9 @@ impl Checker<'_> {
             if let Err(complaint) = (format::NAME.check)(key) {
                 self.complain(&format::NAME, &path, at.clone(), complaint);
             }
-            match &node.value {
-                Value::Table(table) => self.section(section, &path, table, &node.at),
-                _ => self.wrong_type(&Kind::Named(section), &path, node),
+            match node.value.table() {
+                Some(table) => self.section(section, &path, table, &node.at),
+                None => self.wrong_type(&Kind::Named(section), &path, node),
             }
         }
     }
