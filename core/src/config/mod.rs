@@ -75,9 +75,3 @@ pub fn parse(sources: &[Source]) -> Result<Parsed, Vec<Problem>> {
     problems.dedup();
     Err(problems)
 }
-impl Parsed {
-    /// tmp
-    pub fn problems_for(&self, _u: &[supported::Unsupported]) -> Vec<Problem> {
-        Vec::new()
-    }
-}
