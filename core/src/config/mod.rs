@@ -7,6 +7,7 @@
 //! Tested by the snapshots in `tests/config`.
 
 mod build;
+pub(crate) mod capabilities;
 mod check;
 mod cron;
 pub mod diff;
