@@ -22,6 +22,7 @@ mod render;
 mod rules;
 mod schema;
 mod source;
+mod spell;
 mod suggest;
 pub mod supported;
 pub mod text;
