@@ -14,7 +14,7 @@ use super::capabilities;
 use super::check::Facts;
 use super::model::{
     ContainerSpec, HealthCheck, Project, Replicas, RouteMatch, ServiceSpec, TaskSpec, UpdateOrder,
-    VolumeKind,
+    VolumeKind, VolumeSpec,
 };
 use super::path::{item, join, nearest};
 use super::problem::{Location, Problem};
@@ -182,15 +182,10 @@ impl Rules<'_> {
         let tcp_off = !matches!(container.health.check, HealthCheck::Tcp) && self.sound(&checks[1]);
         let written: Vec<&String> = checks
             .iter()
-            .filter(|at| self.written(at))
-            .filter(|at| {
-                **at != checks[1]
-                    || !tcp_off
-                    || checks.iter().filter(|c| self.written(c)).count() > 1
-            })
+            .filter(|at| self.written(at) && !(tcp_off && **at == checks[1]))
             .collect();
         match written.as_slice() {
-            [] if self.written(&health) => {
+            [] if self.written(&health) && self.sound(&health) => {
                 let at = self.at(&health);
                 self.push(
                     Problem::new("without-effect", at, "this health check checks nothing")
@@ -255,11 +250,15 @@ impl Rules<'_> {
         let start_first = service.update.order == UpdateOrder::StartFirst;
         if start_first && must_stop_first(service.replicas, &service.container) {
             let (cause, label) = if service.container.has_persistent_volume() {
-                ("volume[0]", "a persistent volume has one writer at a time")
+                let volumes = &service.container.volumes;
+                let persistent = volumes.iter().position(VolumeSpec::is_persistent);
+                let cause = item(&join(path, "volume"), persistent.unwrap_or_default());
+                (cause, "a persistent volume has one writer at a time")
             } else {
-                ("fixed_port", "each node already has the old replica on this port")
+                let cause = join(path, "fixed_port");
+                (cause, "each node already has the old replica on this port")
             };
-            let note = self.at(&join(path, cause));
+            let note = self.at(&cause);
             self.push(
                 Problem::new(
                     "must-stop-first",
