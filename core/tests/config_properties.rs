@@ -108,7 +108,8 @@ proptest! {
     #[test]
     fn any_two_configs_can_be_given_together(first in any::<Index>(), second in any::<Index>()) {
         let samples = samples();
-        check(&[first.get(&samples), second.get(&samples)]);
+        let (first, second) = (first.get(&samples), second.get(&samples));
+        check(&[first.as_str(), second.as_str()]);
     }
 
     #[test]
