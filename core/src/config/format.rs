@@ -326,10 +326,12 @@ fn time_zone(text: &str) -> Result<(), Complaint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::checker::matches;
 
     fn check(format: &Format, good: &[&str], bad: &[&str]) {
         for text in good {
             assert_eq!((format.check)(text), Ok(()), "{}: {text}", format.noun);
+            assert!(matches(format.pattern, text), "{}: {text}", format.noun);
         }
         for text in bad {
             assert!((format.check)(text).is_err(), "{}: {text}", format.noun);

@@ -109,6 +109,14 @@ impl Section {
     }
 }
 
+impl Field {
+    /// The example as a value; `None` for a field that opens a section.
+    pub fn example_value(&self) -> Option<Value> {
+        let written: Value = toml::from_str(&format!("example = {}", self.example)).ok()?;
+        written.get("example").cloned()
+    }
+}
+
 impl Kind {
     /// Whether it is written `[[path.name]]`.
     pub fn is_tables(&self) -> bool {

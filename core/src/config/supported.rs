@@ -8,6 +8,7 @@
 use std::fmt;
 
 use super::Parsed;
+use super::grammar::{Field, Section};
 use super::model::{
     ClusterSettings, ContainerSpec, HealthCheck, HealthSpec, PlaceSpec, Project, Replicas,
     ServiceSpec, StopSpec, UpdateSpec,
@@ -79,6 +80,14 @@ pub(super) fn acts_on(field: &str) -> bool {
         field.strip_prefix(gap.field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
     !GAPS.iter().any(within)
+}
+
+/// What a field means, and whether this version acts on it.
+pub(super) fn described(section: &Section, field: &Field) -> String {
+    match acts_on(&join(section.path, field.name)) {
+        true => field.doc.to_owned(),
+        false => format!("{} (not acted on yet)", field.doc),
+    }
 }
 
 /// Every such part of a project: cluster settings, services by name, tasks by name. A field that
