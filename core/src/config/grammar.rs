@@ -97,6 +97,18 @@ pub enum Kind {
 }
 
 impl Section {
+    /// Its header as one would write it: `[service.NAME.health]`, `[[service.NAME.route]]`; empty
+    /// for the top of the file.
+    pub fn header(&self) -> String {
+        let fields = ROOT.all().into_iter().flat_map(|section| section.fields);
+        let opens = |kind: &Kind| kind.section().is_some_and(|s| std::ptr::eq(s, self));
+        match fields.map(|field| &field.kind).find(|kind| opens(kind)) {
+            Some(kind) if kind.is_tables() => format!("[[{}]]", self.path),
+            Some(_) => format!("[{}]", self.path),
+            None => String::new(),
+        }
+    }
+
     /// The field called `name`.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)

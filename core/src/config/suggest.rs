@@ -124,16 +124,7 @@ fn header(section: &Section, path: &str) -> String {
         return "the top of the file".to_owned();
     }
     let name = path.split(['.', '[']).nth(1).unwrap_or("NAME");
-    let written = section.path.replace("NAME", name);
-    match ROOT
-        .all()
-        .iter()
-        .flat_map(|s| s.fields)
-        .find(|f| f.kind.section().is_some_and(|s| std::ptr::eq(s, section)))
-    {
-        Some(field) if field.kind.is_tables() => format!("[[{written}]]"),
-        _ => format!("[{written}]"),
-    }
+    section.header().replace("NAME", name)
 }
 
 /// `[service.env]`: a section of a service where the service's name should be.
