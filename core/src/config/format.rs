@@ -82,7 +82,10 @@ fn name(text: &str) -> Result<(), Complaint> {
     let Err(bad) = text.parse::<Name>() else { return Ok(()) };
     let close: String = text.to_lowercase().replace(['_', '.', ' ', '/'], "-");
     let close = close.trim_matches('-');
-    let (message, rule) = bad_name_sentence(&bad.to_string());
+    let (mut message, rule) = bad_name_sentence(&bad.to_string());
+    if text.is_empty() {
+        message = "this name is empty".to_owned();
+    }
     let complaint = Complaint::new(message);
     Err(match close.parse::<Name>() {
         Ok(close) => complaint.help(format!("write `{close}`: {rule}")),
@@ -97,7 +100,11 @@ fn bad_name_sentence(sentence: &str) -> (String, String) {
 }
 
 fn word(text: &str) -> Result<(), Complaint> {
-    if text.is_empty() { Err(Complaint::new("this string is empty")) } else { Ok(()) }
+    if text.is_empty() {
+        Err(Complaint::new("this string is empty").help("write what it is to be, or leave it out"))
+    } else {
+        Ok(())
+    }
 }
 
 fn email(text: &str) -> Result<(), Complaint> {
@@ -124,7 +131,11 @@ fn env_name(text: &str) -> Result<(), Complaint> {
 fn mount_path(text: &str) -> Result<(), Complaint> {
     let help = "write where it goes in the container, like `/var/lib/data`";
     if !text.starts_with('/') {
-        return Err(Complaint::new(format!("`{text}` is not an absolute path")).help(help));
+        let complaint = Complaint::new(format!("`{text}` is not an absolute path"));
+        return Err(match text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            true => complaint.help(format!("write where it goes in the container: `/{text}`?")),
+            false => complaint.help(help),
+        });
     }
     if text.trim_matches('/').is_empty() {
         return Err(Complaint::new("the root of the container cannot be replaced").help(help));
@@ -165,17 +176,20 @@ fn path_of_url(text: &str) -> &str {
 }
 
 fn route_path(text: &str) -> Result<(), Complaint> {
+    let sign = text.find(['?', '#', '*']);
+    if !text.starts_with('/') {
+        let below = path_of_url(text).split(['?', '#', '*']).next().unwrap_or_default();
+        return Err(Complaint::new(format!("the path `{text}` does not start with `/`"))
+            .help(format!("write `/{below}`: everything below it matches")));
+    }
     http_path(text)?;
-    if let Some(at) = text.find(['?', '#', '*']) {
+    if let Some(at) = sign {
         let sign = &text[at..=at];
         return Err(Complaint::new(format!(
             "a route's path is a prefix and cannot have `{sign}` in it"
         ))
         .at(at..at + 1)
-        .help(format!(
-            "write `{}`: everything below it matches",
-            text[..at].trim_end_matches('*')
-        )));
+        .help(format!("write `{}`: everything below it matches", &text[..at])));
     }
     if let Some(at) = text.find("//") {
         return Err(Complaint::new("there is an empty part in this path").at(at..at + 2));
@@ -306,7 +320,11 @@ fn label(text: &str) -> Result<(), Complaint> {
     {
         return Ok(());
     }
-    Err(Complaint::new(format!("`{text}` cannot be in a node's label")).help(
+    let message = match text {
+        "" => "nothing is in this part of a node's label".to_owned(),
+        _ => format!("`{text}` cannot be in a node's label"),
+    };
+    Err(Complaint::new(message).help(
         "use up to 63 letters, digits, `.`, `_`, `-` and `/`, with a letter or digit at both ends",
     ))
 }

@@ -144,7 +144,10 @@ impl Rules<'_> {
         let files = files.map(|file| (file.as_str(), join(&join(path, "secret_files"), file)));
         let mut taken: BTreeMap<String, String> = BTreeMap::new();
         let all = volumes.chain(tmpfs).chain(files);
-        for (mount, at) in all.filter(|(mount, _)| !mount.is_empty()) {
+        let mut all: Vec<(&str, String)> = all.filter(|(mount, _)| !mount.is_empty()).collect();
+        // The first in the file is the one that was there first.
+        all.sort_by_key(|(_, at)| self.at(at));
+        for (mount, at) in all {
             let parts: Vec<&str> = mount.split('/').filter(|part| !part.is_empty()).collect();
             let Some(first) = taken.insert(parts.join("/"), at.clone()) else { continue };
             self.push(
@@ -223,7 +226,10 @@ impl Rules<'_> {
             && service.update.canary >= count
             && self.sound(&replicas)
         {
-            let message = format!("`canary` is not fewer than the {count} replicas");
+            let message = match count {
+                1 => "`canary` leaves no replica to follow: there is only 1".to_owned(),
+                count => format!("`canary` leaves no replica to follow: there are only {count}"),
+            };
             let note = self.at(&replicas);
             self.push(
                 Problem::new("canary-too-large", self.at(&canary), message)

@@ -4,6 +4,7 @@
 use super::grammar::{Kind, ROOT, Section};
 use super::problem::{Location, Problem};
 use super::tree::{Entry, Node, Value};
+use crate::units::{Bytes, Millis};
 
 /// The candidate that is likely a slip of `word`, if one is.
 pub(super) fn closest<'a>(
@@ -17,8 +18,8 @@ pub(super) fn closest<'a>(
 
 /// Words of other tools and near misses, by the section's first word, and what they are here.
 const ELSEWHERE: [(&str, &str, &str); 34] = [
-    ("", "services", "write `[service.NAME]`, one table for each service"),
-    ("", "tasks", "write `[task.NAME]`, one table for each task"),
+    ("", "services", "write `[service.NAME]`: one table, in the singular, for each service"),
+    ("", "tasks", "write `[task.NAME]`: one table, in the singular, for each task"),
     ("", "jobs", "write `[task.NAME]`, one table for each task"),
     ("", "name", "the project's name is `project`"),
     ("", "version", "leave it out: the format needs no version"),
@@ -71,17 +72,17 @@ fn advice(section: &Section, path: &str, key: &str) -> String {
     if let Some(field) = section.field(&lower) {
         return format!("did you mean `{}`?", field.name);
     }
-    if let Some(field) = lower.strip_suffix('s').and_then(|one| section.field(one)) {
-        return match field.kind.is_tables() {
-            true => format!("did you mean `[[{path}.{}]]`?", field.name),
-            false => format!("did you mean `{}`?", field.name),
-        };
-    }
     let sort = section.path.split('.').next().unwrap_or_default();
     let whole = !section.path[sort.len()..].trim_start_matches(".NAME").contains('.');
     let word = ELSEWHERE.iter().find(|(of, word, _)| whole && *of == sort && *word == lower);
     if let Some((_, _, advice)) = word {
         return advice.replace("service.NAME", if path.is_empty() { "service.NAME" } else { path });
+    }
+    if let Some(field) = lower.strip_suffix('s').and_then(|one| section.field(one)) {
+        return match field.kind.is_tables() {
+            true => format!("did you mean `[[{path}.{}]]`?", field.name),
+            false => format!("did you mean `{}`?", field.name),
+        };
     }
     if let Some(advice) = other_section(section, path, &lower) {
         return advice;
@@ -159,6 +160,47 @@ pub(super) fn forgotten_name(
     )
 }
 
+/// A size in the spelling of other tools, as it is written here: `512m`, `1Gi`, `10 mb`.
+pub(super) fn near_size(text: &str) -> Option<String> {
+    let (number, unit) = number_and_unit(text);
+    let unit = match unit.as_str() {
+        "" | "m" | "mi" | "mib" => "MiB",
+        "k" | "ki" | "kib" => "KiB",
+        "g" | "gi" | "gib" => "GiB",
+        "t" | "ti" | "tib" => "TiB",
+        "b" | "byte" | "bytes" => "B",
+        "kb" => "KB",
+        "mb" => "MB",
+        "gb" => "GB",
+        "tb" => "TB",
+        _ => return None,
+    };
+    let near = format!("{number}{unit}");
+    near.parse::<Bytes>().is_ok().then_some(near)
+}
+
+/// A duration in the spelling of other tools, as it is written here: `5`, `5 min`, `2hours`.
+pub(super) fn near_duration(text: &str) -> Option<String> {
+    let (number, unit) = number_and_unit(text);
+    let unit = match unit.as_str() {
+        "" | "s" | "sec" | "secs" | "second" | "seconds" => "s",
+        "ms" | "msec" | "millis" | "millisecond" | "milliseconds" => "ms",
+        "m" | "min" | "mins" | "minute" | "minutes" => "m",
+        "h" | "hr" | "hrs" | "hour" | "hours" => "h",
+        "d" | "day" | "days" => "d",
+        _ => return None,
+    };
+    let near = format!("{number}{unit}");
+    near.parse::<Millis>().is_ok().then_some(near)
+}
+
+/// The unit in lower case.
+fn number_and_unit(text: &str) -> (&str, String) {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    (&text[..end], text[end..].trim().to_lowercase())
+}
+
 /// How a value of the wrong type would be written as `kind` wants it.
 pub(super) fn same_value_as(kind: &Kind, path: &str, value: &Value, raw: &str) -> Option<String> {
     match (kind, value) {
@@ -190,7 +232,10 @@ pub(super) fn same_value_as(kind: &Kind, path: &str, value: &Value, raw: &str) -
             Some(format!("there is one of it: write the header as `[{path}]`"))
         }
         (Kind::Map(..) | Kind::Table(_), _) => Some(format!("write `[{path}]` and keys below it")),
-        (Kind::Named(_), _) => Some(format!("write `[{path}]` and its fields below it")),
+        (Kind::Named(_), _) => {
+            let named = if path.contains('.') { path.to_owned() } else { format!("{path}.NAME") };
+            Some(format!("write `[{named}]` and its fields below it"))
+        }
         _ => None,
     }
 }
