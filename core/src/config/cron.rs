@@ -54,7 +54,10 @@ pub(super) fn check(text: &str) -> Result<(), Complaint> {
     if fields.len() != PARTS.len() {
         let count = fields.len();
         return Err(Complaint::new(format!("a schedule has five fields, this one has {count}"))
-            .help("write minute, hour, day of month, month and day of week: `0 3 * * *` is every day at 3:00"));
+            .help(
+                "write minute, hour, day of month, month and day of week: `0 3 * * *` is every \
+                 day at 3:00",
+            ));
     }
     PARTS.iter().zip(fields).try_for_each(|(part, at)| field(part, &text[at.clone()], at))
 }
@@ -68,7 +71,8 @@ fn field(part: &Part, text: &str, at: Range<usize>) -> Result<(), Complaint> {
     let Part { name, low, high, .. } = part;
     let complain = |what: String| {
         let help = format!(
-            "{name} is {low} to {high}, `*`, a range `{low}-{high}`, a list `{low},{high}` or a step `*/2`"
+            "{name} is {low} to {high}, `*`, a range `{low}-{high}`, a list `{low},{high}` or a \
+             step `*/2`"
         );
         Err(Complaint::new(what).at(at.clone()).help(help))
     };

@@ -51,7 +51,8 @@ impl Complaint {
 }
 
 macro_rules! formats {
-    ($($name:ident $code:literal $noun:literal $plural:literal $pattern:literal $check:path;)*) => {$(
+    ($($name:ident $code:literal $noun:literal $plural:literal
+        $pattern:literal $check:path;)*) => {$(
         pub(super) static $name: Format = Format {
             code: $code, noun: $noun, plural: $plural, pattern: $pattern, check: $check,
         };
@@ -63,19 +64,24 @@ formats! {
     WORD "empty-string" "a string" "strings" "" word;
     IMAGE "invalid-image" "an image reference" "image references" "" image::check;
     EMAIL "invalid-email" "an e-mail address" "e-mail addresses" "^[^@\\s]+@[^@\\s]+$" email;
-    ENV_NAME "invalid-env-name" "a variable's name" "variable names" "^[A-Za-z_][A-Za-z0-9_]*$" env_name;
+    ENV_NAME "invalid-env-name" "a variable's name" "variable names"
+        "^[A-Za-z_][A-Za-z0-9_]*$" env_name;
     MOUNT_PATH "invalid-path" "an absolute path in the container" "absolute paths" "^/." mount_path;
     HTTP_PATH "invalid-path" "a path that starts with `/`" "paths" "^/" http_path;
     ROUTE_PATH "invalid-path" "a path that starts with `/`" "paths" "^/[^?#\\s]*$" route_path;
     HOST "invalid-host" "a host name" "host names" "^[a-z0-9.-]+$" host;
     REDIRECT "invalid-url" "a URL" "URLs" "^(https?://|/)" redirect;
     SIGNAL "unknown-signal" "a signal like \"SIGTERM\"" "signals" "^SIG" signal;
-    CAPABILITY "unknown-capability" "a Linux capability" "Linux capabilities" "^[A-Z_]+$" capability;
+    CAPABILITY "unknown-capability" "a Linux capability" "Linux capabilities"
+        "^[A-Z_]+$" capability;
     USER "invalid-user" "a user" "users" "^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$" user;
-    LABEL "invalid-label" "a label's name" "label names" "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$" label;
-    LABEL_VALUE "invalid-label" "a label's value" "label values" "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$" label;
+    LABEL "invalid-label" "a label's name" "label names"
+        "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$" label;
+    LABEL_VALUE "invalid-label" "a label's value" "label values"
+        "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$" label;
     SCHEDULE "invalid-schedule" "a cron expression" "cron expressions" "" cron::check;
-    TIME_ZONE "invalid-time-zone" "a time zone like \"Europe/Berlin\"" "time zones" "^[A-Za-z][A-Za-z0-9+_/-]*$" time_zone;
+    TIME_ZONE "invalid-time-zone" "a time zone like \"Europe/Berlin\"" "time zones"
+        "^[A-Za-z][A-Za-z0-9+_/-]*$" time_zone;
 }
 
 fn name(text: &str) -> Result<(), Complaint> {

@@ -72,7 +72,10 @@ fn check_name(name: &str) -> Result<(), Complaint> {
         if !component(part) {
             return Err(Complaint::new(format!("`{part}` cannot be in an image's name"))
                 .at(place)
-                .help("use lower-case letters and digits, with single `.`, `_`, `__` or hyphens between"));
+                .help(
+                    "use lower-case letters and digits, with single `.`, `_`, `__` or hyphens \
+                     between",
+                ));
         }
     }
     Ok(())

@@ -25,8 +25,8 @@ const VALUES: &str = "\
   hyphens, starting with a letter and not ending with a hyphen.
 - **Durations** are whole numbers with units, from the largest to the smallest: `\"1m30s\"`. Units
   are `d`, `h`, `m`, `s` and `ms`; no duration is longer than `\"366d\"`.
-- **Sizes** are a number with a unit: `\"512MiB\"`, `\"1.5GiB\"`, `\"100MB\"`. Units with an `i` are powers
-  of 1024, those without of 1000.
+- **Sizes** are a number with a unit: `\"512MiB\"`, `\"1.5GiB\"`, `\"100MB\"`. Units with an `i` are
+  powers of 1024, those without of 1000.
 - **Cores** are a number with up to three decimals: `0.5`.
 - **Interpolated** strings may refer to what is known only later:
 ";

@@ -193,7 +193,10 @@ impl Rules<'_> {
                 self.push(
                     Problem::new("without-effect", at, "this health check checks nothing")
                         .label("no `path`, `tcp` or `command`")
-                        .help("add one of `path = \"/healthz\"`, `tcp = true`, `command = [...]`, or leave the table out: then a container that runs is healthy"),
+                        .help(
+                            "add one of `path = \"/healthz\"`, `tcp = true`, `command = [...]`, \
+                             or leave the table out: then a container that runs is healthy",
+                        ),
                 );
             }
             [] => {}
@@ -249,8 +252,15 @@ impl Rules<'_> {
             let at = ["healthy_for", "deadline"].map(|f| join(&update, f));
             let at = at.iter().find(|at| self.written(at)).unwrap_or(&update);
             self.push(
-                Problem::new("deadline-too-short", self.at(at), format!("no update can succeed: each replica is watched for {soak}, and all must be done in {deadline}"))
-                    .help("make `deadline` longer than `healthy_for`"),
+                Problem::new(
+                    "deadline-too-short",
+                    self.at(at),
+                    format!(
+                        "no update can succeed: each replica is watched for {soak}, and all \
+                         must be done in {deadline}"
+                    ),
+                )
+                .help("make `deadline` longer than `healthy_for`"),
             );
         }
         let start_first = service.update.order == UpdateOrder::StartFirst;
@@ -287,7 +297,10 @@ impl Rules<'_> {
                 self.push(
                     Problem::new("missing-field", at.clone(), format!("`{volume}` has no `size`"))
                         .label("a persistent volume has a size")
-                        .help("add `size = \"20GiB\"`, or `ephemeral = true` for data that may be lost"),
+                        .help(
+                            "add `size = \"20GiB\"`, or `ephemeral = true` for data that may be \
+                             lost",
+                        ),
                 );
             }
             let many = match service.replicas {
@@ -297,10 +310,17 @@ impl Rules<'_> {
             if many && !self.written(&join(&volume, "ephemeral")) {
                 let note = self.at(&join(path, "replicas"));
                 self.push(
-                    Problem::new("volume-shared", at, "a persistent volume can have one replica only")
-                        .label("one writer at a time")
-                        .note(note, "more than one replica")
-                        .help("write `replicas = 1`, or `ephemeral = true` if each replica can have data of its own"),
+                    Problem::new(
+                        "volume-shared",
+                        at,
+                        "a persistent volume can have one replica only",
+                    )
+                    .label("one writer at a time")
+                    .note(note, "more than one replica")
+                    .help(
+                        "write `replicas = 1`, or `ephemeral = true` if each replica can \
+                         have data of its own",
+                    ),
                 );
             }
         }
@@ -379,7 +399,10 @@ impl Rules<'_> {
                 );
                 self.push(problem.help(match near(name, project.services.keys()) {
                     Some(near) => format!("did you mean `${{service.{near}.address}}`?"),
-                    None => format!("add `[service.{name}]`; a service of another project is reached at `{name}.mill` and its port"),
+                    None => format!(
+                        "add `[service.{name}]`; a service of another project is \
+                         reached at `{name}.mill` and its port"
+                    ),
                 }));
             } else if project.services.contains_key(name) && !self.written(&join(&path, "port")) {
                 let header = self.at(&path);

@@ -1,10 +1,10 @@
 //! What the author probably meant: the nearest field, the section where a field belongs, the
 //! word of another tool, the same value spelled as its type wants it.
 
-use super::grammar::{Kind, ROOT, Section};
+use super::grammar::{Kind, LONGEST, ROOT, Section};
 use super::problem::{Location, Problem};
 use super::tree::{Entry, Node, Value};
-use crate::units::{Bytes, Millis};
+use crate::units::{Bytes, Millicores, Millis};
 
 /// The candidate that is likely a slip of `word`, if one is.
 pub(super) fn closest<'a>(
@@ -179,19 +179,27 @@ pub(super) fn near_size(text: &str) -> Option<String> {
     near.parse::<Bytes>().is_ok().then_some(near)
 }
 
-/// A duration in the spelling of other tools, as it is written here: `5`, `5 min`, `2hours`.
+/// A duration in the spelling of other tools, as it is written here: `5`, `5 min`, `1.5h`.
 pub(super) fn near_duration(text: &str) -> Option<String> {
     let (number, unit) = number_and_unit(text);
     let unit = match unit.as_str() {
-        "" | "s" | "sec" | "secs" | "second" | "seconds" => "s",
-        "ms" | "msec" | "millis" | "millisecond" | "milliseconds" => "ms",
-        "m" | "min" | "mins" | "minute" | "minutes" => "m",
-        "h" | "hr" | "hrs" | "hour" | "hours" => "h",
-        "d" | "day" | "days" => "d",
+        "" | "s" | "sec" | "secs" | "second" | "seconds" => Millis::secs(1),
+        "ms" | "msec" | "millis" | "millisecond" | "milliseconds" => Millis(1),
+        "m" | "min" | "mins" | "minute" | "minutes" => Millis::mins(1),
+        "h" | "hr" | "hrs" | "hour" | "hours" => Millis::mins(60),
+        "d" | "day" | "days" => Millis::mins(24 * 60),
         _ => return None,
     };
-    let near = format!("{number}{unit}");
-    near.parse::<Millis>().is_ok().then_some(near)
+    // Cores are read as thousandths, which is what decimals of a unit need too.
+    let Millicores(thousandths) = number.parse().ok()?;
+    let length = Millis(thousandths.checked_mul(unit.0)? / 1000);
+    (length <= LONGEST).then(|| length.to_string())
+}
+
+/// A number of cores in thousandths, as it is written here: `500m`.
+fn near_cores(text: &str) -> Option<String> {
+    let thousandths = text.trim().strip_suffix('m')?.parse().ok()?;
+    Some(format!("write `{}`", Millicores(thousandths)))
 }
 
 /// The unit in lower case.
@@ -215,6 +223,7 @@ pub(super) fn same_value_as(kind: &Kind, path: &str, value: &Value, raw: &str) -
         (Kind::Integer(..) | Kind::Replicas | Kind::Cores, Value::String(text)) => {
             match text.trim().trim_start_matches('+').parse::<f64>() {
                 Ok(_) => Some(format!("leave out the quotes: `{}`", text.trim())),
+                Err(_) if matches!(kind, Kind::Cores) => near_cores(text),
                 Err(_) => near_each_node(kind, text),
             }
         }

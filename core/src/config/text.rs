@@ -176,8 +176,13 @@ pub fn check_secret_name(name: &str) -> Result<(), String> {
     if starts && name.len() <= SECRET_NAME_MAX && name.split('.').all(part) {
         return Ok(());
     }
+    let what = match name {
+        "" => "a secret's name is missing".to_owned(),
+        name => format!("`{name}` cannot name a secret"),
+    };
     Err(format!(
-        "`{name}` cannot name a secret; use lower-case letters, digits, `-` and `_`, in parts joined by dots, starting with a letter"
+        "{what}; use lower-case letters, digits, `-` and `_`, in parts \
+         joined by dots, starting with a letter"
     ))
 }
 

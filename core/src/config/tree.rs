@@ -166,10 +166,20 @@ fn merge(into: &mut Table, from: Table, path: &str, problems: &mut Vec<Problem>)
             _ => {
                 let (here, there) = (entry.key.file_and_line(), first.key.file_and_line());
                 problems.push(
-                    Problem::new("duplicate-key", entry.key, format!("`{path}` is given twice, at {there} and at {here}"))
-                        .label("given again here")
-                        .note(first.key.clone(), "first defined here")
-                        .help("keep one of the two: files are joined, a later one does not override an earlier one"),
+                    Problem::new(
+                        "duplicate-key",
+                        entry.key,
+                        format!(
+                            "`{path}` is given twice, at \
+                             {there} and at {here}"
+                        ),
+                    )
+                    .label("given again here")
+                    .note(first.key.clone(), "first defined here")
+                    .help(
+                        "keep one of the two: files are joined, a later one does not \
+                         override an earlier one",
+                    ),
                 );
             }
         }
