@@ -97,6 +97,18 @@ pub enum Kind {
 }
 
 impl Section {
+    /// Its header as one would write it: `[service.NAME.health]`, `[[service.NAME.route]]`; empty
+    /// for the top of the file.
+    pub fn header(&self) -> String {
+        let fields = ROOT.all().into_iter().flat_map(|section| section.fields);
+        let opens = |kind: &Kind| kind.section().is_some_and(|s| std::ptr::eq(s, self));
+        match fields.map(|field| &field.kind).find(|kind| opens(kind)) {
+            Some(kind) if kind.is_tables() => format!("[[{}]]", self.path),
+            Some(_) => format!("[{}]", self.path),
+            None => String::new(),
+        }
+    }
+
     /// The field called `name`.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
@@ -109,7 +121,20 @@ impl Section {
     }
 }
 
+impl Field {
+    /// The example as a value; `None` for a field that opens a section.
+    pub fn example_value(&self) -> Option<Value> {
+        let written: Value = toml::from_str(&format!("example = {}", self.example)).ok()?;
+        written.get("example").cloned()
+    }
+}
+
 impl Kind {
+    /// Whether it is written `[[path.name]]`.
+    pub fn is_tables(&self) -> bool {
+        matches!(self, Kind::Tables(_))
+    }
+
     /// The section that it opens, if it does.
     pub fn section(&self) -> Option<&'static Section> {
         match self {
@@ -143,10 +168,8 @@ impl Kind {
                 let words: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
                 words.join(" or ")
             }
-            Kind::List(inner, _) => match inner {
-                Kind::Text(format) => format!("an array of {}", format.plural),
-                _ => "an array of strings".to_owned(),
-            },
+            Kind::List(Kind::Text(format), _) => format!("an array of {}", format.plural),
+            Kind::List(..) => "an array of strings".to_owned(),
             Kind::Map(..) => "a table of strings".to_owned(),
             Kind::Table(_) | Kind::Named(_) => "a table".to_owned(),
             Kind::Tables(_) => "an array of tables".to_owned(),
