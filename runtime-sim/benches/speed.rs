@@ -1,2 +1,4 @@
 //! How fast simulated time passes.
-fn main() { divan::main(); }
+fn main() {
+    divan::main();
+}

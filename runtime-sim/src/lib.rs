@@ -29,6 +29,6 @@ pub use self::run::{run, run_traced};
 pub use self::stats::Stats;
 pub use self::time::SimTime;
 pub use self::trace::Line;
-pub use self::world::faults::{Fault, FaultKind};
 pub use self::world::World;
+pub use self::world::faults::{Fault, FaultKind};
 pub use self::world::people::Asked;

@@ -49,11 +49,13 @@ fn many(seeds: std::ops::Range<u64>, args: &Sim, json: bool) -> Outcome {
     std::thread::scope(|scope| {
         for _ in 0..args.jobs.max(1) {
             let (into_reports, next, end) = (into_reports.clone(), &next, seeds.end);
-            scope.spawn(move || loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                // Who listens is gone only when this program ends.
-                if seed >= end || into_reports.send(run(params(seed, args))).is_err() {
-                    return;
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    // Who listens is gone only when this program ends.
+                    if seed >= end || into_reports.send(run(params(seed, args))).is_err() {
+                        return;
+                    }
                 }
             });
         }
@@ -89,8 +91,7 @@ fn progress(seeds: u64, json: bool) -> ProgressBar {
 fn conclude(passed: u64, failed: &[Report], stats: &Stats, json: bool) -> Outcome {
     if json {
         let failures: Vec<&Report> = failed.iter().collect();
-        let document =
-            serde_json::json!({ "passed": passed, "failed": failures, "stats": stats });
+        let document = serde_json::json!({ "passed": passed, "failed": failures, "stats": stats });
         println!("{}", pretty(&document));
     } else {
         failed.iter().take(SHOWN).for_each(|report| println!("{report}\n"));

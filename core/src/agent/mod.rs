@@ -90,10 +90,9 @@ impl Agent {
             }
         }
         self.images.step(now.mono, self.node, cluster, out);
-        let jitter = &mut self.jitter;
         self.tasks.retain(|id, task| {
             let alloc = cluster.allocs.get(id).filter(|alloc| alloc.is_live());
-            task.step(&mut Context { now: now.mono, cluster, id, alloc, jitter, out });
+            task.step(&mut Context { now: now.mono, cluster, id, alloc, out });
             alloc.is_some() || !task.has_ended()
         });
     }

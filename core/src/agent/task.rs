@@ -58,10 +58,11 @@ enum Stage {
         started: u64,
         probing: Probing,
     },
-    /// Its output is read before it goes on.
+    /// It failed; its output is read before that is counted, so that whoever is told of the
+    /// failure sees its last words. `running` if it is of no use though its process lives.
     Tailing {
         op: Option<OpId>,
-        then: Then,
+        running: bool,
     },
     /// Its container is to be stopped, once `at` has come.
     Stop {
@@ -85,7 +86,7 @@ enum Stage {
     Ended(Phase),
 }
 
-/// What follows a stop or a look at the output.
+/// What follows a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Then {
     /// Start it again at that time.
@@ -101,7 +102,6 @@ pub(super) struct Context<'a> {
     pub id: &'a AllocId,
     /// The alloc if it is live in the replicated state.
     pub alloc: Option<&'a Alloc>,
-    pub jitter: &'a mut Rng,
     pub out: &'a mut Outbox,
 }
 
@@ -185,11 +185,12 @@ impl Task {
             Stage::Fetch { .. } | Stage::Fetching(_) | Stage::Start { .. } => Phase::Starting,
             Stage::Starting(_) => Phase::Starting,
             Stage::Up { probing, .. } => probing.phase(),
-            Stage::Tailing { then: Then::StartAgain(_), .. } => Phase::BackingOff,
+            Stage::Tailing { running: true, .. } => Phase::Unhealthy,
+            Stage::Tailing { running: false, .. } => Phase::BackingOff,
             // Only a failing health check stops what is to be started again.
             Stage::Stop { then: Then::StartAgain(_), .. } => Phase::Unhealthy,
             Stage::Stopping { then: Then::StartAgain(_), .. } => Phase::Unhealthy,
-            Stage::Tailing { .. } | Stage::Stop { .. } | Stage::Stopping { .. } => Phase::Stopping,
+            Stage::Stop { .. } | Stage::Stopping { .. } => Phase::Stopping,
             Stage::Remove { .. } | Stage::Removing { .. } => Phase::Stopping,
             Stage::Ended(phase) => *phase,
         };
@@ -213,10 +214,10 @@ impl Task {
                 }
                 self.probe(context);
             }
-            Stage::Tailing { op: None, then } => {
-                let then = *then;
+            Stage::Tailing { op: None, running } => {
+                let running = *running;
                 let op = ContainerOp::Tail { alloc: context.id.clone(), lines: OUTPUT_LINES };
-                self.stage = Stage::Tailing { op: Some(self.ask(context, op)), then };
+                self.stage = Stage::Tailing { op: Some(self.ask(context, op)), running };
             }
             Stage::Stop { at, then } if due(*at) => {
                 let then = *then;
@@ -321,8 +322,8 @@ impl Task {
             ),
             output: Vec::new(),
         });
-        let then = self.after_failure(context.now, context.jitter);
-        self.stage = Stage::Stop { at: Mono(0), then };
+        self.stage = Stage::Tailing { op: None, running: true };
+        self.step(context);
     }
 
     /// Counts a failure and a restart: start again later, or give up on this node.
@@ -363,11 +364,15 @@ impl Task {
             (Stage::Starting(_), Err(error)) => {
                 self.op_failed(now, error, jitter, |at| Stage::Start { at });
             }
-            (Stage::Tailing { then, .. }, result) => {
+            (Stage::Tailing { running, .. }, result) => {
                 if let (Ok(OpOutput::Lines(lines)), Some(trouble)) = (result, &mut self.trouble) {
                     trouble.output = lines;
                 }
-                self.stage = then.stage();
+                let then = self.after_failure(now, jitter);
+                self.stage = match running {
+                    true => Stage::Stop { at: Mono(0), then },
+                    false => then.stage(),
+                };
             }
             (Stage::Stopping { then, .. }, Ok(OpOutput::Exited(exit))) => {
                 self.stopped(exit, then);
@@ -438,10 +443,9 @@ impl Task {
             Exit::sentence,
         );
         self.trouble = Some(Trouble { kind, detail, output: Vec::new() });
-        let then = self.after_failure(now, jitter);
         self.stage = match self.exists {
-            true => Stage::Tailing { op: None, then },
-            false => then.stage(),
+            true => Stage::Tailing { op: None, running: false },
+            false => self.after_failure(now, jitter).stage(),
         };
     }
 

@@ -1,6 +1,9 @@
 //! Moves the running deploy from state to state, forward or back, as its services allow.
 
-use super::{Brain, Draft};
+use std::collections::BTreeMap;
+
+use super::{Blocked, Brain, Draft};
+use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Phase};
 use crate::cluster::command::Command;
 use crate::cluster::deploy::{Deploy, DeployState};
@@ -12,8 +15,10 @@ use crate::units::Millis;
 
 /// A new replica that was started again this often has failed its deploy.
 pub const RESTARTS_BEFORE_FAILURE: u32 = 3;
-/// Images that could not be had for this long fail their deploy.
-pub const RESOLVE_DEADLINE: Millis = Millis::mins(5);
+/// Images that cannot be had for this long, for a reason that is known, fail their deploy.
+pub const TRYING_DEADLINE: Millis = Millis::mins(1);
+/// Images of which nothing is heard for this long, a slow pull, fail their deploy.
+pub const PULLING_DEADLINE: Millis = Millis::mins(15);
 
 impl Brain {
     /// The running deploy, a step, given what its services did in this one.
@@ -60,6 +65,7 @@ impl Brain {
         deploy: &Deploy,
     ) -> Option<DeployState> {
         let mut trying = None;
+        let mut waiting = BTreeMap::new();
         for (reference, _) in deploy.images.iter().filter(|(_, pin)| pin.is_none()) {
             let reports = self.heard.values().filter_map(|heard| heard.images.get(reference));
             for report in reports {
@@ -72,19 +78,45 @@ impl Brain {
                     ImageReport::Failed(error) => {
                         return Some(DeployState::RollingBack { reason: error.detail.clone() });
                     }
-                    ImageReport::Trying(error) => trying = Some(error.detail.clone()),
+                    ImageReport::Trying(error) => {
+                        trying = Some(error.detail.clone());
+                        waiting.insert(reference, error.detail.clone());
+                    }
                 }
             }
         }
         if deploy.images.values().all(Option::is_some) {
             return Some(DeployState::Rolling);
         }
-        if self.overdue(draft, RESOLVE_DEADLINE) {
-            let why = trying.unwrap_or_else(|| "no node answered".to_owned());
-            let reason = format!("its images could not be had within {RESOLVE_DEADLINE}: {why}");
-            return Some(DeployState::RollingBack { reason });
+        self.wait_for_images(draft.cluster, number, deploy, &waiting);
+        let (allowed, why) = match trying {
+            Some(why) => (TRYING_DEADLINE, why),
+            None => (PULLING_DEADLINE, "they are still being pulled".to_owned()),
+        };
+        self.overdue(draft, allowed).then(|| {
+            let reason = format!("its images could not be had within {allowed}: {why}");
+            DeployState::RollingBack { reason }
+        })
+    }
+
+    /// Tells the services of a deploy which of their images cannot be had, and why.
+    fn wait_for_images(
+        &mut self,
+        cluster: &Cluster,
+        number: u64,
+        deploy: &Deploy,
+        waiting: &BTreeMap<&String, String>,
+    ) {
+        for name in deploy.changes.keys() {
+            let version = cluster.services.get(name).and_then(|s| s.versions.get(&number));
+            let Some(version) = version.filter(|version| version.image.is_none()) else { continue };
+            let reference = &version.spec.container.image;
+            if let Some(detail) = waiting.get(reference) {
+                let (reference, detail) = (reference.clone(), detail.clone());
+                let blocked = self.blocked.entry(name.clone()).or_default();
+                blocked.insert(0, Blocked::Image { reference, detail });
+            }
         }
-        None
     }
 
     fn roll(

@@ -27,6 +27,13 @@ pub enum Blocked {
         /// Why each node will not.
         rejected: Vec<Rejected>,
     },
+    /// Its image cannot be had yet.
+    Image {
+        /// The image as written.
+        reference: String,
+        /// What stands in the way: a sentence.
+        detail: String,
+    },
     /// It failed and is tried again later.
     Backoff {
         /// The slot.
@@ -60,6 +67,9 @@ impl fmt::Display for Blocked {
                     write!(f, "{comma} {} {}", r.node, r.reason)
                 };
                 rejected.iter().enumerate().try_for_each(each)
+            }
+            Blocked::Image { reference, detail } => {
+                write!(f, "waiting for image `{reference}`: {detail}")
             }
             Blocked::Backoff { slot, failures, wait } => {
                 write!(f, "{slot}: failed {failures} times, tried again after {wait}")

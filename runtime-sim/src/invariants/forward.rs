@@ -34,7 +34,10 @@ fn allocs(before: &Cluster, after: &Cluster) -> Result<(), String> {
             continue;
         };
         if !was.is_live() && was.status.phase != is.status.phase {
-            return Err(format!("{id} had ended as {:?} and is {:?}", was.status.phase, is.status.phase));
+            return Err(format!(
+                "{id} had ended as {:?} and is {:?}",
+                was.status.phase, is.status.phase
+            ));
         }
         if was.desired != Desired::Run && was.desired != is.desired {
             return Err(format!("{id} was to stop and is to do something else"));

@@ -35,13 +35,7 @@ pub(crate) enum Moment<'a> {
     /// A node asks for something to be done; nothing is done yet.
     Effect { host: &'a Host, effect: &'a Effect },
     /// An entry was committed; `hash` is that of the state after it.
-    Committed {
-        before: &'a Cluster,
-        entry: &'a Entry,
-        at: Revision,
-        after: &'a Cluster,
-        hash: u64,
-    },
+    Committed { before: &'a Cluster, entry: &'a Entry, at: Revision, after: &'a Cluster, hash: u64 },
     /// A node's own copy of the state.
     State { node: NodeId, at: Revision, hash: u64 },
     /// A node was told who leads.

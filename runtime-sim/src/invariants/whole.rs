@@ -57,7 +57,9 @@ fn settled(before: &Cluster, number: u64, name: &Name) -> Result<(), String> {
                 && before.is_up(alloc.node)
         });
         if !healthy {
-            return Err(format!("{name} settled in deploy #{number} and {name}.{index} is not healthy"));
+            return Err(format!(
+                "{name} settled in deploy #{number} and {name}.{index} is not healthy"
+            ));
         }
     }
     Ok(())

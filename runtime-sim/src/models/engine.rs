@@ -225,9 +225,7 @@ impl Container {
     /// Whether it would pass a health check now.
     pub fn serves(&self, now: SimTime) -> bool {
         let ready = |after: Millis| self.since + after <= now;
-        self.runs()
-            && self.behaviour.ready_after.is_some_and(ready)
-            && self.sick_until <= now
+        self.runs() && self.behaviour.ready_after.is_some_and(ready) && self.sick_until <= now
     }
 }
 

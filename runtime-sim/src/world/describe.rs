@@ -23,7 +23,9 @@ pub(super) fn describe(command: &Command) -> String {
             format!("deploy #{deploy}: {reference} is ...{}", &digest[digest.len() - 4..])
         }
         Command::AdvanceDeploy { deploy, to, .. } => format!("deploy #{deploy}: {}", to.sentence()),
-        Command::SettleService { deploy, service } => format!("deploy #{deploy}: {service} settled"),
+        Command::SettleService { deploy, service } => {
+            format!("deploy #{deploy}: {service} settled")
+        }
         Command::Place { alloc, node, template, port, .. } => {
             let port = port.map_or(String::new(), |port| format!(" port {port}"));
             format!("place {alloc} v{template} on {node}{port}")

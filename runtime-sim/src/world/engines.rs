@@ -92,7 +92,10 @@ impl World {
                 }
                 if !there && self.draw.engine.chance(TWO_STEPS) {
                     let wait = self.engine_delay();
-                    self.after(wait, Happening::Operate { node, id, op: ContainerOp::Start { spec } });
+                    self.after(
+                        wait,
+                        Happening::Operate { node, id, op: ContainerOp::Start { spec } },
+                    );
                     return None;
                 }
                 self.start(node, &spec.alloc, spec.port, false)
@@ -103,7 +106,12 @@ impl World {
                 let removed = self.host_mut(node).engine.remove(&alloc);
                 removed.into_iter().flat_map(|c| c.stopping).for_each(|waiting| {
                     let exited = Ok(OpOutput::Exited(Some(KILLED)));
-                    self.tell_after(Millis(0), node, waiting.boot, Event::OpDone { id: waiting, result: exited });
+                    self.tell_after(
+                        Millis(0),
+                        node,
+                        waiting.boot,
+                        Event::OpDone { id: waiting, result: exited },
+                    );
                 });
                 Ok(OpOutput::Done)
             }
@@ -152,8 +160,9 @@ impl World {
             let after = match behaviour.crash {
                 Crash::Never => None,
                 Crash::Always(after) => Some(after),
-                Crash::Sometimes(mean) => Some(Millis(self.draw.engine.below(2 * mean.0)))
-                    .filter(|_| self.in_turmoil()),
+                Crash::Sometimes(mean) => {
+                    Some(Millis(self.draw.engine.below(2 * mean.0))).filter(|_| self.in_turmoil())
+                }
             };
             if let Some(after) = after {
                 let exit = CRASHED;
@@ -188,13 +197,7 @@ impl World {
     }
 
     /// A process ends: by itself, by a signal, by somebody's hand.
-    pub(super) fn process_ends(
-        &mut self,
-        node: NodeId,
-        alloc: &AllocId,
-        started: u64,
-        exit: Exit,
-    ) {
+    pub(super) fn process_ends(&mut self, node: NodeId, alloc: &AllocId, started: u64, exit: Exit) {
         let (now, in_turmoil) = (self.now, self.in_turmoil());
         let host = self.host_mut(node);
         let Some(container) = host.engine.container(alloc).filter(|c| c.started == started) else {
@@ -206,7 +209,10 @@ impl World {
         }
         // Whoever would have killed it after its grace is dead.
         let boot = host.boots;
-        let asked = host.engine.container(alloc).is_some_and(|c| c.stopping.iter().any(|op| op.boot == boot));
+        let asked = host
+            .engine
+            .container(alloc)
+            .is_some_and(|c| c.stopping.iter().any(|op| op.boot == boot));
         if exit.killed_after_grace && !(asked && host.is_up()) {
             return;
         }
@@ -216,7 +222,10 @@ impl World {
         self.trace.transition(now, || format!("{node}: the process of {alloc} ends: {exit:?}"));
         for id in waiting {
             let result = match down {
-                true => Err(OpError { kind: OpErrorKind::EngineDown, detail: "the connection broke".to_owned() }),
+                true => Err(OpError {
+                    kind: OpErrorKind::EngineDown,
+                    detail: "the connection broke".to_owned(),
+                }),
                 false => Ok(OpOutput::Exited(Some(exit))),
             };
             self.tell_after(Millis(0), node, id.boot, Event::OpDone { id, result });

@@ -288,8 +288,8 @@ impl World {
             Fault::ClockDrift(node, drift) => {
                 let host = self.host_mut(*node);
                 host.clock.set_drift(now, *drift);
-                host.wake = None;
-                self.call_back(*node);
+                let boot = host.boots;
+                self.tell(*node, boot, Event::Wake);
             }
             Fault::EngineDown(node) => self.host_mut(*node).engine.down = true,
             Fault::DiskFull(node) => self.host_mut(*node).engine.disk_full = true,
@@ -323,7 +323,9 @@ impl World {
 
     /// A fault ends.
     pub(super) fn heal(&mut self, fault: &Fault) {
-        let Some(place) = self.faults.active.iter().position(|active| active == fault) else { return };
+        let Some(place) = self.faults.active.iter().position(|active| active == fault) else {
+            return;
+        };
         self.faults.active.remove(place);
         match fault {
             Fault::Crash(node) => self.boot(*node),
@@ -381,7 +383,12 @@ impl World {
     }
 
     /// The process of an alloc's container ends now, by somebody else's hand.
-    pub fn kill_named(&mut self, node: NodeId, alloc: &mill_core::name::AllocId, exit: Exit) -> bool {
+    pub fn kill_named(
+        &mut self,
+        node: NodeId,
+        alloc: &mill_core::name::AllocId,
+        exit: Exit,
+    ) -> bool {
         let Some(started) = self.host(node).engine.container(alloc).map(|c| c.started) else {
             return false;
         };

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use mill_core::{Event, Node};
 use mill_core::api::RequestId;
 use mill_core::cluster::Revision;
 use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
@@ -11,6 +10,7 @@ use mill_core::event::Leadership;
 use mill_core::name::NodeId;
 use mill_core::rng::Rng;
 use mill_core::units::{Bytes, Millicores};
+use mill_core::{Event, Node};
 
 use crate::models::clock::Clock;
 use crate::models::engine::Engine;
@@ -82,7 +82,8 @@ impl Fed {
 impl Host {
     pub(super) fn new(id: NodeId, params: &Params, clocks: &mut Rng) -> Host {
         let drift = clocks.between(0, 2 * params.drift);
-        let drift = i64::try_from(drift).expect("small") - i64::try_from(params.drift).expect("small");
+        let drift =
+            i64::try_from(drift).expect("small") - i64::try_from(params.drift).expect("small");
         let zone = if id.0 % 2 == 0 { "b" } else { "a" };
         let facts = NodeFacts {
             name: format!("{id}"),

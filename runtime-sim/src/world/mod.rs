@@ -269,7 +269,11 @@ impl World {
     }
 }
 
-fn record(first: &mut Option<Violation>, at: SimTime, observed: Result<(), (&'static str, String)>) {
+fn record(
+    first: &mut Option<Violation>,
+    at: SimTime,
+    observed: Result<(), (&'static str, String)>,
+) {
     if let (Err((invariant, detail)), None) = (observed, &first) {
         *first = Some(Violation { at, invariant, detail });
     }

@@ -53,7 +53,8 @@ impl People {
             let rng = root.child(&format!("person {number}"));
             // Most have a project of their own; the third shares the first's.
             let name = if number == 1 { "b" } else { "a" };
-            let draft = Draft::new(name, params.services.max(1), params.bad_images, rng.child("draft"));
+            let draft =
+                Draft::new(name, params.services.max(1), params.bad_images, rng.child("draft"));
             let draft_before = draft.clone();
             Person { rng, draft, draft_before, asked: None, answered: None, scripted: false }
         };
@@ -62,7 +63,8 @@ impl People {
         let rng = root.child("script");
         let draft = Draft::new("script", 1, 0, rng.child("draft"));
         let draft_before = draft.clone();
-        let scripted = Person { rng, draft, draft_before, asked: None, answered: None, scripted: true };
+        let scripted =
+            Person { rng, draft, draft_before, asked: None, answered: None, scripted: true };
         people.push(scripted);
         People { people, changes: 0 }
     }
@@ -107,9 +109,10 @@ impl World {
         let some = names.get(someone.rng.below(names.len().max(1) as u64) as usize).cloned();
         let request = match (choice, some) {
             (0, Some(service)) => Request::Restart { service },
-            (1, Some(service)) => {
-                Request::Scale { service, replicas: u32::try_from(someone.rng.below(5)).expect("small") }
-            }
+            (1, Some(service)) => Request::Scale {
+                service,
+                replicas: u32::try_from(someone.rng.below(5)).expect("small"),
+            },
             (2, _) => Request::Status,
             (3, Some(service)) => Request::Why { subject: service.to_string() },
             (4, _) => Request::Allocs { service: None },
@@ -244,7 +247,9 @@ fn told(outcome: &Outcome) -> String {
         Ok(Answer::Unchanged) => "nothing to do".to_owned(),
         Ok(Answer::Status(status)) => format!("status at {}", status.revision),
         Ok(Answer::Plan(_)) => "the plan".to_owned(),
-        Ok(Answer::Deployment(view)) => format!("deploy #{}: {}", view.number, view.state.sentence()),
+        Ok(Answer::Deployment(view)) => {
+            format!("deploy #{}: {}", view.number, view.state.sentence())
+        }
         Ok(Answer::Allocs(views)) => format!("{} allocs", views.len()),
         Ok(Answer::Why(why)) => why.summary.clone(),
         Ok(Answer::State(_)) => "the state".to_owned(),
