@@ -4,28 +4,33 @@
 //! still in its place where the new one comes first. The same input gives the same bytes.
 //! Snapshots of it are in `sim-tests/tests/plans`.
 
+mod changes;
 mod check;
+mod compact;
 mod render;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::changes::FieldChange;
 pub use self::check::check;
 use crate::brain::services::{update_order, wanted_slots};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::cluster::deploy::{Service, Version};
-use crate::config::diff::{FieldChange, diff};
 use crate::config::model::{Project, Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::scheduler::{self, Ask, Candidate, Rejected, Verdict};
+use crate::scheduler::{self, Ask, Candidate, Reason, Rejected, Verdict};
 
 /// What a deploy would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Whose services.
     pub project: Name,
+    /// The deploy that still runs and has to end before this one can start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
     /// Every service of the project, as it is and as it will be.
     pub services: Vec<ServicePlan>,
 }
@@ -42,6 +47,11 @@ pub struct ServicePlan {
     pub changes: Vec<FieldChange>,
     /// Which comes first where a replica is replaced.
     pub order: UpdateOrder,
+    /// Why the old one has to go first, whatever the config says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_first: Option<StopFirst>,
+    /// Replicas replaced at the same time.
+    pub parallel: u32,
     /// What happens to each of its slots.
     pub slots: Vec<SlotPlan>,
 }
@@ -60,6 +70,16 @@ pub enum Action {
     Keep,
     /// It goes.
     Remove,
+}
+
+/// Why old and new cannot run side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopFirst {
+    /// A persistent volume has one writer.
+    Volume,
+    /// This port has one owner on a node, and no node is to spare.
+    Port(u16),
 }
 
 /// What happens to a slot.
@@ -86,6 +106,9 @@ pub enum SlotStep {
     Create {
         /// The node's name.
         node: String,
+        /// The alloc that is out of reach, on a node that is down.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost: Option<Lost>,
     },
     /// Its alloc is replaced.
     Replace {
@@ -105,12 +128,21 @@ pub enum SlotStep {
     },
     /// It cannot be filled now.
     Unplaced {
-        /// The alloc that stays meanwhile.
+        /// The alloc that runs in it now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         alloc: Option<AllocId>,
         /// Why each node will not do.
         rejected: Vec<Rejected>,
     },
+}
+
+/// An alloc that cannot be heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Which.
+    pub alloc: AllocId,
+    /// Its node's name.
+    pub node: String,
 }
 
 impl Plan {
@@ -119,9 +151,10 @@ impl Plan {
         self.services.iter().all(|service| service.action == Action::Keep)
     }
 
-    /// Equal for plans that do the same to the same.
+    /// Equal for plans that do the same to the same, whatever they wait for.
     pub fn fingerprint(&self) -> String {
-        let bytes = serde_json::to_vec(self).expect("a plan has text keys only");
+        let Plan { project, behind: _, services } = self;
+        let bytes = serde_json::to_vec(&(project, services)).expect("a plan has text keys only");
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes))
     }
 }
@@ -130,7 +163,11 @@ impl Plan {
 pub fn plan(cluster: &Cluster, project: &Project) -> Plan {
     let wanted = project.services.iter().map(|(name, spec)| (name, Some(spec)));
     let known = cluster.services.iter().filter(|(_, service)| service.project == project.name);
-    let removed = known.filter(|(name, _)| !project.services.contains_key(*name));
+    // One that was removed and whose containers are only stopping is not removed again.
+    let left = known.filter(|(name, service)| {
+        service.target().is_some() || running(cluster, name).next().is_some()
+    });
+    let removed = left.filter(|(name, _)| !project.services.contains_key(*name));
     let all: BTreeMap<&Name, Option<&ServiceSpec>> =
         wanted.chain(removed.map(|(name, _)| (name, None))).collect();
     of(cluster, &project.name, &all, &BTreeSet::new())
@@ -157,7 +194,8 @@ pub(crate) fn of(
         };
         services.push(planned);
     }
-    Plan { project: project.clone(), services }
+    let behind = cluster.running_deploy().map(|(number, _)| number);
+    Plan { project: project.clone(), behind, services }
 }
 
 fn bring_about(
@@ -175,70 +213,168 @@ fn bring_about(
         Some(version) if version.spec != *spec => Action::Change,
         Some(_) => Action::Keep,
     };
-    let order = update_order(cluster, spec);
-    let template = current.filter(|_| same_container).map(|version| version.template);
-    let slots = wanted_slots(cluster, spec);
-    let mut planned: Vec<SlotPlan> = Vec::new();
-    for index in &slots {
-        let slot = Slot { service: name.clone(), index: *index };
-        let step = fill(cluster, nodes, &slot, spec, template, order);
-        planned.push(SlotPlan { slot, step });
+    let parallel = spec.update.parallel.max(1);
+    let mut filling = Filling {
+        cluster,
+        spec,
+        template: current.filter(|_| same_container).map(|version| version.template),
+        order: update_order(cluster, spec),
+        parallel: usize::try_from(parallel).unwrap_or(usize::MAX),
+        nodes,
+        going: VecDeque::new(),
+    };
+    let wanted = wanted_slots(cluster, spec);
+    let slot = |index: &u64| Slot { service: name.clone(), index: *index };
+    let filled = wanted.iter().map(slot).map(|slot| {
+        let step = filling.fill(&slot);
+        SlotPlan { slot, step }
+    });
+    let mut slots: Vec<SlotPlan> = filled.collect();
+    slots.extend(stopped(cluster, name, |index| !wanted.contains(&index)));
+    ServicePlan {
+        service: name.clone(),
+        action,
+        changes: current.map_or_else(Vec::new, |known| changes::changes(&known.spec, spec)),
+        order: filling.order,
+        stop_first: stop_first(cluster, spec),
+        parallel,
+        slots,
     }
-    let surplus = running(cluster, name).filter(|(_, a)| !slots.contains(&a.slot.index));
-    planned.extend(surplus.map(|(id, alloc)| stop(cluster, id, alloc)));
-    let changes = diff(current.map(|version| &version.spec), Some(spec));
-    let changes = if action == Action::Add { Vec::new() } else { changes };
-    ServicePlan { service: name.clone(), action, changes, order, slots: planned }
 }
 
-fn fill(
-    cluster: &Cluster,
-    nodes: &mut [Candidate],
-    slot: &Slot,
-    spec: &ServiceSpec,
+/// Fills the slots of one service, in order.
+struct Filling<'a> {
+    cluster: &'a Cluster,
+    spec: &'a ServiceSpec,
+    /// The version whose allocs may stay.
     template: Option<u64>,
     order: UpdateOrder,
-) -> SlotStep {
-    let in_slot = || running(cluster, &slot.service).filter(|(_, alloc)| alloc.slot == *slot);
-    let kept = in_slot().find(|(_, a)| Some(a.template) == template && cluster.is_up(a.node));
-    if let Some((id, alloc)) = kept {
-        return SlotStep::Keep { alloc: id.clone(), node: node_name(cluster, alloc.node) };
+    parallel: usize,
+    nodes: &'a mut [Candidate],
+    /// Allocs that were replaced in slots before, and hold what they have until they are gone.
+    going: VecDeque<&'a Alloc>,
+}
+
+impl<'a> Filling<'a> {
+    fn fill(&mut self, slot: &Slot) -> SlotStep {
+        let cluster = self.cluster;
+        let in_slot: Vec<(&AllocId, &Alloc)> =
+            running(cluster, &slot.service).filter(|(_, alloc)| alloc.slot == *slot).collect();
+        let heard = || in_slot.iter().copied().filter(|(_, alloc)| cluster.is_up(alloc.node));
+        if let Some((id, alloc)) = heard().find(|(_, a)| Some(a.template) == self.template) {
+            return SlotStep::Keep { alloc: id.clone(), node: node_name(cluster, alloc.node) };
+        }
+        let old = heard().next();
+        match (self.place(slot, old.map(|(_, alloc)| alloc)), old) {
+            (Ok(node), None) => SlotStep::Create {
+                node: node_name(cluster, node),
+                lost: in_slot.first().map(|(id, alloc)| Lost {
+                    alloc: (*id).clone(),
+                    node: node_name(cluster, alloc.node),
+                }),
+            },
+            (Ok(node), Some((id, alloc))) => SlotStep::Replace {
+                alloc: id.clone(),
+                from: node_name(cluster, alloc.node),
+                to: node_name(cluster, node),
+            },
+            (Err(rejected), old) => {
+                SlotStep::Unplaced { alloc: old.map(|(id, _)| id.clone()), rejected }
+            }
+        }
     }
-    let old = in_slot().find(|(_, alloc)| cluster.is_up(alloc.node));
-    let stops_first = old.filter(|_| order == UpdateOrder::StopFirst);
-    if let Some((_, alloc)) = stops_first
-        && let Some(node) = nodes.iter_mut().find(|node| node.id == alloc.node)
-    {
-        node.release(alloc);
+
+    /// Where the slot goes, with the room that there will be when its turn comes.
+    fn place(&mut self, slot: &Slot, old: Option<&'a Alloc>) -> Result<NodeId, Vec<Rejected>> {
+        if let Some(alloc) = old.filter(|_| self.order == UpdateOrder::StopFirst) {
+            self.release(alloc);
+        }
+        // A turn opens when a new one is ready: its old one is only just asked to stop.
+        while self.going.len() > self.parallel {
+            self.release_next();
+        }
+        let mut placed = self.ask(slot);
+        while placed.is_err() && !self.going.is_empty() {
+            self.release_next();
+            placed = self.ask(slot);
+        }
+        if placed.is_ok() {
+            self.going.extend(old.filter(|_| self.order == UpdateOrder::StartFirst));
+        }
+        placed
     }
-    let pinned = (spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
-    let ask = Ask { slot: slot.clone(), spec, pinned, avoid: BTreeSet::new() };
-    let verdict = scheduler::place(nodes, std::slice::from_ref(&ask)).pop();
-    match (verdict.expect("one ask has one verdict"), old) {
-        (Verdict::Placed { node, .. }, None) => SlotStep::Create { node: node_name(cluster, node) },
-        (Verdict::Placed { node, .. }, Some((id, alloc))) => SlotStep::Replace {
-            alloc: id.clone(),
-            from: node_name(cluster, alloc.node),
-            to: node_name(cluster, node),
-        },
-        (Verdict::Unplaced(rejected), old) => {
-            SlotStep::Unplaced { alloc: old.map(|(id, _)| id.clone()), rejected }
+
+    fn ask(&mut self, slot: &Slot) -> Result<NodeId, Vec<Rejected>> {
+        let pinned = (self.spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
+        let ask = Ask { slot: slot.clone(), spec: self.spec, pinned, avoid: BTreeSet::new() };
+        let verdict = scheduler::place(self.nodes, std::slice::from_ref(&ask)).pop();
+        match verdict.expect("one ask has one verdict") {
+            Verdict::Placed { node, .. } => Ok(node),
+            Verdict::Unplaced(mut rejected) => {
+                // That other nodes have slots of their own says nothing about this one.
+                rejected.retain(|rejected| rejected.reason != Reason::OtherNode);
+                let down = self.cluster.nodes.iter().filter(|(_, record)| !record.is_up());
+                let mine = down.filter(|(id, _)| pinned.is_none_or(|node| node == **id));
+                rejected.extend(mine.map(|(_, record)| Rejected {
+                    node: record.facts.name.clone(),
+                    reason: Reason::Down,
+                }));
+                Err(rejected)
+            }
+        }
+    }
+
+    fn release_next(&mut self) {
+        if let Some(alloc) = self.going.pop_front() {
+            self.release(alloc);
+        }
+    }
+
+    fn release(&mut self, alloc: &Alloc) {
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.id == alloc.node) {
+            node.release(alloc);
         }
     }
 }
 
+/// Why the old one has to go first, if it does not because the config says so.
+fn stop_first(cluster: &Cluster, spec: &ServiceSpec) -> Option<StopFirst> {
+    if spec.container.has_persistent_volume() {
+        return Some(StopFirst::Volume);
+    }
+    let mut free = spec.clone();
+    free.update.order = UpdateOrder::StartFirst;
+    match update_order(cluster, &free) {
+        UpdateOrder::StartFirst => None,
+        UpdateOrder::StopFirst => spec.container.owned_port().map(StopFirst::Port),
+    }
+}
+
 fn remove(cluster: &Cluster, name: &Name, current: Option<&Version>) -> ServicePlan {
-    let slots = running(cluster, name).map(|(id, alloc)| stop(cluster, id, alloc)).collect();
-    let order = current.map_or(UpdateOrder::StartFirst, |v| update_order(cluster, &v.spec));
-    ServicePlan { service: name.clone(), action: Action::Remove, changes: Vec::new(), order, slots }
+    ServicePlan {
+        service: name.clone(),
+        action: Action::Remove,
+        changes: Vec::new(),
+        order: current.map_or(UpdateOrder::StartFirst, |v| update_order(cluster, &v.spec)),
+        stop_first: None,
+        parallel: current.map_or(1, |version| version.spec.update.parallel.max(1)),
+        slots: stopped(cluster, name, |_| true),
+    }
 }
 
-fn stop(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> SlotPlan {
-    let step = SlotStep::Stop { alloc: id.clone(), node: node_name(cluster, alloc.node) };
-    SlotPlan { slot: alloc.slot.clone(), step }
+/// What stops in the slots that `goes` names, in their order.
+fn stopped(cluster: &Cluster, name: &Name, goes: impl Fn(u64) -> bool) -> Vec<SlotPlan> {
+    let surplus = running(cluster, name).filter(|(_, alloc)| goes(alloc.slot.index));
+    let stop = |(id, alloc): (&AllocId, &Alloc)| SlotPlan {
+        slot: alloc.slot.clone(),
+        step: SlotStep::Stop { alloc: id.clone(), node: node_name(cluster, alloc.node) },
+    };
+    let mut slots: Vec<SlotPlan> = surplus.map(stop).collect();
+    slots.sort_by(|a, b| a.slot.cmp(&b.slot));
+    slots
 }
 
-/// Allocs of a service that should run, by slot.
+/// Allocs of a service that should run.
 fn running<'a>(
     cluster: &'a Cluster,
     service: &Name,
