@@ -18,7 +18,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "project {}", self.project)?;
         if let Some(number) = self.behind {
-            writeln!(f, "deploy #{number} still runs: this is what would be left to do after it")?;
+            writeln!(f, "deploy #{number} still runs and has to end first; as things are now:")?;
         }
         for service in self.services.iter().filter(|service| !service.is_complete()) {
             write!(f, "{service}")?;
@@ -27,15 +27,16 @@ impl fmt::Display for Plan {
             return self.nothing(f);
         }
         let count = |action| self.services.iter().filter(|s| s.action == action).count();
-        writeln!(
-            f,
-            "{} to add, {} to replace, {} to change, {} to remove, {} unchanged",
-            count(Action::Add),
-            count(Action::Replace),
-            count(Action::Change),
-            count(Action::Remove),
-            count(Action::Keep),
-        )?;
+        let counts = [
+            (count(Action::Add), "to add"),
+            (count(Action::Replace), "to replace"),
+            (count(Action::Change), "to change"),
+            (count(Action::Remove), "to remove"),
+            (count(Action::Keep), "unchanged"),
+        ];
+        let told = counts.iter().filter(|(count, _)| *count > 0);
+        let told: Vec<String> = told.map(|(count, what)| format!("{count} {what}")).collect();
+        writeln!(f, "{}", told.join(", "))?;
         let moving = self.services.iter().filter(|service| service.action != Action::Keep);
         match moving.flat_map(|service| &service.slots).filter(|s| s.is_unplaced()).count() {
             0 => Ok(()),

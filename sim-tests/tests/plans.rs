@@ -1,0 +1,91 @@
+//! What people read in `mill plan`: each file in `plans` is a cluster and a config, each snapshot
+//! what a deploy of the one to the other would do.
+//!
+//! A cluster is brought to its state by the commands that a real one would have committed.
+
+#![allow(clippy::unwrap_used, reason = "a case that is not well formed fails its test")]
+
+#[path = "plans/stage.rs"]
+mod stage;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use mill_core::plan::{self, Plan};
+use stage::{Case, Order, Stage};
+
+fn read(path: &Path) -> Case {
+    let text = fs::read_to_string(path).unwrap();
+    toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// What a person is told: why it cannot be deployed, or the plan.
+fn told(case: &Case) -> String {
+    let stage = Stage::set(case, Order::Ascending);
+    let problems = plan::check(&stage.cluster, &stage.wanted);
+    if !problems.is_empty() {
+        return format!("this config cannot be deployed here:\n{}\n", problems.join("\n"));
+    }
+    let plan = plan::plan(&stage.cluster, &stage.wanted);
+    let mut told = plan.to_string();
+    if case.json {
+        write!(told, "\n{}\n", serde_json::to_string_pretty(&plan).unwrap()).unwrap();
+    }
+    told
+}
+
+fn each_case(check: impl Fn(&Path)) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("plans/snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::glob!("plans/*.toml", |path| check(path)));
+}
+
+#[test]
+fn each_plan_says_what_happens_where_and_why() {
+    each_case(|path| insta::assert_snapshot!(told(&read(path))));
+}
+
+#[test]
+fn a_plan_survives_its_journey_as_json() {
+    each_case(|path| {
+        let stage = Stage::set(&read(path), Order::Ascending);
+        let plan = plan::plan(&stage.cluster, &stage.wanted);
+        let written = serde_json::to_string(&plan).unwrap();
+        let arrived: Plan = serde_json::from_str(&written).unwrap();
+        assert_eq!(arrived, plan);
+        assert_eq!(arrived.fingerprint(), plan.fingerprint());
+    });
+}
+
+#[test]
+fn a_plan_does_not_depend_on_the_order_in_which_nodes_registered() {
+    each_case(|path| {
+        let case = read(path);
+        let [first, second] = [Order::Ascending, Order::Shuffled].map(|order| {
+            let stage = Stage::set(&case, order);
+            serde_json::to_string(&plan::plan(&stage.cluster, &stage.wanted)).unwrap()
+        });
+        assert_eq!(first, second, "{}", path.display());
+    });
+}
+
+#[test]
+fn a_deploy_that_was_planned_leaves_nothing_to_do() {
+    each_case(|path| {
+        let case = read(path);
+        let mut stage = Stage::set(&case, Order::Ascending);
+        let plan = plan::plan(&stage.cluster, &stage.wanted);
+        let deployable = plan::check(&stage.cluster, &stage.wanted).is_empty()
+            && plan.behind.is_none()
+            && !stage::has_unplaced(&plan);
+        if deployable && !plan.is_empty() {
+            let wanted = stage.wanted.clone();
+            stage.deploy(&wanted);
+            let again = plan::plan(&stage.cluster, &wanted);
+            assert!(again.is_empty(), "{}: left to do:\n{again}", path.display());
+        }
+    });
+}
