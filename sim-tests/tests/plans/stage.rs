@@ -9,7 +9,7 @@ use mill_core::cluster::alloc::{Phase, Status, StopReason};
 use mill_core::cluster::command::{Command, Entry, ProposalId};
 use mill_core::cluster::deploy::{DeployKind, DeployState};
 use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
-use mill_core::cluster::{Cluster, Reply, Revision};
+use mill_core::cluster::{Cluster, Revision};
 use mill_core::config::model::{Project, Replicas};
 use mill_core::config::{Source, parse};
 use mill_core::container::{Digest, PinnedImage};
@@ -240,10 +240,8 @@ impl Stage {
         let at = Revision { epoch: 0, index: self.cluster.revision.index + 1 };
         let id = ProposalId { node: NodeId(1), boot: 1, seq: at.index };
         let entry = Entry { id, wall: Wall(at.index), commands: vec![command] };
-        for result in self.cluster.apply(at, &entry) {
-            let reply: Reply = result.unwrap_or_else(|refusal| panic!("{refusal}: {entry:?}"));
-            drop(reply);
-        }
+        let results = self.cluster.apply(at, &entry);
+        assert!(results.iter().all(Result::is_ok), "{results:?}: {entry:?}");
     }
 }
 
