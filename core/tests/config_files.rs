@@ -1,6 +1,8 @@
 //! `mill.toml` as a person meets it: each file in `config/bad` with the problems it is told, each
 //! in `config/good` with the project it means. A directory is one project of several files.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::path::Path;
 

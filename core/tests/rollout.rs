@@ -3,6 +3,8 @@
 //! Each test is a world of slots in which every placed alloc becomes healthy after a step and
 //! every stopped one is gone after a step; the transcript says what happened in each.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 
 use mill_core::cluster::Revision;

@@ -1,5 +1,7 @@
 //! What the scheduler promises, one sentence a test.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use mill_core::cluster::node::{Capacity, PortPool};

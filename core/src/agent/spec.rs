@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
+use crate::config::capabilities;
 use crate::config::model::{ContainerSpec, StopSpec};
+use crate::config::text::{Part, Text};
 use crate::container::{RunSpec, StopPlan, label};
 use crate::name::AllocId;
 
@@ -16,7 +18,7 @@ pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option
     let node = cluster.nodes.get(&alloc.node)?;
     let spec = &version.spec.container;
     let mut env: BTreeMap<String, String> =
-        spec.env.iter().map(|(key, value)| (key.clone(), value.source().to_owned())).collect();
+        spec.env.iter().map(|(key, value)| (key.clone(), rendered(value))).collect();
     env.insert("MILL_ALLOC".to_owned(), id.to_string());
     env.insert("MILL_SERVICE".to_owned(), alloc.slot.service.to_string());
     env.insert("MILL_SLOT".to_owned(), alloc.slot.to_string());
@@ -33,19 +35,38 @@ pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option
     Some(RunSpec {
         alloc: id.clone(),
         image: version.image.clone()?,
-        command: spec.command.iter().map(|text| text.source().to_owned()).collect(),
+        command: spec.command.iter().map(rendered).collect(),
         env,
         cpu: spec.cpu,
         memory: spec.memory,
         user: spec.user.clone(),
         read_only: spec.read_only,
         cap_add: spec.cap_add.clone(),
-        cap_drop: spec.cap_drop.clone(),
+        cap_drop: dropped(&spec.cap_drop),
         tmpfs: spec.tmpfs.clone(),
         port: alloc.port,
         stop_signal: spec.stop.signal.clone(),
         labels,
     })
+}
+
+/// The text as the container gets it. Deploys that use secrets or addresses are refused while this
+/// version does not act on them, so neither occurs here; each would be left as it was written.
+fn rendered(text: &Text) -> String {
+    let part = |part: Part| match part {
+        Part::Literal(text) => text,
+        Part::Secret(name) => format!("${{secret({name})}}"),
+        Part::ServiceAddress(name) => format!("${{service.{name}.address}}"),
+    };
+    text.parts().into_iter().map(part).collect()
+}
+
+/// Every capability by name, as an engine's default set knows no `ALL`.
+fn dropped(names: &[String]) -> Vec<String> {
+    match names.iter().any(|name| name == capabilities::ALL) {
+        true => capabilities::NAMES.iter().map(|name| (*name).to_owned()).collect(),
+        false => names.to_vec(),
+    }
 }
 
 /// The container part of an alloc's version.
@@ -59,4 +80,30 @@ pub(super) fn stop_plan(cluster: &Cluster, alloc: Option<&Alloc>) -> StopPlan {
     let spec = alloc.and_then(|alloc| container(cluster, alloc)).map(|spec| spec.stop.clone());
     let StopSpec { signal, grace, pre_stop, .. } = spec.unwrap_or_default();
     StopPlan { pre_stop, signal, grace }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escaped_reference_reaches_the_container_without_its_escape() {
+        let rendered = |text: &str| rendered(&Text::from(text));
+        assert_eq!(rendered("a $${HOME} $5 $$"), "a ${HOME} $5 $$");
+        assert_eq!(rendered(""), "");
+    }
+
+    #[test]
+    fn what_this_version_does_not_fill_in_stays_as_it_was_written() {
+        let text = "x${secret(shop.db-url)}@${service.db.address}/";
+        assert_eq!(rendered(&Text::from(text)), text);
+    }
+
+    #[test]
+    fn dropping_all_names_every_capability() {
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let all = dropped(&names(&["ALL", "CHOWN"]));
+        assert!(all.len() > 40 && all.contains(&"NET_BIND_SERVICE".to_owned()), "{all:?}");
+        assert_eq!(dropped(&names(&["CHOWN"])), names(&["CHOWN"]));
+    }
 }

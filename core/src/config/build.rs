@@ -226,9 +226,13 @@ impl<'a> Reader<'a> {
 
     fn cores(&self, name: &str) -> Option<Millicores> {
         match self.value(name)? {
-            Value::Integer(Some(number)) => number.to_string().parse().ok(),
+            Value::Integer(number) => number.as_ref()?.to_string().parse().ok(),
             Value::Float(text) => text.parse().ok(),
-            _ => None,
+            Value::String(_)
+            | Value::Boolean(_)
+            | Value::Datetime
+            | Value::Array(_)
+            | Value::Table(_) => None,
         }
     }
 
@@ -248,10 +252,7 @@ impl<'a> Reader<'a> {
 
     fn below(&self, name: &str, path: String, node: Option<&'a Node>) -> Reader<'a> {
         let section = self.section.field(name).and_then(|field| field.kind.section());
-        let table = match node.map(|node| &node.value) {
-            Some(Value::Table(table)) => Some(table),
-            _ => None,
-        };
+        let table = node.and_then(|node| node.value.table());
         let section = section.expect("the grammar opens a section here");
         Reader { section, table, path, broken: self.broken }
     }
@@ -273,10 +274,7 @@ impl<'a> Reader<'a> {
 
     fn named(&self, name: &str) -> impl Iterator<Item = (Name, Reader<'a>)> {
         let path = join(&self.path, name);
-        let all = match self.value(name) {
-            Some(Value::Table(table)) => Some(table),
-            _ => None,
-        };
+        let all = self.value(name).and_then(Value::table);
         all.into_iter().flatten().filter_map(move |(key, entry)| {
             let path = join(&path, key);
             let sound = !self.broken.contains(&path);
@@ -287,6 +285,19 @@ impl<'a> Reader<'a> {
 }
 
 impl Value {
+    /// The table that it is, if it is one.
+    pub(super) fn table(&self) -> Option<&Table> {
+        match self {
+            Value::Table(table) => Some(table),
+            Value::String(_)
+            | Value::Integer(_)
+            | Value::Float(_)
+            | Value::Boolean(_)
+            | Value::Datetime
+            | Value::Array(_) => None,
+        }
+    }
+
     fn string(&self) -> Option<&str> {
         match self {
             Value::String(text) => Some(text),

@@ -88,9 +88,9 @@ impl Checker<'_> {
                 for (index, node) in items.iter().enumerate() {
                     let path = item(path, index);
                     self.facts.spans.insert(path.clone(), node.at.clone());
-                    match &node.value {
-                        Value::Table(table) => self.section(section, &path, table, &node.at),
-                        _ => self.wrong_type(&field.kind, &path, node),
+                    match node.value.table() {
+                        Some(table) => self.section(section, &path, table, &node.at),
+                        None => self.wrong_type(&field.kind, &path, node),
                     }
                 }
             }
@@ -110,9 +110,9 @@ impl Checker<'_> {
             if let Err(complaint) = (format::NAME.check)(key) {
                 self.complain(&format::NAME, &path, at.clone(), complaint);
             }
-            match &node.value {
-                Value::Table(table) => self.section(section, &path, table, &node.at),
-                _ => self.wrong_type(&Kind::Named(section), &path, node),
+            match node.value.table() {
+                Some(table) => self.section(section, &path, table, &node.at),
+                None => self.wrong_type(&Kind::Named(section), &path, node),
             }
         }
     }
@@ -234,6 +234,8 @@ impl Checker<'_> {
         let name = last(path);
         let at = node.at.clone();
         let problem = match text.parse::<T>() {
+            // The reader of durations has an end of its own, which is no advice here.
+            Err(bad) if bad.0.contains(" is too long; ") => too_large(at, name, &ends.1),
             Err(bad) => {
                 let sentence = bad.to_string();
                 let (what, advice) = sentence.split_once("; ").unwrap_or((&sentence, ""));
@@ -243,10 +245,7 @@ impl Checker<'_> {
                 Problem::new("out-of-range", at, format!("`{name}` is too small"))
                     .label(format!("expected {} or more", ends.0))
             }
-            Ok(value) if value > ends.1 => {
-                Problem::new("out-of-range", at, format!("`{name}` is too large"))
-                    .label(format!("expected {} or less", ends.1))
-            }
+            Ok(value) if value > ends.1 => too_large(at, name, &ends.1),
             Ok(_) => return,
         };
         self.push(path, problem);
@@ -297,6 +296,11 @@ impl Checker<'_> {
 
 fn within(number: i64, low: u32, high: u32) -> bool {
     (i64::from(low)..=i64::from(high)).contains(&number)
+}
+
+fn too_large(at: Location, name: &str, most: &impl std::fmt::Display) -> Problem {
+    Problem::new("out-of-range", at, format!("`{name}` is too large"))
+        .label(format!("expected {most} or less"))
 }
 
 /// The key that a path ends with, for use in a sentence.

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::suggest::closest;
-use super::{cron, image};
+use super::{capabilities, cron, image};
 use crate::name::Name;
 
 /// A kind of string.
@@ -272,62 +272,17 @@ const SIGNALS: [&str; 14] = [
 ];
 
 fn capability(text: &str) -> Result<(), Complaint> {
-    if CAPABILITIES.contains(&text) || text == "ALL" {
+    if capabilities::NAMES.contains(&text) || text == capabilities::ALL {
         return Ok(());
     }
     let upper = text.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
     let complaint = Complaint::new(format!("`{text}` is not a Linux capability"));
-    Err(match closest(bare, CAPABILITIES.iter().copied().chain(["ALL"])) {
+    Err(match closest(bare, capabilities::NAMES.iter().copied().chain([capabilities::ALL])) {
         Some(known) => complaint.help(format!("did you mean `{known}`?")),
         None => complaint.help("write one like `NET_ADMIN`, in capitals and without `CAP_`"),
     })
 }
-
-/// capabilities(7), without `CAP_`.
-const CAPABILITIES: [&str; 41] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "AUDIT_WRITE",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "KILL",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "MKNOD",
-    "NET_ADMIN",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_RAW",
-    "PERFMON",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYSLOG",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_MODULE",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
-];
 
 fn user(text: &str) -> Result<(), Complaint> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);

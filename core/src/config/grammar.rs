@@ -110,6 +110,11 @@ impl Section {
 }
 
 impl Kind {
+    /// Whether it is written `[[path.name]]`.
+    pub fn is_tables(&self) -> bool {
+        matches!(self, Kind::Tables(_))
+    }
+
     /// The section that it opens, if it does.
     pub fn section(&self) -> Option<&'static Section> {
         match self {
@@ -143,10 +148,8 @@ impl Kind {
                 let words: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
                 words.join(" or ")
             }
-            Kind::List(inner, _) => match inner {
-                Kind::Text(format) => format!("an array of {}", format.plural),
-                _ => "an array of strings".to_owned(),
-            },
+            Kind::List(Kind::Text(format), _) => format!("an array of {}", format.plural),
+            Kind::List(..) => "an array of strings".to_owned(),
             Kind::Map(..) => "a table of strings".to_owned(),
             Kind::Table(_) | Kind::Named(_) => "a table".to_owned(),
             Kind::Tables(_) => "an array of tables".to_owned(),

@@ -7,6 +7,7 @@
 //! Tested by the snapshots in `tests/config`.
 
 mod build;
+pub(crate) mod capabilities;
 mod check;
 mod cron;
 pub mod diff;
@@ -21,6 +22,7 @@ mod render;
 mod rules;
 mod schema;
 mod source;
+mod spell;
 mod suggest;
 pub mod supported;
 pub mod text;
@@ -74,10 +76,4 @@ pub fn parse(sources: &[Source]) -> Result<Parsed, Vec<Problem>> {
     problems.sort_by(|a, b| (&a.primary, &a.code).cmp(&(&b.primary, &b.code)));
     problems.dedup();
     Err(problems)
-}
-impl Parsed {
-    /// tmp
-    pub fn problems_for(&self, _u: &[supported::Unsupported]) -> Vec<Problem> {
-        Vec::new()
-    }
 }

@@ -10,6 +10,7 @@ mod clashes;
 use std::collections::BTreeMap;
 
 use super::build::must_stop_first;
+use super::capabilities;
 use super::check::Facts;
 use super::model::{
     ContainerSpec, HealthCheck, Project, Replicas, RouteMatch, ServiceSpec, TaskSpec, UpdateOrder,
@@ -104,7 +105,7 @@ impl Rules<'_> {
         }
         for (index, added) in container.cap_add.iter().enumerate() {
             let at = item(&join(path, "cap_add"), index);
-            if added == "ALL" {
+            if added == capabilities::ALL {
                 self.push(
                     Problem::new(
                         "unknown-capability",

@@ -72,9 +72,9 @@ fn advice(section: &Section, path: &str, key: &str) -> String {
         return format!("did you mean `{}`?", field.name);
     }
     if let Some(field) = lower.strip_suffix('s').and_then(|one| section.field(one)) {
-        return match field.kind {
-            Kind::Tables(_) => format!("did you mean `[[{path}.{}]]`?", field.name),
-            _ => format!("did you mean `{}`?", field.name),
+        return match field.kind.is_tables() {
+            true => format!("did you mean `[[{path}.{}]]`?", field.name),
+            false => format!("did you mean `{}`?", field.name),
         };
     }
     let sort = section.path.split('.').next().unwrap_or_default();
@@ -131,7 +131,7 @@ fn header(section: &Section, path: &str) -> String {
         .flat_map(|s| s.fields)
         .find(|f| f.kind.section().is_some_and(|s| std::ptr::eq(s, section)))
     {
-        Some(field) if matches!(field.kind, Kind::Tables(_)) => format!("[[{written}]]"),
+        Some(field) if field.kind.is_tables() => format!("[[{written}]]"),
         _ => format!("[{written}]"),
     }
 }
@@ -156,10 +156,10 @@ pub(super) fn forgotten_name(
     } else {
         format!("`{path}` has no {sort} to belong to")
     };
-    let written = match field.kind {
-        Kind::Tables(_) => format!("[[{sort}.NAME.{key}]]"),
-        _ if opens => format!("[{sort}.NAME.{key}]"),
-        _ => format!("[{sort}.NAME]"),
+    let written = match (field.kind.is_tables(), opens) {
+        (true, _) => format!("[[{sort}.NAME.{key}]]"),
+        (false, true) => format!("[{sort}.NAME.{key}]"),
+        (false, false) => format!("[{sort}.NAME]"),
     };
     Some(
         Problem::new("missing-name", at.clone(), message)

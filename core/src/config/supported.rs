@@ -1,25 +1,278 @@
 //! What this version parses and does not act on yet.
+//!
+//! A deploy that asks for any of it is refused, so that nothing in a config is silently ignored.
+//! The walk over the model takes every struct apart by name: a field that is added to the model
+//! does not compile until it is decided here whether this version acts on it. The reference page
+//! marks the same fields.
 
 use std::fmt;
 
-use crate::config::model::Project;
+use super::Parsed;
+use super::model::{
+    ClusterSettings, ContainerSpec, HealthCheck, HealthSpec, PlaceSpec, Project, Replicas,
+    ServiceSpec, StopSpec, UpdateSpec,
+};
+use super::path::{item, join};
+use super::problem::Problem;
+use super::text::{Part, Text};
+use crate::name::Name;
 
 /// A part of a config that this version does not act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsupported {
-    /// Where.
+    /// Where, spelled as in [`Parsed::spans`]: `service.web.volume[0]`.
     pub path: String,
-    /// What.
-    pub what: String,
+    /// What, in the plural: `volumes`.
+    pub what: &'static str,
+}
+
+impl Unsupported {
+    fn sentence(&self) -> String {
+        format!("{} are not supported yet by this version", self.what)
+    }
 }
 
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} not supported yet by this version", self.path, self.what)
+        write!(f, "{}: {}", self.path, self.sentence())
     }
 }
 
-/// Every such part.
-pub fn unsupported(_project: &Project) -> Vec<Unsupported> {
-    Vec::new()
+impl Parsed {
+    /// What is not supported, each at its place, to be shown like any other problem.
+    pub fn problems_for(&self, unsupported: &[Unsupported]) -> Vec<Problem> {
+        let problem = |part: &Unsupported| {
+            // What stands in no file was not asked for in one.
+            let at = self.locate(&part.path)?.clone();
+            let help = "leave it out: a deploy that would have to ignore it is refused";
+            Some(Problem::new("not-supported-yet", at, part.sentence()).help(help))
+        };
+        let mut problems: Vec<Problem> = unsupported.iter().filter_map(problem).collect();
+        problems.sort_by(|a, b| (&a.primary, &a.message).cmp(&(&b.primary, &b.message)));
+        problems
+    }
+}
+
+/// A field that is not acted on, whatever it holds.
+struct Gap {
+    /// As in the grammar: `service.NAME.volume`.
+    field: &'static str,
+    what: &'static str,
+}
+
+const ACME: Gap = Gap { field: "cluster.acme_email", what: "certificates" };
+const TASKS: Gap = Gap { field: "task", what: "tasks" };
+const BEFORE: Gap = Gap { field: "service.NAME.before", what: "tasks" };
+const SECRET_FILES: Gap = Gap { field: "service.NAME.secret_files", what: "secret files" };
+const CANARIES: Gap = Gap { field: "service.NAME.update.canary", what: "canaries" };
+const DRAIN: Gap = Gap { field: "service.NAME.stop.drain", what: "drain times" };
+const ROUTES: Gap = Gap { field: "service.NAME.route", what: "routes" };
+const VOLUMES: Gap = Gap { field: "service.NAME.volume", what: "volumes" };
+const GAPS: [Gap; 8] = [ACME, TASKS, BEFORE, SECRET_FILES, CANARIES, DRAIN, ROUTES, VOLUMES];
+
+const SECRETS: &str = "secrets";
+const ADDRESSES: &str = "service addresses";
+
+/// Whether this version acts on a field or section of the grammar: `service.NAME.stop.grace`.
+pub(super) fn acts_on(field: &str) -> bool {
+    let within = |gap: &Gap| {
+        field.strip_prefix(gap.field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    !GAPS.iter().any(within)
+}
+
+/// Every such part of a project: cluster settings, services by name, tasks by name. A field that
+/// holds its default asks for nothing, and is not listed.
+pub fn unsupported(project: &Project) -> Vec<Unsupported> {
+    let Project { name: _, cluster, services, tasks } = project;
+    let ClusterSettings { acme_email } = cluster;
+    let mut found = Found(Vec::new());
+    if acme_email.is_some() {
+        found.push("cluster.acme_email".to_owned(), ACME.what);
+    }
+    services.iter().for_each(|(name, spec)| found.service(name, spec));
+    for name in tasks.keys() {
+        // As a whole: what a task holds matters only when it can run.
+        found.push(join("task", name.as_str()), TASKS.what);
+    }
+    found.0
+}
+
+struct Found(Vec<Unsupported>);
+
+impl Found {
+    fn push(&mut self, path: String, what: &'static str) {
+        self.0.push(Unsupported { path, what });
+    }
+
+    fn service(&mut self, name: &Name, spec: &ServiceSpec) {
+        let path = join("service", name.as_str());
+        let ServiceSpec { replicas, before, container, update, routes, place } = spec;
+        let (Replicas::Count(_) | Replicas::EachNode) = replicas;
+        let PlaceSpec { require: _, prefer: _, spread: _ } = place;
+        if before.is_some() {
+            self.push(join(&path, "before"), BEFORE.what);
+        }
+        self.container(&path, container);
+        let UpdateSpec { parallel: _, canary, order: _, healthy_for: _, deadline: _ } = update;
+        if *canary > 0 {
+            self.push(join(&join(&path, "update"), "canary"), CANARIES.what);
+        }
+        for index in 0..routes.len() {
+            self.push(item(&join(&path, "route"), index), ROUTES.what);
+        }
+    }
+
+    fn container(&mut self, path: &str, spec: &ContainerSpec) {
+        let ContainerSpec {
+            image: _,
+            port: _,
+            fixed_port: _,
+            cpu: _,
+            memory: _,
+            command,
+            env,
+            secret_files,
+            health,
+            stop,
+            volumes,
+            user: _,
+            read_only: _,
+            cap_add: _,
+            cap_drop: _,
+            tmpfs: _,
+        } = spec;
+        let HealthSpec {
+            check,
+            interval: _,
+            timeout: _,
+            healthy_after: _,
+            unhealthy_after: _,
+            start_period: _,
+        } = health;
+        let (HealthCheck::Running
+        | HealthCheck::Http { path: _ }
+        | HealthCheck::Tcp
+        | HealthCheck::Exec { command: _ }) = check;
+        for (index, text) in command.iter().enumerate() {
+            self.text(&item(&join(path, "command"), index), text);
+        }
+        for (key, text) in env {
+            self.text(&join(&join(path, "env"), key), text);
+        }
+        for file in secret_files.keys() {
+            self.push(join(&join(path, "secret_files"), file), SECRET_FILES.what);
+        }
+        let StopSpec { signal: _, grace: _, drain, pre_stop: _ } = stop;
+        if *drain != StopSpec::default().drain {
+            self.push(join(&join(path, "stop"), "drain"), DRAIN.what);
+        }
+        for index in 0..volumes.len() {
+            self.push(item(&join(path, "volume"), index), VOLUMES.what);
+        }
+    }
+
+    fn text(&mut self, path: &str, text: &Text) {
+        let parts = text.parts();
+        if parts.iter().any(|part| matches!(part, Part::Secret(_))) {
+            self.push(path.to_owned(), SECRETS);
+        }
+        if parts.iter().any(|part| matches!(part, Part::ServiceAddress(_))) {
+            self.push(path.to_owned(), ADDRESSES);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::grammar::ROOT;
+    use crate::config::{Source, parse};
+
+    const EVERYTHING: &str = r#"
+[cluster]
+acme_email = "ops@example.com"
+[service.web]
+image = "web:1"
+port = 8080
+before = "migrate"
+replicas = 3
+command = ["./web", "--db", "${service.web.address}"]
+env = { B = "$${secret(not)}", A = "${secret(a)} at ${service.web.address}" }
+secret_files = { "/run/tls.key" = "${secret(key)}" }
+[service.web.update]
+canary = 1
+[service.web.stop]
+drain = "5s"
+[[service.web.route]]
+host = "a.example.com"
+[[service.web.route]]
+listen = 5432
+[[service.web.volume]]
+name = "scratch"
+path = "/scratch"
+ephemeral = true
+[task.migrate]
+image = "web:1"
+timeout = "1m"
+env = { A = "${secret(a)}" }
+"#;
+
+    fn parsed(text: &str) -> (Parsed, Vec<Source>) {
+        let sources = vec![Source { name: "mill.toml".to_owned(), text: text.to_owned() }];
+        (parse(&sources).expect("a valid config"), sources)
+    }
+
+    #[test]
+    fn every_part_that_is_not_acted_on_is_named_by_its_path() {
+        let (parsed, _) = parsed(EVERYTHING);
+        let found = unsupported(&parsed.project);
+        let sentences: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            sentences,
+            [
+                "cluster.acme_email: certificates",
+                "service.web.before: tasks",
+                "service.web.command[2]: service addresses",
+                "service.web.env.A: secrets",
+                "service.web.env.A: service addresses",
+                "service.web.secret_files.\"/run/tls.key\": secret files",
+                "service.web.stop.drain: drain times",
+                "service.web.volume[0]: volumes",
+                "service.web.update.canary: canaries",
+                "service.web.route[0]: routes",
+                "service.web.route[1]: routes",
+                "task.migrate: tasks",
+            ]
+            .map(|part| format!("{part} are not supported yet by this version"))
+        );
+    }
+
+    #[test]
+    fn each_of_them_is_a_problem_at_the_line_that_asks_for_it() {
+        let (parsed, sources) = parsed(EVERYTHING);
+        let problems = parsed.problems_for(&unsupported(&parsed.project));
+        let rendered: Vec<String> = problems.iter().map(|p| p.render(&sources)).collect();
+        insta::assert_snapshot!(rendered.join("\n"));
+    }
+
+    #[test]
+    fn what_holds_its_default_asks_for_nothing() {
+        let (parsed, _) =
+            parsed("[service.web]\nimage = \"web:1\"\nstop.drain = \"30s\"\nupdate.canary = 0\n");
+        assert_eq!(unsupported(&parsed.project), []);
+    }
+
+    #[test]
+    fn each_gap_is_a_field_of_the_grammar() {
+        let sections = ROOT.all();
+        let fields: Vec<String> =
+            sections.iter().flat_map(|s| s.fields.iter().map(|f| join(s.path, f.name))).collect();
+        for gap in GAPS {
+            assert!(fields.iter().any(|field| field == gap.field), "{}", gap.field);
+            assert!(!acts_on(gap.field));
+        }
+        assert!(!acts_on("task.NAME.image"));
+        assert!(acts_on("service.NAME.stop.grace"));
+    }
 }
