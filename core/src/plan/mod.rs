@@ -4,7 +4,6 @@
 //! still in its place where the new one comes first. The same input gives the same bytes.
 //! Snapshots of it are in `sim-tests/tests/plans`.
 
-mod changes;
 mod check;
 mod compact;
 mod render;
@@ -13,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::changes::FieldChange;
 pub use self::check::check;
 use crate::brain::services::{update_order, wanted_slots};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::cluster::deploy::{Service, Version};
+use crate::config::diff::{FieldChange, diff};
 use crate::config::model::{Project, Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::scheduler::{self, Ask, Candidate, Reason, Rejected, Verdict};
@@ -234,7 +233,7 @@ fn bring_about(
     ServicePlan {
         service: name.clone(),
         action,
-        changes: current.map_or_else(Vec::new, |known| changes::changes(&known.spec, spec)),
+        changes: current.map_or_else(Vec::new, |known| diff(Some(&known.spec), Some(spec))),
         order: filling.order,
         stop_first: stop_first(cluster, spec),
         parallel,

@@ -6,7 +6,8 @@
 use std::fmt;
 
 use super::compact::{self, numbers};
-use super::{Action, FieldChange, Plan, ServicePlan, SlotPlan, SlotStep, StopFirst};
+use super::{Action, Plan, ServicePlan, SlotPlan, SlotStep, StopFirst};
+use crate::config::diff::FieldChange;
 use crate::config::model::UpdateOrder;
 use crate::name::Slot;
 use crate::scheduler::{Reason, Rejected};
