@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a case that is not well formed fails its test")]
 
+#[path = "plans/play.rs"]
+mod play;
 #[path = "plans/stage.rs"]
 mod stage;
 
@@ -12,7 +14,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use mill_core::plan::{self, Plan};
+use mill_core::cluster::Cluster;
+use mill_core::cluster::deploy::DeployState;
+use mill_core::config::supported;
+use mill_core::plan::{self, Action, Plan, SlotStep};
+use play::Play;
 use stage::{Case, Order, Stage};
 
 fn read(path: &Path) -> Case {
@@ -86,6 +92,57 @@ fn a_deploy_that_was_planned_leaves_nothing_to_do() {
             stage.deploy(&wanted);
             let again = plan::plan(&stage.cluster, &wanted);
             assert!(again.is_empty(), "{}: left to do:\n{again}", path.display());
+        }
+    });
+}
+
+/// Where each slot of a plan is in the end, as far as that differs from what it said.
+fn surprises(plan: &Plan, cluster: &Cluster) -> Vec<String> {
+    let mut surprises = Vec::new();
+    let moving = plan.services.iter().filter(|planned| planned.action != Action::Keep);
+    for planned in moving.flat_map(|planned| &planned.slots) {
+        let wanted = cluster.allocs_of(&planned.slot.service).filter(|(_, a)| a.is_wanted());
+        let there: Vec<&str> = wanted
+            .filter(|(_, alloc)| alloc.slot == planned.slot && cluster.is_up(alloc.node))
+            .map(|(_, alloc)| cluster.nodes[&alloc.node].facts.name.as_str())
+            .collect();
+        let said = match &planned.step {
+            SlotStep::Keep { node, .. } | SlotStep::Create { node, .. } => vec![node.as_str()],
+            SlotStep::Replace { to, .. } => vec![to.as_str()],
+            SlotStep::Stop { .. } | SlotStep::Unplaced { .. } => vec![],
+        };
+        if there != said {
+            surprises.push(format!("{}: {said:?} was said, it is {there:?}", planned.slot));
+        }
+    }
+    surprises
+}
+
+#[test]
+fn a_deploy_does_what_its_plan_said_and_goes_back_if_a_slot_has_no_place() {
+    each_case(|path| {
+        let case = read(path);
+        let stage = Stage::set(&case, Order::Ascending);
+        let deployable = plan::check(&stage.cluster, &stage.wanted).is_empty()
+            && supported::unsupported(&stage.wanted).is_empty()
+            && stage.cluster.running_deploy().is_none();
+        let Some(mut play) = Play::start(&stage.cluster).filter(|_| deployable) else { return };
+        let Some((number, plan)) = play::started(play.deploy(&stage.wanted)) else { return };
+        let ended = |play: &Play| play.cluster().deploys[&number].state.is_end();
+        play.until("the deploy ends", ended);
+        let state = &play.cluster().deploys[&number].state;
+        if stage::has_unplaced(&plan) {
+            let back = matches!(state, DeployState::RolledBack { .. });
+            let stuck = matches!(state, DeployState::RollbackStuck { .. });
+            assert!(
+                if case.gets_stuck { stuck } else { back },
+                "{}: {state:?}\n{plan}",
+                path.display()
+            );
+        } else {
+            assert_eq!(*state, DeployState::Succeeded, "{}\n{plan}", path.display());
+            let surprises = surprises(&plan, play.cluster());
+            assert!(surprises.is_empty(), "{}\n{plan}{surprises:#?}", path.display());
         }
     });
 }

@@ -6,6 +6,7 @@
 
 mod check;
 mod compact;
+mod fill;
 mod render;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,14 +14,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 pub use self::check::check;
+use self::fill::Filling;
 use crate::brain::services::{update_order, wanted_slots};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::cluster::deploy::{Service, Version};
 use crate::config::diff::{FieldChange, diff};
-use crate::config::model::{Project, Replicas, ServiceSpec, UpdateOrder};
+use crate::config::model::{Project, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::scheduler::{self, Ask, Candidate, Reason, Rejected, Verdict};
+use crate::scheduler::{self, Candidate, Rejected};
 
 /// What a deploy would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,126 +215,28 @@ fn bring_about(
         Some(_) => Action::Keep,
     };
     let parallel = spec.update.parallel.max(1);
-    let mut filling = Filling {
+    let order = update_order(cluster, spec);
+    let filling = Filling {
         cluster,
         spec,
         template: current.filter(|_| same_container).map(|version| version.template),
-        order: update_order(cluster, spec),
+        order,
         parallel: usize::try_from(parallel).unwrap_or(usize::MAX),
         nodes,
         going: VecDeque::new(),
     };
     let wanted = wanted_slots(cluster, spec);
     let slot = |index: &u64| Slot { service: name.clone(), index: *index };
-    let filled = wanted.iter().map(slot).map(|slot| {
-        let step = filling.fill(&slot);
-        SlotPlan { slot, step }
-    });
-    let mut slots: Vec<SlotPlan> = filled.collect();
+    let mut slots = filling.fill(wanted.iter().map(slot));
     slots.extend(stopped(cluster, name, |index| !wanted.contains(&index)));
     ServicePlan {
         service: name.clone(),
         action,
         changes: current.map_or_else(Vec::new, |known| diff(Some(&known.spec), Some(spec))),
-        order: filling.order,
+        order,
         stop_first: stop_first(cluster, spec),
         parallel,
         slots,
-    }
-}
-
-/// Fills the slots of one service, in order.
-struct Filling<'a> {
-    cluster: &'a Cluster,
-    spec: &'a ServiceSpec,
-    /// The version whose allocs may stay.
-    template: Option<u64>,
-    order: UpdateOrder,
-    parallel: usize,
-    nodes: &'a mut [Candidate],
-    /// Allocs that were replaced in slots before, and hold what they have until they are gone.
-    going: VecDeque<&'a Alloc>,
-}
-
-impl<'a> Filling<'a> {
-    fn fill(&mut self, slot: &Slot) -> SlotStep {
-        let cluster = self.cluster;
-        let in_slot: Vec<(&AllocId, &Alloc)> =
-            running(cluster, &slot.service).filter(|(_, alloc)| alloc.slot == *slot).collect();
-        let heard = || in_slot.iter().copied().filter(|(_, alloc)| cluster.is_up(alloc.node));
-        if let Some((id, alloc)) = heard().find(|(_, a)| Some(a.template) == self.template) {
-            return SlotStep::Keep { alloc: id.clone(), node: node_name(cluster, alloc.node) };
-        }
-        let old = heard().next();
-        match (self.place(slot, old.map(|(_, alloc)| alloc)), old) {
-            (Ok(node), None) => SlotStep::Create {
-                node: node_name(cluster, node),
-                lost: in_slot.first().map(|(id, alloc)| Lost {
-                    alloc: (*id).clone(),
-                    node: node_name(cluster, alloc.node),
-                }),
-            },
-            (Ok(node), Some((id, alloc))) => SlotStep::Replace {
-                alloc: id.clone(),
-                from: node_name(cluster, alloc.node),
-                to: node_name(cluster, node),
-            },
-            (Err(rejected), old) => {
-                SlotStep::Unplaced { alloc: old.map(|(id, _)| id.clone()), rejected }
-            }
-        }
-    }
-
-    /// Where the slot goes, with the room that there will be when its turn comes.
-    fn place(&mut self, slot: &Slot, old: Option<&'a Alloc>) -> Result<NodeId, Vec<Rejected>> {
-        if let Some(alloc) = old.filter(|_| self.order == UpdateOrder::StopFirst) {
-            self.release(alloc);
-        }
-        // A turn opens when a new one is ready: its old one is only just asked to stop.
-        while self.going.len() > self.parallel {
-            self.release_next();
-        }
-        let mut placed = self.ask(slot);
-        while placed.is_err() && !self.going.is_empty() {
-            self.release_next();
-            placed = self.ask(slot);
-        }
-        if placed.is_ok() {
-            self.going.extend(old.filter(|_| self.order == UpdateOrder::StartFirst));
-        }
-        placed
-    }
-
-    fn ask(&mut self, slot: &Slot) -> Result<NodeId, Vec<Rejected>> {
-        let pinned = (self.spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
-        let ask = Ask { slot: slot.clone(), spec: self.spec, pinned, avoid: BTreeSet::new() };
-        let verdict = scheduler::place(self.nodes, std::slice::from_ref(&ask)).pop();
-        match verdict.expect("one ask has one verdict") {
-            Verdict::Placed { node, .. } => Ok(node),
-            Verdict::Unplaced(mut rejected) => {
-                // That other nodes have slots of their own says nothing about this one.
-                rejected.retain(|rejected| rejected.reason != Reason::OtherNode);
-                let down = self.cluster.nodes.iter().filter(|(_, record)| !record.is_up());
-                let mine = down.filter(|(id, _)| pinned.is_none_or(|node| node == **id));
-                rejected.extend(mine.map(|(_, record)| Rejected {
-                    node: record.facts.name.clone(),
-                    reason: Reason::Down,
-                }));
-                Err(rejected)
-            }
-        }
-    }
-
-    fn release_next(&mut self) {
-        if let Some(alloc) = self.going.pop_front() {
-            self.release(alloc);
-        }
-    }
-
-    fn release(&mut self, alloc: &Alloc) {
-        if let Some(node) = self.nodes.iter_mut().find(|node| node.id == alloc.node) {
-            node.release(alloc);
-        }
     }
 }
 

@@ -36,6 +36,9 @@ pub struct Case {
     pub in_flight: Option<String>,
     /// The config of which the plan is asked.
     pub wanted: String,
+    /// A known fault of Mill: going back does not finish either.
+    #[serde(default)]
+    pub gets_stuck: bool,
     /// Whether the snapshot holds the JSON as well.
     #[serde(default)]
     pub json: bool,
