@@ -1,130 +1,206 @@
-//! Where the slots of one service go, in the turns in which the rollout would take them.
+//! Where slots go, in the turns in which the rollout would take them when all goes well.
 //!
-//! It keeps in step with what `rollout` does when all goes well: empty slots are filled at once,
-//! occupied ones `parallel` at a time, and what was replaced holds what it has until it is gone.
-//! That plans come true is tested in `sim-tests/tests/plans.rs`.
+//! All services take their turns together: what is empty is filled at once, what is occupied is
+//! replaced `parallel` slots at a time, and what was replaced holds what it has for a turn more.
+//! What has no place is tried again whenever something left, as the brain does. That plans come
+//! true is tested in `sim-tests/tests/plans.rs`.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Lost, SlotPlan, SlotStep, node_name, running};
+use crate::brain::services::wanted_slots;
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
-use crate::name::{AllocId, NodeId, Slot};
+use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::scheduler::{self, Ask, Candidate, Reason, Rejected, Verdict};
 
-/// Fills the slots of one service.
-pub(super) struct Filling<'a> {
-    pub cluster: &'a Cluster,
+/// What is wanted of one service.
+pub(super) struct Wanted<'a> {
+    pub name: &'a Name,
     pub spec: &'a ServiceSpec,
     /// The version whose allocs may stay.
     pub template: Option<u64>,
     pub order: UpdateOrder,
     /// Slots that are replaced in one turn, at least 1.
     pub parallel: usize,
-    pub nodes: &'a mut [Candidate],
-    /// Allocs that were replaced, with their turn; they hold what they have until they are gone.
-    pub going: VecDeque<(usize, &'a Alloc)>,
 }
 
+/// An alloc that fills a slot now and can be heard.
 type Held<'a> = (&'a AllocId, &'a Alloc);
 
+/// A slot that has to be filled.
+#[derive(Clone)]
+struct Vacancy<'a> {
+    slot: Slot,
+    held: Option<Held<'a>>,
+}
+
+/// A service on its way.
+struct Filling<'a> {
+    wanted: Wanted<'a>,
+    /// To be filled as soon as there is room, in the order of their slots.
+    open: Vec<Vacancy<'a>>,
+    /// Occupied slots that wait for their turn.
+    queue: VecDeque<Vacancy<'a>>,
+    planned: Vec<SlotPlan>,
+}
+
+struct Turns<'a> {
+    cluster: &'a Cluster,
+    nodes: Vec<Candidate>,
+    /// Allocs that were replaced in the last turn, and in this one.
+    going: Vec<&'a Alloc>,
+    replaced: Vec<&'a Alloc>,
+}
+
+/// What happens to each wanted slot, for each service in the order given.
+pub(super) fn fill<'a>(cluster: &'a Cluster, wanted: Vec<Wanted<'a>>) -> Vec<Vec<SlotPlan>> {
+    let mut services: Vec<Filling<'a>> =
+        wanted.into_iter().map(|wanted| Filling::begin(cluster, wanted)).collect();
+    let nodes = scheduler::candidates(cluster);
+    let mut turns = Turns { cluster, nodes, going: Vec::new(), replaced: Vec::new() };
+    while turns.take(&mut services) {}
+    services.into_iter().map(|service| turns.told(service)).collect()
+}
+
 impl<'a> Filling<'a> {
-    /// What happens to each of the slots, in their order.
-    pub fn fill(mut self, slots: impl Iterator<Item = Slot>) -> Vec<SlotPlan> {
-        let (mut planned, mut empty, mut occupied) = (Vec::new(), Vec::new(), Vec::new());
-        for slot in slots {
-            match self.occupant(&slot) {
-                Some((id, alloc)) if Some(alloc.template) == self.template => {
-                    let node = node_name(self.cluster, alloc.node);
-                    planned
-                        .push(SlotPlan { slot, step: SlotStep::Keep { alloc: id.clone(), node } });
+    fn begin(cluster: &'a Cluster, wanted: Wanted<'a>) -> Filling<'a> {
+        let mut heard: BTreeMap<u64, Vec<Held<'a>>> = BTreeMap::new();
+        for held in running(cluster, wanted.name).filter(|(_, alloc)| cluster.is_up(alloc.node)) {
+            heard.entry(held.1.slot.index).or_default().push(held);
+        }
+        let (mut planned, mut open, mut queue) = (Vec::new(), Vec::new(), VecDeque::new());
+        for index in wanted_slots(cluster, wanted.spec) {
+            let slot = Slot { service: wanted.name.clone(), index };
+            let here = heard.get(&index).map_or(&[][..], Vec::as_slice);
+            let kept = here.iter().find(|(_, alloc)| Some(alloc.template) == wanted.template);
+            match (kept, here.first()) {
+                (Some((id, alloc)), _) => {
+                    let node = node_name(cluster, alloc.node);
+                    planned.push(SlotPlan {
+                        slot,
+                        step: SlotStep::Keep { alloc: (*id).clone(), node },
+                    });
                 }
-                Some(held) => occupied.push((slot, Some(held))),
-                None => empty.push((slot, None)),
+                (None, Some(old)) => queue.push_back(Vacancy { slot, held: Some(*old) }),
+                (None, None) => open.push(Vacancy { slot, held: None }),
             }
         }
-        let first = match self.order {
-            // Empty slots take part in the first turn, each in its place.
-            UpdateOrder::StartFirst => self.parallel.min(occupied.len()),
-            // They are filled while the first old ones stop.
-            UpdateOrder::StopFirst => 0,
-        };
-        empty.extend(occupied.drain(..first));
-        empty.sort_by(|(a, _), (b, _)| a.cmp(b));
-        planned.extend(self.turn(0, &empty));
-        for (turn, slots) in (1..).zip(occupied.chunks(self.parallel)) {
-            planned.extend(self.turn(turn, slots));
-        }
-        planned.sort_by(|a, b| a.slot.cmp(&b.slot));
-        planned
+        Filling { wanted, open, queue, planned }
     }
 
-    fn turn(&mut self, turn: usize, slots: &[(Slot, Option<Held<'a>>)]) -> Vec<SlotPlan> {
-        if self.order == UpdateOrder::StopFirst {
-            slots.iter().filter_map(|(_, held)| *held).for_each(|(_, old)| self.release(old));
-        }
-        // A turn begins when those of the last are ready: its old ones are only asked to stop.
-        while self.going.front().is_some_and(|(gone, _)| gone + 1 < turn) {
-            self.release_next();
-        }
-        let mut planned = Vec::new();
-        for (slot, held) in slots {
-            let placed = self.place(slot);
-            if let (Ok(_), Some((_, old)), UpdateOrder::StartFirst) = (&placed, held, self.order) {
-                self.going.push_back((turn, old));
+    /// Opens as many occupied slots as may be in the middle of something, and are not yet.
+    fn next_turn(&mut self, busy: usize) -> Vec<&'a Alloc> {
+        let turns = self.wanted.parallel.saturating_sub(busy).min(self.queue.len());
+        let opened: Vec<Vacancy<'a>> = self.queue.drain(..turns).collect();
+        let old = opened.iter().filter_map(|vacancy| vacancy.held).map(|(_, alloc)| alloc);
+        let old = old.collect();
+        self.open.extend(opened);
+        self.open.sort_by(|a, b| a.slot.cmp(&b.slot));
+        old
+    }
+}
+
+impl<'a> Turns<'a> {
+    /// One turn of all services; false if nothing moved in it and nothing will.
+    fn take(&mut self, services: &mut [Filling<'a>]) -> bool {
+        let mut moved = !self.going.is_empty();
+        // Start-first services place beside what is there; empty slots are filled everywhere.
+        let mut busy = Vec::new();
+        for service in services.iter_mut() {
+            busy.push(service.open.len());
+            if service.wanted.order == UpdateOrder::StartFirst {
+                let occupied = service.open.iter().filter(|vacancy| vacancy.held.is_some()).count();
+                service.next_turn(occupied);
             }
-            let step = match placed {
-                Ok(node) => self.filled(slot, *held, node),
-                Err(rejected) => {
-                    SlotStep::Unplaced { alloc: held.map(|(id, _)| id.clone()), rejected }
+            moved |= self.place_open(service);
+        }
+        // Then goes what the last turn replaced, and what has to be gone first.
+        for alloc in std::mem::take(&mut self.going) {
+            self.release(alloc);
+        }
+        for (service, busy) in services.iter_mut().zip(busy) {
+            if service.wanted.order == UpdateOrder::StopFirst {
+                let stopped = service.next_turn(busy);
+                moved |= !stopped.is_empty();
+                stopped.into_iter().for_each(|alloc| self.release(alloc));
+            }
+        }
+        for service in services.iter_mut() {
+            moved |= self.place_open(service);
+        }
+        self.going = std::mem::take(&mut self.replaced);
+        moved
+    }
+
+    /// Places what can be placed of a service; whether anything was.
+    fn place_open(&mut self, service: &mut Filling<'a>) -> bool {
+        let mut placed = false;
+        let pinned = service.wanted.spec.replicas == Replicas::EachNode;
+        let mut full = false;
+        let open = std::mem::take(&mut service.open);
+        for vacancy in open {
+            // Where one of a service has no room, the next has none either.
+            let verdict = if full { None } else { self.ask(&service.wanted, &vacancy.slot).ok() };
+            match verdict {
+                Some(node) => {
+                    placed = true;
+                    if service.wanted.order == UpdateOrder::StartFirst {
+                        self.replaced.extend(vacancy.held.map(|(_, alloc)| alloc));
+                    }
+                    service.planned.push(self.filled(vacancy, node));
                 }
-            };
-            planned.push(SlotPlan { slot: slot.clone(), step });
-        }
-        planned
-    }
-
-    fn filled(&self, slot: &Slot, held: Option<Held<'a>>, node: NodeId) -> SlotStep {
-        let name = |node| node_name(self.cluster, node);
-        match held {
-            Some((id, old)) => {
-                SlotStep::Replace { alloc: id.clone(), from: name(old.node), to: name(node) }
+                None => {
+                    full = !pinned;
+                    service.open.push(vacancy);
+                }
             }
-            None => {
-                let lost = self.in_slot(slot).first().copied();
-                let lost = lost.map(|(id, a)| Lost { alloc: id.clone(), node: name(a.node) });
-                SlotStep::Create { node: name(node), lost }
-            }
-        }
-    }
-
-    /// What fills the slot now and can be heard; the wanted version if there is one.
-    fn occupant(&self, slot: &Slot) -> Option<Held<'a>> {
-        let mut heard = self.in_slot(slot);
-        heard.retain(|(_, alloc)| self.cluster.is_up(alloc.node));
-        let wanted = heard.iter().find(|(_, alloc)| Some(alloc.template) == self.template);
-        wanted.or_else(|| heard.first()).copied()
-    }
-
-    fn in_slot(&self, slot: &Slot) -> Vec<Held<'a>> {
-        running(self.cluster, &slot.service).filter(|(_, alloc)| alloc.slot == *slot).collect()
-    }
-
-    /// Where the slot goes: with the room that there is in its turn, or else that there will be.
-    fn place(&mut self, slot: &Slot) -> Result<NodeId, Vec<Rejected>> {
-        let mut placed = self.ask(slot);
-        while placed.is_err() && !self.going.is_empty() {
-            self.release_next();
-            placed = self.ask(slot);
         }
         placed
     }
 
-    fn ask(&mut self, slot: &Slot) -> Result<NodeId, Vec<Rejected>> {
-        let pinned = (self.spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
-        let ask = Ask { slot: slot.clone(), spec: self.spec, pinned, avoid: BTreeSet::new() };
-        let verdict = scheduler::place(self.nodes, std::slice::from_ref(&ask)).pop();
+    /// All of a service: what is left has no place, or waits behind what has none.
+    fn told(&mut self, mut service: Filling<'a>) -> Vec<SlotPlan> {
+        if service.wanted.order == UpdateOrder::StopFirst {
+            let held = service.queue.iter().filter_map(|vacancy| vacancy.held);
+            held.for_each(|(_, alloc)| self.release(alloc));
+        }
+        for vacancy in service.open.into_iter().chain(service.queue) {
+            let told = match self.ask(&service.wanted, &vacancy.slot) {
+                Ok(node) => self.filled(vacancy, node),
+                Err(rejected) => {
+                    let alloc = vacancy.held.map(|(id, _)| id.clone());
+                    SlotPlan { slot: vacancy.slot, step: SlotStep::Unplaced { alloc, rejected } }
+                }
+            };
+            service.planned.push(told);
+        }
+        service.planned.sort_by(|a, b| a.slot.cmp(&b.slot));
+        service.planned
+    }
+
+    fn filled(&self, Vacancy { slot, held }: Vacancy<'a>, node: NodeId) -> SlotPlan {
+        let name = |node| node_name(self.cluster, node);
+        let step = match held {
+            Some((id, old)) => {
+                SlotStep::Replace { alloc: id.clone(), from: name(old.node), to: name(node) }
+            }
+            None => {
+                let mut lost = running(self.cluster, &slot.service).filter(|(_, a)| a.slot == slot);
+                let lost = lost.next();
+                let lost = lost.map(|(id, a)| Lost { alloc: id.clone(), node: name(a.node) });
+                SlotStep::Create { node: name(node), lost }
+            }
+        };
+        SlotPlan { slot, step }
+    }
+
+    fn ask(&mut self, wanted: &Wanted<'_>, slot: &Slot) -> Result<NodeId, Vec<Rejected>> {
+        let spec = wanted.spec;
+        let pinned = (spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
+        let ask = Ask { slot: slot.clone(), spec, pinned, avoid: BTreeSet::new() };
+        let verdict = scheduler::place(&mut self.nodes, std::slice::from_ref(&ask)).pop();
         match verdict.expect("one ask has one verdict") {
             Verdict::Placed { node, .. } => Ok(node),
             Verdict::Unplaced(mut rejected) => {
@@ -138,12 +214,6 @@ impl<'a> Filling<'a> {
                 }));
                 Err(rejected)
             }
-        }
-    }
-
-    fn release_next(&mut self) {
-        if let Some((_, alloc)) = self.going.pop_front() {
-            self.release(alloc);
         }
     }
 

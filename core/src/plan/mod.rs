@@ -9,12 +9,12 @@ mod compact;
 mod fill;
 mod render;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::check::check;
-use self::fill::Filling;
+use self::fill::{Wanted, fill};
 use crate::brain::services::{update_order, wanted_slots};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
@@ -22,7 +22,7 @@ use crate::cluster::deploy::{Service, Version};
 use crate::config::diff::{FieldChange, diff};
 use crate::config::model::{Project, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::scheduler::{self, Candidate, Rejected};
+use crate::scheduler::Rejected;
 
 /// What a deploy would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,62 +181,60 @@ pub(crate) fn of(
     wanted: &BTreeMap<&Name, Option<&ServiceSpec>>,
     restart: &BTreeSet<&Name>,
 ) -> Plan {
-    let mut nodes = scheduler::candidates(cluster);
     let mut services: Vec<ServicePlan> = Vec::new();
+    let mut filling: Vec<Wanted<'_>> = Vec::new();
     for (name, spec) in wanted {
         let known = cluster.services.get(*name);
         let current = known.and_then(Service::target).map(|(_, version)| version);
-        let planned = match spec {
-            Some(spec) => {
-                let restart = restart.contains(*name);
-                bring_about(cluster, &mut nodes, name, spec, current, restart)
-            }
-            None => remove(cluster, name, current),
+        let Some(spec) = spec else {
+            services.push(remove(cluster, name, current));
+            continue;
         };
+        let restart = restart.contains(*name);
+        let kept = current.filter(|v| v.spec.container == spec.container && !restart);
+        let planned = bring_about(cluster, name, spec, current, kept);
+        filling.push(Wanted {
+            name,
+            spec,
+            template: kept.map(|version| version.template),
+            order: planned.order,
+            parallel: usize::try_from(planned.parallel).unwrap_or(usize::MAX),
+        });
         services.push(planned);
+    }
+    let mut filled = fill(cluster, filling).into_iter();
+    for service in services.iter_mut().filter(|service| service.action != Action::Remove) {
+        let mut slots = filled.next().expect("each service that stays was filled");
+        slots.append(&mut service.slots);
+        service.slots = slots;
     }
     let behind = cluster.running_deploy().map(|(number, _)| number);
     Plan { project: project.clone(), behind, services }
 }
 
+/// All but which slots are filled, and where.
 fn bring_about(
     cluster: &Cluster,
-    nodes: &mut [Candidate],
     name: &Name,
     spec: &ServiceSpec,
     current: Option<&Version>,
-    restart: bool,
+    kept: Option<&Version>,
 ) -> ServicePlan {
-    let same_container = current.is_some_and(|v| v.spec.container == spec.container) && !restart;
-    let action = match current {
-        None => Action::Add,
-        Some(_) if !same_container => Action::Replace,
-        Some(version) if version.spec != *spec => Action::Change,
-        Some(_) => Action::Keep,
+    let action = match (current, kept) {
+        (None, _) => Action::Add,
+        (Some(_), None) => Action::Replace,
+        (Some(version), Some(_)) if version.spec != *spec => Action::Change,
+        (Some(_), Some(_)) => Action::Keep,
     };
-    let parallel = spec.update.parallel.max(1);
-    let order = update_order(cluster, spec);
-    let filling = Filling {
-        cluster,
-        spec,
-        template: current.filter(|_| same_container).map(|version| version.template),
-        order,
-        parallel: usize::try_from(parallel).unwrap_or(usize::MAX),
-        nodes,
-        going: VecDeque::new(),
-    };
-    let wanted = wanted_slots(cluster, spec);
-    let slot = |index: &u64| Slot { service: name.clone(), index: *index };
-    let mut slots = filling.fill(wanted.iter().map(slot));
-    slots.extend(stopped(cluster, name, |index| !wanted.contains(&index)));
+    let wanted: BTreeSet<u64> = wanted_slots(cluster, spec).into_iter().collect();
     ServicePlan {
         service: name.clone(),
         action,
         changes: current.map_or_else(Vec::new, |known| diff(Some(&known.spec), Some(spec))),
-        order,
+        order: update_order(cluster, spec),
         stop_first: stop_first(cluster, spec),
-        parallel,
-        slots,
+        parallel: spec.update.parallel.max(1),
+        slots: stopped(cluster, name, |index| !wanted.contains(&index)),
     }
 }
 
