@@ -90,15 +90,15 @@ impl<'a> Filling<'a> {
         Filling { wanted, open, queue, planned }
     }
 
-    /// Opens as many occupied slots as may be in the middle of something, and are not yet.
-    fn next_turn(&mut self, busy: usize) -> Vec<&'a Alloc> {
+    /// The occupied slots whose turn it is, where `busy` others are in the middle of something.
+    fn next_turn(&mut self, busy: usize) -> Vec<Vacancy<'a>> {
         let turns = self.wanted.parallel.saturating_sub(busy).min(self.queue.len());
-        let opened: Vec<Vacancy<'a>> = self.queue.drain(..turns).collect();
-        let old = opened.iter().filter_map(|vacancy| vacancy.held).map(|(_, alloc)| alloc);
-        let old = old.collect();
-        self.open.extend(opened);
+        self.queue.drain(..turns).collect()
+    }
+
+    fn open(&mut self, vacancies: impl IntoIterator<Item = Vacancy<'a>>) {
+        self.open.extend(vacancies);
         self.open.sort_by(|a, b| a.slot.cmp(&b.slot));
-        old
     }
 }
 
@@ -112,7 +112,8 @@ impl<'a> Turns<'a> {
             busy.push(service.open.len());
             if service.wanted.order == UpdateOrder::StartFirst {
                 let occupied = service.open.iter().filter(|vacancy| vacancy.held.is_some()).count();
-                service.next_turn(occupied);
+                let opened = service.next_turn(occupied);
+                service.open(opened);
             }
             moved |= self.place_open(service);
         }
@@ -121,14 +122,17 @@ impl<'a> Turns<'a> {
             self.release(alloc);
         }
         for (service, busy) in services.iter_mut().zip(busy) {
-            if service.wanted.order == UpdateOrder::StopFirst {
-                let stopped = service.next_turn(busy);
-                moved |= !stopped.is_empty();
-                stopped.into_iter().for_each(|alloc| self.release(alloc));
-            }
-        }
-        for service in services.iter_mut() {
             moved |= self.place_open(service);
+            if service.wanted.order == UpdateOrder::StartFirst {
+                continue;
+            }
+            // Containers end one by one, and the first that is gone is the first replaced.
+            for vacancy in service.next_turn(busy) {
+                moved = true;
+                vacancy.held.into_iter().for_each(|(_, alloc)| self.release(alloc));
+                service.open([vacancy]);
+                self.place_open(service);
+            }
         }
         self.going = std::mem::take(&mut self.replaced);
         moved
@@ -162,22 +166,29 @@ impl<'a> Turns<'a> {
 
     /// All of a service: what is left has no place, or waits behind what has none.
     fn told(&mut self, mut service: Filling<'a>) -> Vec<SlotPlan> {
-        if service.wanted.order == UpdateOrder::StopFirst {
-            let held = service.queue.iter().filter_map(|vacancy| vacancy.held);
-            held.for_each(|(_, alloc)| self.release(alloc));
+        for vacancy in std::mem::take(&mut service.open) {
+            let told = self.last_word(&service.wanted, vacancy);
+            service.planned.push(told);
         }
-        for vacancy in service.open.into_iter().chain(service.queue) {
-            let told = match self.ask(&service.wanted, &vacancy.slot) {
-                Ok(node) => self.filled(vacancy, node),
-                Err(rejected) => {
-                    let alloc = vacancy.held.map(|(id, _)| id.clone());
-                    SlotPlan { slot: vacancy.slot, step: SlotStep::Unplaced { alloc, rejected } }
-                }
-            };
+        for vacancy in std::mem::take(&mut service.queue) {
+            if service.wanted.order == UpdateOrder::StopFirst {
+                vacancy.held.into_iter().for_each(|(_, alloc)| self.release(alloc));
+            }
+            let told = self.last_word(&service.wanted, vacancy);
             service.planned.push(told);
         }
         service.planned.sort_by(|a, b| a.slot.cmp(&b.slot));
         service.planned
+    }
+
+    fn last_word(&mut self, wanted: &Wanted<'_>, vacancy: Vacancy<'a>) -> SlotPlan {
+        match self.ask(wanted, &vacancy.slot) {
+            Ok(node) => self.filled(vacancy, node),
+            Err(rejected) => {
+                let alloc = vacancy.held.map(|(id, _)| id.clone());
+                SlotPlan { slot: vacancy.slot, step: SlotStep::Unplaced { alloc, rejected } }
+            }
+        }
     }
 
     fn filled(&self, Vacancy { slot, held }: Vacancy<'a>, node: NodeId) -> SlotPlan {

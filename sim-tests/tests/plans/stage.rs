@@ -88,11 +88,19 @@ pub struct Stage {
 
 impl Stage {
     pub fn set(case: &Case, order: Order) -> Stage {
+        Stage::try_set(case, order).expect("what runs has a place")
+    }
+
+    /// `None` if what should run has no place.
+    pub fn try_set(case: &Case, order: Order) -> Option<Stage> {
         let wanted = project(&case.wanted);
         let mut stage = Stage { cluster: Cluster::default(), wanted, allocs: 0 };
         stage.register(case, order, false);
-        for config in &case.running {
-            stage.deploy(&project(config));
+        for config in case.running.iter().map(|config| project(config)) {
+            if has_unplaced(&plan::plan(&stage.cluster, &config)) {
+                return None;
+            }
+            stage.deploy(&config);
         }
         stage.register(case, order, true);
         for (node, _) in numbered(case).iter().filter(|(_, node)| node.down) {
@@ -107,7 +115,7 @@ impl Stage {
         if let Some(config) = &case.in_flight {
             stage.start(&project(config));
         }
-        stage
+        Some(stage)
     }
 
     fn register(&mut self, case: &Case, order: Order, late: bool) {
