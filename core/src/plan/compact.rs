@@ -9,7 +9,7 @@ use crate::name::Slot;
 use crate::scheduler::Rejected;
 
 /// Numbers that are listed; the JSON has the rest.
-const NUMBERS_MAX: usize = 40;
+const NUMBERS_MAX: usize = 16;
 
 /// What happens, without what tells one alloc from another.
 #[derive(PartialEq, Eq)]
@@ -146,5 +146,7 @@ mod tests {
         assert_eq!(numbers(&[0, 1, 2, 3, 5, 6, 9]), "0-3, 5, 6, 9");
         assert_eq!(numbers(&[]), "");
         assert_eq!(numbers(&[4]), "4");
+        let even: Vec<u64> = (0..20).map(|number| 2 * number).collect();
+        assert!(numbers(&even).ends_with("28, 30, and 4 more"));
     }
 }

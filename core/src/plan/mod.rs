@@ -1,8 +1,8 @@
 //! What a deploy would do, per service and slot, before it does it: a pure function.
 //!
-//! It asks the same scheduler that will decide, on the state as it is, with what would be stopped
-//! still in its place where the new one comes first. The same input gives the same bytes.
-//! Snapshots of it are in `sim-tests/tests/plans`.
+//! It asks the same scheduler that will decide, in the turns that the rollout would take (`fill`).
+//! The same input gives the same bytes. `render` and `compact` put it into words. Snapshots of it
+//! are in `sim-tests/tests/plans`, and each of them is played there by real nodes to its end.
 
 mod check;
 mod compact;
