@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::Path;
 
+use mill_core::config::model::Project;
 use mill_core::config::{Parsed, Problem, Source, parse};
 
 fn sources(path: &Path) -> Vec<Source> {
@@ -54,6 +55,8 @@ fn each_good_config_means_what_it_says() {
         let sources = sources(path);
         let Parsed { project, .. } =
             parse(&sources).unwrap_or_else(|p| panic!("{}", rendered(&p, &sources)));
-        insta::assert_snapshot!(serde_json::to_string_pretty(&project).unwrap());
+        let json = serde_json::to_string_pretty(&project).unwrap();
+        assert_eq!(serde_json::from_str::<Project>(&json).unwrap(), project);
+        insta::assert_snapshot!(json);
     });
 }

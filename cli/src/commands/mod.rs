@@ -10,6 +10,7 @@ mod operate;
 mod plan;
 mod replay;
 mod show;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -41,8 +42,7 @@ pub fn run(args: Args) -> Outcome {
             done()
         }
         Command::Doctor(args) => client_runtime()?.block_on(doctor::doctor(args, json)),
-
-        Command::Sim(_) => done(),
+        Command::Sim(args) => sim::sim(&args, json),
         Command::Replay(args) => replay::replay(&args, json),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "mill", &mut std::io::stdout());

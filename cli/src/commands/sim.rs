@@ -1,1 +1,106 @@
 //! `mill sim`: simulated clusters under faults, by seed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use mill_runtime_sim::{Line, Params, Report, Stats, run, run_traced};
+
+use super::{Outcome, done, pretty};
+use crate::args::Sim;
+use crate::failure::Failure;
+
+/// Failing seeds that are shown in full; more are only counted.
+const SHOWN: usize = 3;
+
+/// `mill sim`.
+pub fn sim(args: &Sim, json: bool) -> Outcome {
+    match (args.seed, &args.seeds) {
+        (Some(seed), _) => one(params(seed, args), args.trace, json),
+        (None, Some(seeds)) => many(seeds.clone(), args, json),
+        (None, None) => Err(Failure::Usage("name a seed, or several as A..B".to_owned())),
+    }
+}
+
+fn params(seed: u64, args: &Sim) -> Params {
+    let params = Params::from_seed(seed);
+    Params { nodes: args.nodes.map_or(params.nodes, u64::from), ..params }
+}
+
+fn one(params: Params, trace: bool, json: bool) -> Outcome {
+    let print: Option<Line> = trace.then(|| -> Line { Box::new(|line| println!("{line}")) });
+    let report = run_traced(params, print);
+    match json {
+        true => println!("{}", pretty(&report)),
+        false => {
+            println!("{report}");
+            report.stats.counts.iter().for_each(|(what, count)| println!("  {count:>7}  {what}"));
+        }
+    }
+    if report.passed() { done() } else { Err(Failure::Said) }
+}
+
+fn many(seeds: std::ops::Range<u64>, args: &Sim, json: bool) -> Outcome {
+    let bar = progress(seeds.end - seeds.start, json);
+    let next = AtomicU64::new(seeds.start);
+    let (into_reports, reports) = mpsc::channel::<Report>();
+    let (mut passed, mut failed, mut stats) = (0_u64, Vec::new(), Stats::default());
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs.max(1) {
+            let (into_reports, next, end) = (into_reports.clone(), &next, seeds.end);
+            scope.spawn(move || loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                // Who listens is gone only when this program ends.
+                if seed >= end || into_reports.send(run(params(seed, args))).is_err() {
+                    return;
+                }
+            });
+        }
+        drop(into_reports);
+        for report in reports {
+            bar.inc(1);
+            stats.add(&report.stats);
+            match report.passed() {
+                true => passed += 1,
+                false => {
+                    bar.suspend(|| eprintln!("{}", report.reproduce));
+                    failed.push(report);
+                }
+            }
+        }
+    });
+    bar.finish_and_clear();
+    failed.sort_by_key(|report| report.params.seed);
+    conclude(passed, &failed, &stats, json)
+}
+
+fn progress(seeds: u64, json: bool) -> ProgressBar {
+    if json {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(seeds);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} seeds, {eta} left");
+    bar.set_style(style.expect("the template is valid"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn conclude(passed: u64, failed: &[Report], stats: &Stats, json: bool) -> Outcome {
+    if json {
+        let failures: Vec<&Report> = failed.iter().collect();
+        let document =
+            serde_json::json!({ "passed": passed, "failed": failures, "stats": stats });
+        println!("{}", pretty(&document));
+    } else {
+        failed.iter().take(SHOWN).for_each(|report| println!("{report}\n"));
+        let hours = stats.seconds / 3600;
+        println!(
+            "{passed} seeds held, {} did not; {hours} simulated hours, {} events",
+            failed.len(),
+            stats.events
+        );
+        stats.counts.iter().for_each(|(what, count)| println!("  {count:>9}  {what}"));
+    }
+    if failed.is_empty() { done() } else { Err(Failure::Said) }
+}

@@ -106,9 +106,10 @@ fn container(reader: &Reader<'_>) -> ContainerSpec {
 fn health(reader: &Reader<'_>) -> HealthSpec {
     let defaults = HealthSpec::default();
     let command = reader.list("command");
+    // Where two are written, which is a problem, `tcp` shows whether it was `true`.
     let check = match reader.string("path") {
+        _ if reader.boolean("tcp") => HealthCheck::Tcp,
         Some(path) => HealthCheck::Http { path },
-        None if reader.boolean("tcp") => HealthCheck::Tcp,
         None if !command.is_empty() => HealthCheck::Exec { command },
         None => defaults.check,
     };

@@ -5,6 +5,7 @@
 //! `rules`; the sentences about unknown fields are in `suggest`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use super::format::{self, Complaint, Format};
 use super::grammar::{
@@ -13,11 +14,12 @@ use super::grammar::{
 use super::path::{item, join};
 use super::problem::{Location, Problem};
 use super::source::Files;
+use super::spell;
 use super::suggest;
 use super::text::Text;
 use super::tree::{Entry, Node, Table, Value};
 use crate::name::Name;
-use crate::units::{Bytes, Millicores, Millis};
+use crate::units::{BadQuantity, Bytes, Millicores, Millis};
 
 /// What the later steps need to know about the tree.
 #[derive(Default)]
@@ -44,6 +46,35 @@ pub(super) fn check(files: &Files<'_>, root: &Table) -> Checked {
     }
     Checked { problems: checker.problems, facts: checker.facts }
 }
+
+/// A kind of quantity.
+struct Sort<T> {
+    code: &'static str,
+    spell: fn(T) -> String,
+    /// What to write instead of what is not one.
+    near: fn(&str) -> Option<String>,
+}
+
+const DURATIONS: Sort<Millis> = Sort {
+    code: "invalid-duration",
+    spell: |length| length.to_string(),
+    near: |text| suggest::near_duration(text).map(|near| format!("write `{near}`")),
+};
+const SIZES: Sort<Bytes> = Sort {
+    code: "invalid-size",
+    spell: spell::size,
+    near: |text| suggest::near_size(text).map(|near| format!("write `{near}`")),
+};
+const CORES: Sort<Millicores> = Sort {
+    code: "invalid-cpu",
+    spell: |cores| cores.to_string(),
+    near: |text| {
+        let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+        let (whole, decimals) = text.split_once('.')?;
+        let fine = decimals.len() > 3 && digits(whole) && digits(decimals);
+        fine.then(|| "write three decimals at most, as in `0.125`".to_owned())
+    },
+};
 
 struct Checker<'a> {
     files: &'a Files<'a>,
@@ -131,21 +162,17 @@ impl Checker<'_> {
             }
             (Kind::Replicas, Value::String(text)) if text == "each-node" => {}
             (Kind::Duration(least), Value::String(text)) => {
-                let ends = (*least, LONGEST);
-                self.quantity::<Millis>("invalid-duration", path, node, text, ends);
+                self.quantity(&DURATIONS, path, node, text, (*least, LONGEST));
             }
             (Kind::Size(least), Value::String(text)) => {
-                let ends = (*least, LARGEST);
-                self.quantity::<Bytes>("invalid-size", path, node, text, ends);
+                self.quantity(&SIZES, path, node, text, (*least, LARGEST));
             }
             (Kind::Cores, Value::Float(text)) => {
-                let ends = (LEAST_CPU, MOST_CPU);
-                self.quantity::<Millicores>("invalid-cpu", path, node, text, ends);
+                self.quantity(&CORES, path, node, text, (LEAST_CPU, MOST_CPU));
             }
             (Kind::Cores, Value::Integer(number)) => {
-                let ends = (LEAST_CPU, MOST_CPU);
                 let text = number.unwrap_or(i64::MAX).to_string();
-                self.quantity::<Millicores>("invalid-cpu", path, node, &text, ends);
+                self.quantity(&CORES, path, node, &text, (LEAST_CPU, MOST_CPU));
             }
             (Kind::OneOf(words), Value::String(text)) => self.word(words, path, node, text),
             (Kind::List(inner, some), Value::Array(items)) => {
@@ -227,25 +254,36 @@ impl Checker<'_> {
         }
     }
 
-    fn quantity<T>(&mut self, code: &'static str, path: &str, node: &Node, text: &str, ends: (T, T))
-    where
-        T: std::str::FromStr<Err = crate::units::BadQuantity> + PartialOrd + std::fmt::Display,
+    fn quantity<T>(
+        &mut self,
+        sort: &Sort<T>,
+        path: &str,
+        node: &Node,
+        text: &str,
+        (least, most): (T, T),
+    ) where
+        T: FromStr<Err = BadQuantity> + PartialOrd,
     {
         let name = last(path);
         let at = node.at.clone();
+        let out_of_range = |how: &str, end: T, than: &str| {
+            Problem::new("out-of-range", at.clone(), format!("`{name}` is too {how}"))
+                .label(format!("expected {} or {than}", (sort.spell)(end)))
+        };
         let problem = match text.parse::<T>() {
             // The reader of durations has an end of its own, which is no advice here.
-            Err(bad) if bad.0.contains(" is too long; ") => too_large(at, name, &ends.1),
+            Err(bad) if bad.0.contains(" is too long; ") => out_of_range("large", most, "less"),
             Err(bad) => {
                 let sentence = bad.to_string();
                 let (what, advice) = sentence.split_once("; ").unwrap_or((&sentence, ""));
-                Problem::new(code, at, what).help(advice)
+                let problem = Problem::new(sort.code, at, what);
+                match (sort.near)(text) {
+                    Some(near) => problem.help(near),
+                    None => problem.help(advice),
+                }
             }
-            Ok(value) if value < ends.0 => {
-                Problem::new("out-of-range", at, format!("`{name}` is too small"))
-                    .label(format!("expected {} or more", ends.0))
-            }
-            Ok(value) if value > ends.1 => too_large(at, name, &ends.1),
+            Ok(value) if value < least => out_of_range("small", least, "more"),
+            Ok(value) if value > most => out_of_range("large", most, "less"),
             Ok(_) => return,
         };
         self.push(path, problem);
@@ -296,11 +334,6 @@ impl Checker<'_> {
 
 fn within(number: i64, low: u32, high: u32) -> bool {
     (i64::from(low)..=i64::from(high)).contains(&number)
-}
-
-fn too_large(at: Location, name: &str, most: &impl std::fmt::Display) -> Problem {
-    Problem::new("out-of-range", at, format!("`{name}` is too large"))
-        .label(format!("expected {most} or less"))
 }
 
 /// The key that a path ends with, for use in a sentence.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::format::Complaint;
 
 struct Part {
+    /// With its article.
     name: &'static str,
     low: u32,
     high: u32,
@@ -14,11 +15,11 @@ struct Part {
 
 /// `words` stand for `low` and up.
 const PARTS: [Part; 5] = [
-    Part { name: "minute", low: 0, high: 59, words: &[] },
-    Part { name: "hour", low: 0, high: 23, words: &[] },
-    Part { name: "day of month", low: 1, high: 31, words: &[] },
+    Part { name: "a minute", low: 0, high: 59, words: &[] },
+    Part { name: "an hour", low: 0, high: 23, words: &[] },
+    Part { name: "a day of month", low: 1, high: 31, words: &[] },
     Part {
-        name: "month",
+        name: "a month",
         low: 1,
         high: 12,
         words: &[
@@ -26,7 +27,7 @@ const PARTS: [Part; 5] = [
         ],
     },
     Part {
-        name: "day of week",
+        name: "a day of week",
         low: 0,
         high: 7,
         words: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
@@ -53,7 +54,10 @@ pub(super) fn check(text: &str) -> Result<(), Complaint> {
     if fields.len() != PARTS.len() {
         let count = fields.len();
         return Err(Complaint::new(format!("a schedule has five fields, this one has {count}"))
-            .help("write minute, hour, day of month, month and day of week: `0 3 * * *` is every day at 3:00"));
+            .help(
+                "write minute, hour, day of month, month and day of week: `0 3 * * *` is every \
+                 day at 3:00",
+            ));
     }
     PARTS.iter().zip(fields).try_for_each(|(part, at)| field(part, &text[at.clone()], at))
 }
@@ -67,21 +71,22 @@ fn field(part: &Part, text: &str, at: Range<usize>) -> Result<(), Complaint> {
     let Part { name, low, high, .. } = part;
     let complain = |what: String| {
         let help = format!(
-            "a {name} is {low} to {high}, `*`, a range `{low}-{high}`, a list `{low},{high}` or a step `*/2`"
+            "{name} is {low} to {high}, `*`, a range `{low}-{high}`, a list `{low},{high}` or a \
+             step `*/2`"
         );
         Err(Complaint::new(what).at(at.clone()).help(help))
     };
     for item in text.split(',') {
         let (range, step) = item.split_once('/').map_or((item, None), |(r, s)| (r, Some(s)));
         if step.is_some_and(|s| s.parse::<u32>().map_or(true, |s| s == 0 || s > *high)) {
-            return complain(format!("`{item}` has a step that is no step of a {name}"));
+            return complain(format!("`{item}` has a step that is no step of {name}"));
         }
         if range == "*" {
             continue;
         }
         let (first, last) = range.split_once('-').map_or((range, range), |(f, l)| (f, l));
         let (Some(first), Some(last)) = (value(part, first), value(part, last)) else {
-            return complain(format!("`{item}` is not a {name}"));
+            return complain(format!("`{item}` is not {name}"));
         };
         if first > last {
             return complain(format!("the range `{item}` goes backwards"));

@@ -254,7 +254,8 @@ mod tests {
         );
         check(
             "replicas = 2\ncommand = [\"./web\"]\nenv = { DEBUG = \"1\", A = \"\" }\n",
-            "replicas = \"each-node\"\nenv = { A = \"${secret(a)}\" }\nupdate.order = \"stop-first\"\n",
+            "replicas = \"each-node\"\nenv = { A = \"${secret(a)}\" }\n\
+             update.order = \"stop-first\"\n",
             &[
                 "command: no longer set (was [\"./web\"])",
                 "env.A: \"\" -> ${secret(a)}",

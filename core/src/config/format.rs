@@ -51,7 +51,8 @@ impl Complaint {
 }
 
 macro_rules! formats {
-    ($($name:ident $code:literal $noun:literal $plural:literal $pattern:literal $check:path;)*) => {$(
+    ($($name:ident $code:literal $noun:literal $plural:literal
+        $pattern:literal $check:path;)*) => {$(
         pub(super) static $name: Format = Format {
             code: $code, noun: $noun, plural: $plural, pattern: $pattern, check: $check,
         };
@@ -63,26 +64,34 @@ formats! {
     WORD "empty-string" "a string" "strings" "" word;
     IMAGE "invalid-image" "an image reference" "image references" "" image::check;
     EMAIL "invalid-email" "an e-mail address" "e-mail addresses" "^[^@\\s]+@[^@\\s]+$" email;
-    ENV_NAME "invalid-env-name" "a variable's name" "variable names" "^[A-Za-z_][A-Za-z0-9_]*$" env_name;
+    ENV_NAME "invalid-env-name" "a variable's name" "variable names"
+        "^[A-Za-z_][A-Za-z0-9_]*$" env_name;
     MOUNT_PATH "invalid-path" "an absolute path in the container" "absolute paths" "^/." mount_path;
     HTTP_PATH "invalid-path" "a path that starts with `/`" "paths" "^/" http_path;
     ROUTE_PATH "invalid-path" "a path that starts with `/`" "paths" "^/[^?#\\s]*$" route_path;
     HOST "invalid-host" "a host name" "host names" "^[a-z0-9.-]+$" host;
     REDIRECT "invalid-url" "a URL" "URLs" "^(https?://|/)" redirect;
     SIGNAL "unknown-signal" "a signal like \"SIGTERM\"" "signals" "^SIG" signal;
-    CAPABILITY "unknown-capability" "a Linux capability" "Linux capabilities" "^[A-Z_]+$" capability;
+    CAPABILITY "unknown-capability" "a Linux capability" "Linux capabilities"
+        "^[A-Z_]+$" capability;
     USER "invalid-user" "a user" "users" "^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$" user;
-    LABEL "invalid-label" "a label's name" "label names" "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$" label;
-    LABEL_VALUE "invalid-label" "a label's value" "label values" "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$" label;
+    LABEL "invalid-label" "a label's name" "label names"
+        "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$" label;
+    LABEL_VALUE "invalid-label" "a label's value" "label values"
+        "^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$" label;
     SCHEDULE "invalid-schedule" "a cron expression" "cron expressions" "" cron::check;
-    TIME_ZONE "invalid-time-zone" "a time zone like \"Europe/Berlin\"" "time zones" "^[A-Za-z][A-Za-z0-9+_/-]*$" time_zone;
+    TIME_ZONE "invalid-time-zone" "a time zone like \"Europe/Berlin\"" "time zones"
+        "^[A-Za-z][A-Za-z0-9+_/-]*$" time_zone;
 }
 
 fn name(text: &str) -> Result<(), Complaint> {
     let Err(bad) = text.parse::<Name>() else { return Ok(()) };
     let close: String = text.to_lowercase().replace(['_', '.', ' ', '/'], "-");
     let close = close.trim_matches('-');
-    let (message, rule) = bad_name_sentence(&bad.to_string());
+    let (mut message, rule) = bad_name_sentence(&bad.to_string());
+    if text.is_empty() {
+        message = "this name is empty".to_owned();
+    }
     let complaint = Complaint::new(message);
     Err(match close.parse::<Name>() {
         Ok(close) => complaint.help(format!("write `{close}`: {rule}")),
@@ -97,7 +106,11 @@ fn bad_name_sentence(sentence: &str) -> (String, String) {
 }
 
 fn word(text: &str) -> Result<(), Complaint> {
-    if text.is_empty() { Err(Complaint::new("this string is empty")) } else { Ok(()) }
+    if text.is_empty() {
+        Err(Complaint::new("this string is empty").help("write what it is to be, or leave it out"))
+    } else {
+        Ok(())
+    }
 }
 
 fn email(text: &str) -> Result<(), Complaint> {
@@ -124,7 +137,11 @@ fn env_name(text: &str) -> Result<(), Complaint> {
 fn mount_path(text: &str) -> Result<(), Complaint> {
     let help = "write where it goes in the container, like `/var/lib/data`";
     if !text.starts_with('/') {
-        return Err(Complaint::new(format!("`{text}` is not an absolute path")).help(help));
+        let complaint = Complaint::new(format!("`{text}` is not an absolute path"));
+        return Err(match text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            true => complaint.help(format!("write where it goes in the container: `/{text}`?")),
+            false => complaint.help(help),
+        });
     }
     if text.trim_matches('/').is_empty() {
         return Err(Complaint::new("the root of the container cannot be replaced").help(help));
@@ -165,17 +182,20 @@ fn path_of_url(text: &str) -> &str {
 }
 
 fn route_path(text: &str) -> Result<(), Complaint> {
+    let sign = text.find(['?', '#', '*']);
+    if !text.starts_with('/') {
+        let below = path_of_url(text).split(['?', '#', '*']).next().unwrap_or_default();
+        return Err(Complaint::new(format!("the path `{text}` does not start with `/`"))
+            .help(format!("write `/{below}`: everything below it matches")));
+    }
     http_path(text)?;
-    if let Some(at) = text.find(['?', '#', '*']) {
+    if let Some(at) = sign {
         let sign = &text[at..=at];
         return Err(Complaint::new(format!(
             "a route's path is a prefix and cannot have `{sign}` in it"
         ))
         .at(at..at + 1)
-        .help(format!(
-            "write `{}`: everything below it matches",
-            text[..at].trim_end_matches('*')
-        )));
+        .help(format!("write `{}`: everything below it matches", &text[..at])));
     }
     if let Some(at) = text.find("//") {
         return Err(Complaint::new("there is an empty part in this path").at(at..at + 2));
@@ -306,7 +326,11 @@ fn label(text: &str) -> Result<(), Complaint> {
     {
         return Ok(());
     }
-    Err(Complaint::new(format!("`{text}` cannot be in a node's label")).help(
+    let message = match text {
+        "" => "nothing is in this part of a node's label".to_owned(),
+        _ => format!("`{text}` cannot be in a node's label"),
+    };
+    Err(Complaint::new(message).help(
         "use up to 63 letters, digits, `.`, `_`, `-` and `/`, with a letter or digit at both ends",
     ))
 }
@@ -326,10 +350,12 @@ fn time_zone(text: &str) -> Result<(), Complaint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::checker::matches;
 
     fn check(format: &Format, good: &[&str], bad: &[&str]) {
         for text in good {
             assert_eq!((format.check)(text), Ok(()), "{}: {text}", format.noun);
+            assert!(matches(format.pattern, text), "{}: {text}", format.noun);
         }
         for text in bad {
             assert!((format.check)(text).is_err(), "{}: {text}", format.noun);

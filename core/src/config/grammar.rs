@@ -97,6 +97,18 @@ pub enum Kind {
 }
 
 impl Section {
+    /// Its header as one would write it: `[service.NAME.health]`, `[[service.NAME.route]]`; empty
+    /// for the top of the file.
+    pub fn header(&self) -> String {
+        let fields = ROOT.all().into_iter().flat_map(|section| section.fields);
+        let opens = |kind: &Kind| kind.section().is_some_and(|s| std::ptr::eq(s, self));
+        match fields.map(|field| &field.kind).find(|kind| opens(kind)) {
+            Some(kind) if kind.is_tables() => format!("[[{}]]", self.path),
+            Some(_) => format!("[{}]", self.path),
+            None => String::new(),
+        }
+    }
+
     /// The field called `name`.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
@@ -106,6 +118,14 @@ impl Section {
     pub fn all(&'static self) -> Vec<&'static Section> {
         let below = |field: &Field| field.kind.section().map(Section::all).unwrap_or_default();
         std::iter::once(self).chain(self.fields.iter().flat_map(below)).collect()
+    }
+}
+
+impl Field {
+    /// The example as a value; `None` for a field that opens a section.
+    pub fn example_value(&self) -> Option<Value> {
+        let written: Value = toml::from_str(&format!("example = {}", self.example)).ok()?;
+        written.get("example").cloned()
     }
 }
 

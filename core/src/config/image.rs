@@ -16,7 +16,8 @@ const TAG_MAX: usize = 128;
 /// Says which part of an image reference is wrong.
 pub(super) fn check(text: &str) -> Result<(), Complaint> {
     if text.is_empty() {
-        return Err(Complaint::new("the image reference is empty"));
+        return Err(Complaint::new("the image reference is empty")
+            .help("write it like `registry.example.com/shop/web:3.1`"));
     }
     if let Some((at, c)) = text.char_indices().find(|(_, c)| c.is_whitespace()) {
         return Err(
@@ -71,7 +72,10 @@ fn check_name(name: &str) -> Result<(), Complaint> {
         if !component(part) {
             return Err(Complaint::new(format!("`{part}` cannot be in an image's name"))
                 .at(place)
-                .help("use lower-case letters and digits, with single `.`, `_`, `__` or hyphens between"));
+                .help(
+                    "use lower-case letters and digits, with single `.`, `_`, `__` or hyphens \
+                     between",
+                ));
         }
     }
     Ok(())

@@ -159,7 +159,17 @@ impl ContainerSpec {
 
     /// Whether losing its node loses data: a volume that outlives the container.
     pub fn has_persistent_volume(&self) -> bool {
-        self.volumes.iter().any(|v| matches!(v.kind, VolumeKind::Persistent { .. }))
+        self.volumes.iter().any(VolumeSpec::is_persistent)
+    }
+}
+
+impl VolumeSpec {
+    /// Whether its data outlives the container.
+    pub fn is_persistent(&self) -> bool {
+        match self.kind {
+            VolumeKind::Persistent { .. } => true,
+            VolumeKind::Ephemeral { .. } => false,
+        }
     }
 }
 

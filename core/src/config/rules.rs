@@ -14,7 +14,7 @@ use super::capabilities;
 use super::check::Facts;
 use super::model::{
     ContainerSpec, HealthCheck, Project, Replicas, RouteMatch, ServiceSpec, TaskSpec, UpdateOrder,
-    VolumeKind,
+    VolumeKind, VolumeSpec,
 };
 use super::path::{item, join, nearest};
 use super::problem::{Location, Problem};
@@ -144,7 +144,10 @@ impl Rules<'_> {
         let files = files.map(|file| (file.as_str(), join(&join(path, "secret_files"), file)));
         let mut taken: BTreeMap<String, String> = BTreeMap::new();
         let all = volumes.chain(tmpfs).chain(files);
-        for (mount, at) in all.filter(|(mount, _)| !mount.is_empty()) {
+        let mut all: Vec<(&str, String)> = all.filter(|(mount, _)| !mount.is_empty()).collect();
+        // The first in the file is the one that was there first.
+        all.sort_by_key(|(_, at)| self.at(at));
+        for (mount, at) in all {
             let parts: Vec<&str> = mount.split('/').filter(|part| !part.is_empty()).collect();
             let Some(first) = taken.insert(parts.join("/"), at.clone()) else { continue };
             self.push(
@@ -182,20 +185,18 @@ impl Rules<'_> {
         let tcp_off = !matches!(container.health.check, HealthCheck::Tcp) && self.sound(&checks[1]);
         let written: Vec<&String> = checks
             .iter()
-            .filter(|at| self.written(at))
-            .filter(|at| {
-                **at != checks[1]
-                    || !tcp_off
-                    || checks.iter().filter(|c| self.written(c)).count() > 1
-            })
+            .filter(|at| self.written(at) && !(tcp_off && **at == checks[1]))
             .collect();
         match written.as_slice() {
-            [] if self.written(&health) => {
+            [] if self.written(&health) && self.sound(&health) => {
                 let at = self.at(&health);
                 self.push(
                     Problem::new("without-effect", at, "this health check checks nothing")
                         .label("no `path`, `tcp` or `command`")
-                        .help("add one of `path = \"/healthz\"`, `tcp = true`, `command = [...]`, or leave the table out: then a container that runs is healthy"),
+                        .help(
+                            "add one of `path = \"/healthz\"`, `tcp = true`, `command = [...]`, \
+                             or leave the table out: then a container that runs is healthy",
+                        ),
                 );
             }
             [] => {}
@@ -228,7 +229,10 @@ impl Rules<'_> {
             && service.update.canary >= count
             && self.sound(&replicas)
         {
-            let message = format!("`canary` is not fewer than the {count} replicas");
+            let message = match count {
+                1 => "`canary` leaves no replica to follow: there is only 1".to_owned(),
+                count => format!("`canary` leaves no replica to follow: there are only {count}"),
+            };
             let note = self.at(&replicas);
             self.push(
                 Problem::new("canary-too-large", self.at(&canary), message)
@@ -248,18 +252,29 @@ impl Rules<'_> {
             let at = ["healthy_for", "deadline"].map(|f| join(&update, f));
             let at = at.iter().find(|at| self.written(at)).unwrap_or(&update);
             self.push(
-                Problem::new("deadline-too-short", self.at(at), format!("no update can succeed: each replica is watched for {soak}, and all must be done in {deadline}"))
-                    .help("make `deadline` longer than `healthy_for`"),
+                Problem::new(
+                    "deadline-too-short",
+                    self.at(at),
+                    format!(
+                        "no update can succeed: each replica is watched for {soak}, and all \
+                         must be done in {deadline}"
+                    ),
+                )
+                .help("make `deadline` longer than `healthy_for`"),
             );
         }
         let start_first = service.update.order == UpdateOrder::StartFirst;
         if start_first && must_stop_first(service.replicas, &service.container) {
             let (cause, label) = if service.container.has_persistent_volume() {
-                ("volume[0]", "a persistent volume has one writer at a time")
+                let volumes = &service.container.volumes;
+                let persistent = volumes.iter().position(VolumeSpec::is_persistent);
+                let cause = item(&join(path, "volume"), persistent.unwrap_or_default());
+                (cause, "a persistent volume has one writer at a time")
             } else {
-                ("fixed_port", "each node already has the old replica on this port")
+                let cause = join(path, "fixed_port");
+                (cause, "each node already has the old replica on this port")
             };
-            let note = self.at(&join(path, cause));
+            let note = self.at(&cause);
             self.push(
                 Problem::new(
                     "must-stop-first",
@@ -282,7 +297,10 @@ impl Rules<'_> {
                 self.push(
                     Problem::new("missing-field", at.clone(), format!("`{volume}` has no `size`"))
                         .label("a persistent volume has a size")
-                        .help("add `size = \"20GiB\"`, or `ephemeral = true` for data that may be lost"),
+                        .help(
+                            "add `size = \"20GiB\"`, or `ephemeral = true` for data that may be \
+                             lost",
+                        ),
                 );
             }
             let many = match service.replicas {
@@ -292,10 +310,17 @@ impl Rules<'_> {
             if many && !self.written(&join(&volume, "ephemeral")) {
                 let note = self.at(&join(path, "replicas"));
                 self.push(
-                    Problem::new("volume-shared", at, "a persistent volume can have one replica only")
-                        .label("one writer at a time")
-                        .note(note, "more than one replica")
-                        .help("write `replicas = 1`, or `ephemeral = true` if each replica can have data of its own"),
+                    Problem::new(
+                        "volume-shared",
+                        at,
+                        "a persistent volume can have one replica only",
+                    )
+                    .label("one writer at a time")
+                    .note(note, "more than one replica")
+                    .help(
+                        "write `replicas = 1`, or `ephemeral = true` if each replica can \
+                         have data of its own",
+                    ),
                 );
             }
         }
@@ -374,7 +399,10 @@ impl Rules<'_> {
                 );
                 self.push(problem.help(match near(name, project.services.keys()) {
                     Some(near) => format!("did you mean `${{service.{near}.address}}`?"),
-                    None => format!("add `[service.{name}]`; a service of another project is reached at `{name}.mill` and its port"),
+                    None => format!(
+                        "add `[service.{name}]`; a service of another project is \
+                         reached at `{name}.mill` and its port"
+                    ),
                 }));
             } else if project.services.contains_key(name) && !self.written(&join(&path, "port")) {
                 let header = self.at(&path);

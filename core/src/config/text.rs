@@ -131,7 +131,15 @@ fn reference(inner: &str) -> Result<Part, (String, String)> {
     if let Some(name) = inner.strip_prefix("secret(").and_then(|rest| rest.strip_suffix(')')) {
         return match check_secret_name(name) {
             Ok(()) => Ok(Part::Secret(name.to_owned())),
-            Err(message) => Err((message, "write it as in `${secret(shop.db-url)}`".to_owned())),
+            Err(sentence) => {
+                let (what, rule) = sentence.split_once("; ").unwrap_or((&sentence, ""));
+                let close = name.trim().to_lowercase().replace(['/', ':', ' '], ".");
+                let written = match check_secret_name(&close) {
+                    Ok(()) => close.as_str(),
+                    Err(_) => "shop.db-url",
+                };
+                Err((what.to_owned(), format!("write `${{secret({written})}}`: {rule}")))
+            }
         };
     }
     if let Some(rest) = inner.strip_prefix("service.") {
@@ -141,7 +149,11 @@ fn reference(inner: &str) -> Result<Part, (String, String)> {
             Ok(name) => unknown(format!(
                 "a service has an `address` (host and port): write `${{service.{name}.address}}`"
             )),
-            Err(bad) => Err((bad.to_string(), WHAT_THERE_IS.to_owned())),
+            Err(bad) => {
+                let sentence = bad.to_string();
+                let (what, rule) = sentence.split_once("; ").unwrap_or((&sentence, ""));
+                Err((what.to_owned(), format!("write it as in `${{service.db.address}}`: {rule}")))
+            }
         };
     }
     let name = inner.trim().trim_start_matches("secrets").trim_start_matches("secret");
@@ -164,8 +176,13 @@ pub fn check_secret_name(name: &str) -> Result<(), String> {
     if starts && name.len() <= SECRET_NAME_MAX && name.split('.').all(part) {
         return Ok(());
     }
+    let what = match name {
+        "" => "a secret's name is missing".to_owned(),
+        name => format!("`{name}` cannot name a secret"),
+    };
     Err(format!(
-        "`{name}` cannot name a secret; use lower-case letters, digits, `-` and `_`, in parts joined by dots, starting with a letter"
+        "{what}; use lower-case letters, digits, `-` and `_`, in parts \
+         joined by dots, starting with a letter"
     ))
 }
 

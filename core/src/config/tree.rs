@@ -100,7 +100,7 @@ pub(super) fn read(files: &Files<'_>) -> Tree {
             // What follows a slip on the same line is mostly an echo of it.
             if !lines_seen.contains(&at.line) {
                 lines_seen.push(at.line);
-                tree.problems.push(syntax(error.message(), at));
+                tree.problems.push(syntax(error.message(), at, &source.text));
             }
         }
         // The line before the slip is where it began.
@@ -166,35 +166,61 @@ fn merge(into: &mut Table, from: Table, path: &str, problems: &mut Vec<Problem>)
             _ => {
                 let (here, there) = (entry.key.file_and_line(), first.key.file_and_line());
                 problems.push(
-                    Problem::new("duplicate-key", entry.key, format!("`{path}` is given twice, at {there} and at {here}"))
-                        .label("given again here")
-                        .note(first.key.clone(), "first defined here")
-                        .help("keep one of the two: files are joined, a later one does not override an earlier one"),
+                    Problem::new(
+                        "duplicate-key",
+                        entry.key,
+                        format!(
+                            "`{path}` is given twice, at \
+                             {there} and at {here}"
+                        ),
+                    )
+                    .label("given again here")
+                    .note(first.key.clone(), "first defined here")
+                    .help(
+                        "keep one of the two: files are joined, a later one does not \
+                         override an earlier one",
+                    ),
                 );
             }
         }
     }
 }
 
-fn syntax(message: &str, at: Location) -> Problem {
+fn syntax(message: &str, at: Location, text: &str) -> Problem {
     let (said, expected) = match message.split_once(", expected ") {
         Some((said, expected)) => (said, Some(expected)),
         None => (message, None),
     };
+    // The parser says this of a value that is bare and of one that is not there.
+    if said == "string values must be quoted" {
+        return match text.get(at.range()).is_none_or(|value| value.trim().is_empty()) {
+            true => Problem::new("syntax", at, "this is not TOML: a key without a value")
+                .label("expected a value")
+                .help("write the value after the `=`, or leave the line out"),
+            false => Problem::new("syntax", at, format!("this is not TOML: {said}"))
+                .help("put the value in double quotes"),
+        };
+    }
     let label = expected.map(|e| format!("expected {e}")).unwrap_or_default();
     let problem = Problem::new("syntax", at, format!("this is not TOML: {said}")).label(label);
     match said {
-        "string values must be quoted" => problem.help("put the value in double quotes"),
         "missing value for key" | "key with no value" => {
             problem.help("write `key = value`; a text needs double quotes")
         }
+        "invalid basic string" if expected == Some("`\"`") => {
+            problem.help("close the text with a double quote")
+        }
+        "unclosed table" => problem.help("close the header with `]`"),
         _ => problem,
     }
 }
 
 fn duplicate(files: &Files<'_>, at: Location) -> Problem {
     let text = &files.sources[at.source].text;
-    let key = text[at.range()].to_owned();
+    let line = text[..at.start].rfind('\n').map_or(0, |newline| newline + 1);
+    let header = text[line..].lines().next().map(str::trim).filter(|line| line.starts_with('['));
+    let key =
+        header.map_or(&text[at.range()], |line| line.split('#').next().unwrap_or(line).trim());
     let first = first_definition(text, &at).map(|range| files.locate(at.source, range));
     let problem = Problem::new("duplicate-key", at, format!("`{key}` is given twice"))
         .label("given again here")

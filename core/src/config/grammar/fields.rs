@@ -54,7 +54,8 @@ const OFF: Presence = Presence::Default(off);
 /// The top of the file.
 pub static ROOT: Section = Section {
     path: "",
-    doc: "One file describes one project; several files are joined, and a key may stand in only one of them.",
+    doc: "One file describes one project; several files are joined, and a key may stand in only \
+          one of them.",
     fields: &[
         field(
             "project",
@@ -90,13 +91,15 @@ const CPU: Field = optional(
     "cpu",
     Kind::Cores,
     "0.5",
-    "Cores: what is set aside and the ceiling. Without it there is no ceiling and 0.1 is set aside.",
+    "Cores: what is set aside and the ceiling. Without it there is no ceiling and 0.1 is set \
+     aside.",
 );
 const MEMORY: Field = optional(
     "memory",
     Kind::Size(LEAST_MEMORY),
     "\"512MiB\"",
-    "Memory: what is set aside and the ceiling. Without it there is no ceiling and 64MiB are set aside.",
+    "Memory: what is set aside and the ceiling. Without it there is no ceiling and 64MiB are set \
+     aside.",
 );
 const COMMAND: Field = optional(
     "command",
@@ -152,7 +155,8 @@ static SERVICE: Section = Section {
             "port",
             Kind::Integer(1, 65535),
             "8080",
-            "The port that callers use. The container itself listens on `$PORT`, unless `fixed_port`. Without it, nobody calls the service: a worker.",
+            "The port that callers use. The container itself listens on `$PORT`, unless \
+             `fixed_port`. Without it, nobody calls the service: a worker.",
         ),
         field(
             "fixed_port",
@@ -195,7 +199,8 @@ static SERVICE: Section = Section {
 
 static HEALTH: Section = Section {
     path: "service.NAME.health",
-    doc: "One of `path`, `tcp` and `command`. Without this table, a container that runs is healthy.",
+    doc: "One of `path`, `tcp` and `command`. Without this table, a container that runs is \
+          healthy.",
     fields: &[
         optional(
             "path",
@@ -277,7 +282,8 @@ static UPDATE: Section = Section {
             Kind::OneOf(&["start-first", "stop-first"]),
             Presence::Default(|| json!(UpdateSpec::default().order)),
             "\"stop-first\"",
-            "Which comes first. With a persistent volume, or a fixed port on each node, it is always \"stop-first\".",
+            "Which comes first. With a persistent volume, or a fixed port on each node, it is \
+             always \"stop-first\".",
         ),
         field(
             "healthy_for",
@@ -407,7 +413,8 @@ static VOLUME: Section = Section {
             "size",
             Kind::Size(Bytes(1 << 20)),
             "\"20GiB\"",
-            "Its size. A persistent volume may grow, never shrink; of an ephemeral one it is the limit, where the file system can enforce one.",
+            "Its size. A persistent volume may grow, never shrink; of an ephemeral one it is the \
+             limit, where the file system can enforce one.",
         ),
         field(
             "ephemeral",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Rules;
 use crate::config::model::{Project, Replicas, RouteMatch, ServiceSpec};
 use crate::config::path::{item, join};
-use crate::config::problem::Problem;
+use crate::config::problem::{Location, Problem};
 use crate::name::Name;
 
 pub(super) fn check(rules: &mut Rules<'_>, project: &Project) {
@@ -35,7 +35,7 @@ fn names(rules: &mut Rules<'_>, project: &Project) {
 
 /// Requests that two routes would take alike; also two routes of one service.
 fn routes(rules: &mut Rules<'_>, project: &Project) {
-    let mut taken: BTreeMap<&RouteMatch, (String, &Name)> = BTreeMap::new();
+    let mut all = Vec::new();
     for (name, service) in &project.services {
         for (index, route) in service.routes.iter().enumerate() {
             let path = item(&join(&path_of(name), "route"), index);
@@ -48,48 +48,50 @@ fn routes(rules: &mut Rules<'_>, project: &Project) {
                 }
                 RouteMatch::Tcp { listen } => (format!("port {listen}"), join(&path, "listen")),
             };
-            let Some((first, owner)) = taken.get(&route.accept) else {
-                taken.insert(&route.accept, (at, name));
-                continue;
-            };
-            let problem = Problem::new(
-                "duplicate-route",
-                rules.at(&at),
-                format!("{what} is already routed to `{owner}`"),
-            );
-            let note = rules.at(first);
-            rules.push(problem.note(note, "first routed here").help(match route.accept {
-                RouteMatch::Http { .. } => "give one of them another `host` or `path`",
-                RouteMatch::Tcp { .. } => "give one of them another port to listen on",
-            }));
+            all.push((rules.at(&at), name, &route.accept, what));
         }
+    }
+    // The first in the files is the one that was there first.
+    all.sort();
+    let mut taken: BTreeMap<&RouteMatch, (Location, &Name)> = BTreeMap::new();
+    for (at, name, accept, what) in all {
+        let Some((first, owner)) = taken.get(accept) else {
+            taken.insert(accept, (at, name));
+            continue;
+        };
+        let message = format!("{what} is already routed to `{owner}`");
+        let problem = Problem::new("duplicate-route", at, message);
+        rules.push(problem.note(first.clone(), "first routed here").help(match accept {
+            RouteMatch::Http { .. } => "give one of them another `host` or `path`",
+            RouteMatch::Tcp { .. } => "give one of them another port to listen on",
+        }));
     }
 }
 
 fn volumes(rules: &mut Rules<'_>, project: &Project) {
-    let mut taken: BTreeMap<&Name, (String, &Name)> = BTreeMap::new();
-    for (name, service) in &project.services {
+    let mut all = Vec::new();
+    for (owner, service) in &project.services {
         for (index, volume) in service.container.volumes.iter().enumerate() {
-            let at = join(&item(&join(&path_of(name), "volume"), index), "name");
-            if !rules.written(&at) || !rules.sound(&at) {
-                continue;
+            let at = join(&item(&join(&path_of(owner), "volume"), index), "name");
+            if rules.written(&at) && rules.sound(&at) {
+                all.push((rules.at(&at), owner, &volume.name));
             }
-            let Some((first, owner)) = taken.get(&volume.name) else {
-                taken.insert(&volume.name, (at, name));
-                continue;
-            };
-            let problem = Problem::new(
-                "duplicate-volume",
-                rules.at(&at),
-                format!("the volume `{}` already belongs to `{owner}`", volume.name),
-            );
-            let note = rules.at(first);
-            rules.push(
-                problem
-                    .note(note, "first defined here")
-                    .help("give one of them another name: a volume belongs to one service"),
-            );
         }
+    }
+    all.sort();
+    let mut taken: BTreeMap<&Name, (Location, &Name)> = BTreeMap::new();
+    for (at, name, volume) in all {
+        let Some((first, owner)) = taken.get(volume) else {
+            taken.insert(volume, (at, name));
+            continue;
+        };
+        let message = format!("the volume `{volume}` already belongs to `{owner}`");
+        let problem = Problem::new("duplicate-volume", at, message);
+        rules.push(
+            problem
+                .note(first.clone(), "first defined here")
+                .help("give one of them another name: a volume belongs to one service"),
+        );
     }
 }
 

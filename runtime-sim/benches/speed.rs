@@ -1,0 +1,2 @@
+//! How fast simulated time passes.
+fn main() { divan::main(); }

@@ -1,0 +1,113 @@
+//! What must hold at every moment of every run, one file each.
+//!
+//! An invariant sees [`Moment`]s and remembers what it needs. One that a run contradicts is a bug
+//! in Mill or wrongly stated; it is restated in the open, never special-cased in the code that it
+//! watches.
+
+mod acknowledged;
+mod capacity;
+mod commanded;
+mod equal_state;
+mod floor;
+mod forward;
+mod one_leader;
+mod outlives;
+mod pinned;
+mod reads;
+mod whole;
+
+use std::fmt;
+
+use mill_core::Effect;
+use mill_core::api::Outcome;
+use mill_core::cluster::command::Entry;
+use mill_core::cluster::{Cluster, Revision};
+use mill_core::event::Leadership;
+use mill_core::name::NodeId;
+use serde::Serialize;
+
+use crate::time::SimTime;
+use crate::world::host::Host;
+use crate::world::people::Asked;
+
+/// Something that an invariant may have an opinion on.
+pub(crate) enum Moment<'a> {
+    /// A node asks for something to be done; nothing is done yet.
+    Effect { host: &'a Host, effect: &'a Effect },
+    /// An entry was committed; `hash` is that of the state after it.
+    Committed {
+        before: &'a Cluster,
+        entry: &'a Entry,
+        at: Revision,
+        after: &'a Cluster,
+        hash: u64,
+    },
+    /// A node's own copy of the state.
+    State { node: NodeId, at: Revision, hash: u64 },
+    /// A node was told who leads.
+    Belief { node: NodeId, belief: Leadership },
+    /// A person got an answer; `cluster` is the committed state.
+    Answer { now: SimTime, asked: &'a Asked, outcome: &'a Outcome, cluster: &'a Cluster },
+    /// A machine, looked at every tick.
+    Host { now: SimTime, host: &'a Host },
+}
+
+/// Something that must hold.
+trait Invariant {
+    /// Its name: that of its file.
+    fn name(&self) -> &'static str;
+
+    /// Looks at a moment.
+    ///
+    /// # Errors
+    /// What does not hold, a sentence.
+    fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String>;
+}
+
+/// What did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// When.
+    pub at: SimTime,
+    /// Which invariant.
+    pub invariant: &'static str,
+    /// What exactly.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}: {}", self.invariant, self.at, self.detail)
+    }
+}
+
+/// All of them.
+pub(crate) struct Invariants(Vec<Box<dyn Invariant>>);
+
+impl Default for Invariants {
+    fn default() -> Invariants {
+        Invariants(vec![
+            Box::new(acknowledged::Acknowledged::default()),
+            Box::new(capacity::Capacity),
+            Box::new(commanded::Commanded),
+            Box::new(equal_state::EqualState::default()),
+            Box::new(floor::Floor),
+            Box::new(forward::Forward),
+            Box::new(one_leader::OneLeader::default()),
+            Box::new(outlives::Outlives::default()),
+            Box::new(pinned::Pinned::default()),
+            Box::new(reads::Reads::default()),
+            Box::new(whole::Whole),
+        ])
+    }
+}
+
+impl Invariants {
+    /// Shows a moment to all of them; the first that objects is named.
+    pub fn observe(&mut self, moment: &Moment<'_>) -> Result<(), (&'static str, String)> {
+        for invariant in &mut self.0 {
+            invariant.observe(moment).map_err(|detail| (invariant.name(), detail))?;
+        }
+        Ok(())
+    }
+}

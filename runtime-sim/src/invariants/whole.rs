@@ -1,0 +1,88 @@
+//! A deploy succeeds as a whole or goes back as a whole, and settled means healthy.
+
+use mill_core::cluster::Cluster;
+use mill_core::cluster::alloc::Phase;
+use mill_core::cluster::command::Command;
+use mill_core::cluster::deploy::{Deploy, DeployState};
+use mill_core::config::model::Replicas;
+use mill_core::name::Name;
+
+use super::{Invariant, Moment};
+
+/// Looks at every deploy that reaches an end, and every service that settles.
+pub(super) struct Whole;
+
+impl Invariant for Whole {
+    fn name(&self) -> &'static str {
+        "whole"
+    }
+
+    fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        let Moment::Committed { before, entry, after, .. } = moment else { return Ok(()) };
+        for command in &entry.commands {
+            match command {
+                Command::SettleService { deploy, service } => settled(before, *deploy, service)?,
+                Command::AdvanceDeploy { deploy, .. } => {
+                    let was = before.deploys.get(deploy).map(|deploy| deploy.state.is_end());
+                    if let (Some(false), Some(is)) = (was, after.deploys.get(deploy)) {
+                        ended(after, *deploy, is)?;
+                    }
+                }
+                Command::Found { .. }
+                | Command::RegisterNode { .. }
+                | Command::SetLiveness { .. }
+                | Command::StartDeploy { .. }
+                | Command::PinImage { .. }
+                | Command::Place { .. }
+                | Command::Stop { .. }
+                | Command::Report { .. }
+                | Command::Forget { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn settled(before: &Cluster, number: u64, name: &Name) -> Result<(), String> {
+    let Some(service) = before.services.get(name) else { return Ok(()) };
+    let running = before.running_deploy().is_some_and(|(running, _)| running == number);
+    let Some((_, version)) = service.target().filter(|_| running) else { return Ok(()) };
+    let Replicas::Count(count) = version.spec.replicas else { return Ok(()) };
+    for index in 0..u64::from(count) {
+        let healthy = before.allocs_of(name).any(|(_, alloc)| {
+            alloc.slot.index == index
+                && alloc.template == version.template
+                && alloc.is_wanted()
+                && alloc.status.phase == Phase::Healthy
+                && before.is_up(alloc.node)
+        });
+        if !healthy {
+            return Err(format!("{name} settled in deploy #{number} and {name}.{index} is not healthy"));
+        }
+    }
+    Ok(())
+}
+
+fn ended(after: &Cluster, number: u64, deploy: &Deploy) -> Result<(), String> {
+    for (name, change) in &deploy.changes {
+        let stable = after.services.get(name).and_then(|service| service.stable);
+        let (should, how) = match &deploy.state {
+            DeployState::Succeeded if !change.settled => {
+                return Err(format!("deploy #{number} succeeded and {name} never settled"));
+            }
+            DeployState::Succeeded => (change.to, "succeeded"),
+            DeployState::RolledBack { .. } => (change.from, "went back"),
+            DeployState::RollbackStuck { .. }
+            | DeployState::Resolving
+            | DeployState::Rolling
+            | DeployState::Removing
+            | DeployState::RollingBack { .. } => continue,
+        };
+        if stable != should {
+            return Err(format!(
+                "deploy #{number} {how} and {name} is at {stable:?} instead of {should:?}"
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! What is not as it should be yet, once nothing goes wrong any more.
+
+use std::collections::BTreeSet;
+
+use mill_core::cluster::alloc::Phase;
+use mill_core::cluster::deploy::{Service, Version};
+use mill_core::config::model::Replicas;
+use mill_core::name::Name;
+
+use crate::world::World;
+
+impl World {
+    /// Everything that the cluster has still to do; empty once it has converged.
+    pub fn pending(&self) -> Vec<String> {
+        let mut pending = Vec::new();
+        if self.leader().is_none() {
+            pending.push("there is no leader".to_owned());
+        }
+        let state = self.cluster();
+        for host in self.hosts() {
+            let id = host.id;
+            if !host.is_up() || !host.is_caught_up() || host.applied() < self.log_end() {
+                pending.push(format!("{id} has not taken in everything that is committed"));
+            }
+            if !state.is_up(id) {
+                pending.push(format!("{id} is not known to be up"));
+            }
+        }
+        if let Some((number, deploy)) = state.running_deploy() {
+            pending.push(format!("deploy #{number} is not over: {}", deploy.state.sentence()));
+        }
+        for (name, service) in &state.services {
+            self.pending_service(name, service, &mut pending);
+        }
+        self.pending_containers(&mut pending);
+        for person in self.waiting_people() {
+            pending.push(format!("person {person} waits for an answer"));
+        }
+        pending
+    }
+
+    fn pending_service(&self, name: &Name, service: &Service, pending: &mut Vec<String>) {
+        let Some((_, version)) = service.target() else {
+            pending.push(format!("{name} is not wanted and still there"));
+            return;
+        };
+        let wanted = self.wanted_slots(version);
+        for index in &wanted {
+            let served = self.cluster().allocs_of(name).any(|(id, alloc)| {
+                let host = self.host(alloc.node);
+                let container = host.engine.container(id);
+                alloc.slot.index == *index
+                    && alloc.template == version.template
+                    && alloc.is_wanted()
+                    && alloc.status.phase == Phase::Healthy
+                    && container.is_some_and(|container| container.serves(self.now()))
+            });
+            if !served {
+                pending.push(format!("{name}.{index} is not healthy"));
+            }
+        }
+        for (id, alloc) in self.cluster().allocs_of(name).filter(|(_, alloc)| alloc.is_live()) {
+            if !alloc.is_wanted() || !wanted.contains(&alloc.slot.index) {
+                pending.push(format!("{id} is not gone"));
+            }
+        }
+    }
+
+    fn wanted_slots(&self, version: &Version) -> BTreeSet<u64> {
+        match version.spec.replicas {
+            Replicas::Count(count) => (0..u64::from(count)).collect(),
+            Replicas::EachNode => self.hosts().map(|host| host.id.0).collect(),
+        }
+    }
+
+    /// Containers on machines that belong to nothing that should run there.
+    fn pending_containers(&self, pending: &mut Vec<String>) {
+        for host in self.hosts() {
+            for (id, _) in host.engine.containers() {
+                let alloc = self.cluster().allocs.get(id).filter(|alloc| alloc.is_wanted());
+                if alloc.is_none_or(|alloc| alloc.node != host.id) {
+                    pending.push(format!("a container of {id} is left on {}", host.id));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The replicated log as a model: an adversary within Raft's contract.
+//!
+//! What is committed stays, in one order, and every node sees it in that order. Everything else
+//! may happen: leaders that do not know they are none, entries that are lost or survive their
+//! leader, nodes that lag, elections without a cause. Who can reach whom is the world's knowledge;
+//! this decides nothing by itself. [`Log::reference`] is the state after all that is committed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use mill_core::cluster::command::Entry;
+use mill_core::cluster::{Cluster, Revision};
+use mill_core::name::NodeId;
+
+/// The most nodes that vote (product.md, section 5).
+pub const VOTERS_MAX: usize = 5;
+
+/// The log of a cluster.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Index 1 first; `None` where a leader began its term.
+    entries: Vec<Option<Arc<Entry>>>,
+    /// The current term.
+    pub term: u64,
+    /// Who can commit in it, while anybody can.
+    pub leader: Option<NodeId>,
+    /// Accepted by that leader and not committed yet, in order.
+    in_flight: VecDeque<Arc<Entry>>,
+    voters: BTreeSet<NodeId>,
+    /// The state after every committed entry.
+    pub reference: Cluster,
+    /// What nodes wrote down instead of entries, by index: the latest few.
+    snapshots: BTreeMap<u64, Arc<Vec<u8>>>,
+}
+
+/// Snapshots that can be sent to nodes that lag.
+const SNAPSHOTS_KEPT: usize = 3;
+
+impl Log {
+    /// An empty log of these nodes.
+    pub fn new(nodes: impl Iterator<Item = NodeId>) -> Log {
+        Log {
+            entries: Vec::new(),
+            term: 0,
+            leader: None,
+            in_flight: VecDeque::new(),
+            voters: nodes.take(VOTERS_MAX).collect(),
+            reference: Cluster::default(),
+            snapshots: BTreeMap::new(),
+        }
+    }
+
+    /// Index of the last committed entry.
+    pub fn end(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    /// The nodes that vote.
+    pub fn voters(&self) -> &BTreeSet<NodeId> {
+        &self.voters
+    }
+
+    /// How many votes make a quorum.
+    pub fn quorum(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+
+    /// The committed entry at an index; `None` where there is nothing to apply.
+    pub fn entry(&self, index: u64) -> Option<&Arc<Entry>> {
+        let place = usize::try_from(index.checked_sub(1)?).ok()?;
+        self.entries.get(place)?.as_ref()
+    }
+
+    /// The leader takes an entry; it is not committed yet.
+    pub fn accept(&mut self, entry: Entry) {
+        self.in_flight.push_back(Arc::new(entry));
+    }
+
+    /// Whether anything waits to be committed.
+    pub fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    /// Commits the oldest entry in flight; `None` if there is none.
+    pub fn commit_next(&mut self) -> Option<(Revision, Arc<Entry>)> {
+        let entry = self.in_flight.pop_front()?;
+        self.entries.push(Some(entry.clone()));
+        Some((Revision { epoch: 0, index: self.end() }, entry))
+    }
+
+    /// A new term with a new leader begins; what was in flight and did not survive is returned.
+    pub fn begin_term(&mut self, leader: NodeId, skip: u64) -> Vec<Arc<Entry>> {
+        self.term += 1 + skip;
+        self.leader = Some(leader);
+        self.entries.push(None);
+        self.in_flight.drain(..).collect()
+    }
+
+    /// Somebody wrote down the state at an index.
+    pub fn keep_snapshot(&mut self, at: Revision, bytes: Arc<Vec<u8>>) {
+        self.snapshots.insert(at.index, bytes);
+        while self.snapshots.len() > SNAPSHOTS_KEPT {
+            self.snapshots.pop_first();
+        }
+    }
+
+    /// The latest snapshot beyond an index.
+    pub fn snapshot_beyond(&self, index: u64) -> Option<(Revision, Arc<Vec<u8>>)> {
+        let (at, bytes) = self.snapshots.last_key_value().filter(|(at, _)| **at > index)?;
+        Some((Revision { epoch: 0, index: *at }, bytes.clone()))
+    }
+}

@@ -1,0 +1,198 @@
+//! What people deploy: small projects that change a little each time, and the images in them.
+
+use std::collections::BTreeMap;
+
+use mill_core::config::model::{
+    ContainerSpec, HealthCheck, HealthSpec, PlaceSpec, Project, Replicas, ServiceSpec, StopSpec,
+    UpdateOrder, UpdateSpec,
+};
+use mill_core::config::text::Text;
+use mill_core::name::Name;
+use mill_core::rng::Rng;
+use mill_core::units::{Bytes, Millicores, Millis};
+
+use crate::models::registry::{Behaviour, Crash, Registry};
+
+/// Names one change: an environment variable that nothing reads.
+pub const CHANGE: &str = "CHANGE";
+
+/// The last change that touched a service's containers, if one did.
+pub fn change(spec: &ServiceSpec) -> Option<&str> {
+    spec.container.env.get(CHANGE).map(Text::source)
+}
+
+/// A plain service: a web server with an http health check.
+pub fn service(image: &str, replicas: u32) -> ServiceSpec {
+    ServiceSpec {
+        replicas: Replicas::Count(replicas),
+        before: None,
+        container: container(image),
+        update: UpdateSpec::default(),
+        routes: Vec::new(),
+        place: PlaceSpec::default(),
+    }
+}
+
+fn container(image: &str) -> ContainerSpec {
+    ContainerSpec {
+        image: image.to_owned(),
+        port: Some(8080),
+        fixed_port: false,
+        cpu: Some(Millicores(100)),
+        memory: Some(Bytes(64 << 20)),
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        secret_files: BTreeMap::new(),
+        health: HealthSpec {
+            check: HealthCheck::Http { path: "/".to_owned() },
+            ..HealthSpec::default()
+        },
+        stop: StopSpec::default(),
+        volumes: Vec::new(),
+        user: None,
+        read_only: false,
+        cap_add: Vec::new(),
+        cap_drop: Vec::new(),
+        tmpfs: Vec::new(),
+    }
+}
+
+/// A project of these services.
+pub fn project(name: &str, services: impl IntoIterator<Item = (Name, ServiceSpec)>) -> Project {
+    Project {
+        name: name.parse().expect("the workload's names are names"),
+        cluster: Default::default(),
+        services: services.into_iter().collect(),
+        tasks: BTreeMap::new(),
+    }
+}
+
+/// A project as one person has it on disk.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    project: Project,
+    services: u64,
+    bad_images: u64,
+    builds: u64,
+    rng: Rng,
+}
+
+impl Draft {
+    /// The first version of a project of up to `services` services.
+    pub fn new(name: &str, services: u64, bad_images: u64, rng: Rng) -> Draft {
+        let project = project(name, []);
+        Draft { project, services, bad_images, builds: 0, rng }
+    }
+
+    /// The names of its services.
+    pub fn names(&self) -> Vec<Name> {
+        self.project.services.keys().cloned().collect()
+    }
+
+    /// The same project with something changed; new images are built on the way.
+    pub fn edit(&mut self, registry: &mut Registry, change: &str) -> Project {
+        for _ in 0..self.rng.between(1, 3) {
+            self.edit_once(registry, change);
+        }
+        self.project.clone()
+    }
+
+    fn edit_once(&mut self, registry: &mut Registry, change: &str) {
+        let name = self.name();
+        let known = self.project.services.contains_key(&name);
+        match self.rng.below(10) {
+            0 if known && self.project.services.len() > 1 => {
+                self.project.services.remove(&name);
+            }
+            1 | 2 if known => {
+                let replicas = self.replicas();
+                self.on(&name, |spec| spec.replicas = replicas);
+            }
+            3 if known => {
+                let parallel = self.rng.between(1, 3);
+                let order = self.order();
+                self.on(&name, |spec| {
+                    spec.update.parallel = u32::try_from(parallel).expect("at most 3");
+                    spec.update.order = order;
+                });
+            }
+            4 | 5 if known => {
+                let text = Text::from(change);
+                self.on(&name, |spec| {
+                    spec.container.env.insert(CHANGE.to_owned(), text);
+                });
+            }
+            6 if known => {
+                // The same tag means something else from now on; what runs must not change.
+                let image = self.project.services[&name].container.image.clone();
+                registry.publish(&image, self.behaviour());
+            }
+            _ => self.new_image(&name, registry, change),
+        }
+    }
+
+    fn on(&mut self, name: &Name, edit: impl FnOnce(&mut ServiceSpec)) {
+        if let Some(spec) = self.project.services.get_mut(name) {
+            edit(spec);
+        }
+    }
+
+    fn name(&mut self) -> Name {
+        let text = format!("{}-{}", self.project.name, self.rng.below(self.services));
+        text.parse().expect("a name, a hyphen and a number are a name")
+    }
+
+    fn replicas(&mut self) -> Replicas {
+        match self.rng.below(12) {
+            0 => Replicas::EachNode,
+            1 => Replicas::Count(0),
+            _ => Replicas::Count(u32::try_from(self.rng.between(1, 4)).expect("at most 4")),
+        }
+    }
+
+    fn order(&mut self) -> UpdateOrder {
+        if self.rng.chance(300) { UpdateOrder::StopFirst } else { UpdateOrder::StartFirst }
+    }
+
+    fn new_image(&mut self, name: &Name, registry: &mut Registry, change: &str) {
+        self.builds += 1;
+        let image = format!("{name}:{}", self.builds);
+        let missing = self.rng.chance(self.bad_images / 4);
+        if !missing {
+            registry.publish(&image, self.behaviour());
+        }
+        if !self.project.services.contains_key(name) {
+            let mut spec = service(&image, 1);
+            spec.replicas = self.replicas();
+            spec.update.order = self.order();
+            spec.container.stop.grace = Millis::secs(self.rng.between(1, 20));
+            spec.container.health.interval = Millis::secs(self.rng.between(1, 10));
+            if self.rng.chance(200) {
+                spec.container.port = None;
+                spec.container.health.check = HealthCheck::Running;
+            }
+            self.project.services.insert(name.clone(), spec);
+        }
+        self.on(name, |spec| {
+            spec.container.image = image;
+            spec.container.env.insert(CHANGE.to_owned(), Text::from(change));
+        });
+    }
+
+    fn behaviour(&mut self) -> Behaviour {
+        let rng = &mut self.rng;
+        let mut behaviour = Behaviour {
+            ready_after: Some(Millis(rng.between(0, 8_000))),
+            stops_after: Some(Millis(rng.between(0, 3_000))).filter(|_| !rng.chance(50)),
+            crash: Crash::Never,
+        };
+        if rng.chance(self.bad_images) {
+            match rng.below(3) {
+                0 => behaviour.ready_after = None,
+                1 => behaviour.crash = Crash::Always(Millis(rng.between(1, 2_000))),
+                _ => behaviour.crash = Crash::Sometimes(Millis::secs(rng.between(20, 300))),
+            }
+        }
+        behaviour
+    }
+}

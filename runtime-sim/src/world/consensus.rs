@@ -1,0 +1,320 @@
+//! Leaders, commits and what nodes hear of them: who can reach whom decides.
+//!
+//! Elections are not simulated message by message. A leader that cannot reach a quorum loses its
+//! lead after a while and may not notice for longer; a node that can reach a quorum wins; entries
+//! that were in flight survive or do not, as a prefix. Tier 2 runs the real protocol.
+
+use mill_core::Event;
+use mill_core::api::RequestId;
+use mill_core::cluster::command::Entry;
+use mill_core::event::{Fate, Leadership};
+use mill_core::name::NodeId;
+use mill_core::units::Millis;
+
+use super::describe::describe;
+use super::{Happening, World};
+use crate::invariants::Moment;
+use crate::time::SimTime;
+
+/// What is under way between leaders.
+#[derive(Debug, Default)]
+pub(super) struct Elections {
+    /// When the leader is given up, if it does not reach a quorum before.
+    gives_up_at: Option<SimTime>,
+    /// When somebody wins, if somebody can.
+    wins_at: Option<SimTime>,
+    /// Whether a commit is on its way.
+    committing: bool,
+}
+
+/// Without a quorum for this long at least, a leader is not the leader any more; up to twice.
+const LEASE: Millis = Millis(1_000);
+/// A deposed leader that hears nobody notices after this long at most.
+const NOTICES: Millis = Millis(4_000);
+/// A proposal to nobody fails after this long at most.
+const PROPOSAL_TIMEOUT: Millis = Millis(5_000);
+/// The most entries that reach a node at once.
+const FED_AT_ONCE: u64 = 64;
+/// A node this far behind may be sent a snapshot instead.
+const SNAPSHOT_GAP: u64 = 8;
+
+impl World {
+    fn alive(&self, node: NodeId) -> bool {
+        self.hosts.get(&node).is_some_and(|host| host.is_up() && !host.frozen)
+    }
+
+    fn reaches_quorum(&self, node: NodeId) -> bool {
+        let voters = self.log.voters().iter();
+        let heard = voters.filter(|v| self.alive(**v) && self.network.connected(node, **v));
+        self.alive(node) && heard.count() >= self.log.quorum()
+    }
+
+    /// Looks whether the leader still leads, or who could.
+    pub(super) fn watch_leader(&mut self) {
+        let now = self.now;
+        match self.log.leader {
+            Some(leader) if self.reaches_quorum(leader) => self.elections.gives_up_at = None,
+            Some(leader) => {
+                let wait = Millis(self.draw.consensus.between(LEASE.0, 2 * LEASE.0));
+                let at = *self.elections.gives_up_at.get_or_insert(now + wait);
+                if at <= now {
+                    self.depose(leader);
+                }
+            }
+            None => {
+                let wait = Millis(self.draw.consensus.between(200, 1_500));
+                let at = *self.elections.wins_at.get_or_insert(now + wait);
+                if at <= now {
+                    self.elections.wins_at = None;
+                    self.elect();
+                }
+            }
+        }
+        for node in self.hosts.keys().copied().collect::<Vec<_>>() {
+            self.feed_soon(node);
+            self.hear_soon(node);
+        }
+    }
+
+    /// The leader is one no more, and may not know it.
+    pub(super) fn depose(&mut self, leader: NodeId) {
+        self.log.leader = None;
+        self.elections.gives_up_at = None;
+        self.elections.wins_at = None;
+        let (now, term) = (self.now, self.log.term);
+        self.trace.transition(now, || format!("{leader} lost its lead of term {term}"));
+        let boot = self.host(leader).boots;
+        let notices = Millis(self.draw.consensus.below(NOTICES.0));
+        self.after(notices, Happening::HearOfLeader { node: leader, boot });
+    }
+
+    fn elect(&mut self) {
+        let able: Vec<NodeId> =
+            self.log.voters().iter().copied().filter(|v| self.reaches_quorum(*v)).collect();
+        if able.is_empty() {
+            return;
+        }
+        let winner = able[self.draw.consensus.below(able.len() as u64) as usize];
+        // Whatever its last leader had in flight survives up to some entry.
+        while self.log.has_in_flight() && self.draw.consensus.chance(600) {
+            self.commit_one();
+        }
+        let skipped = self.draw.consensus.below(3);
+        let lost = self.log.begin_term(winner, skipped);
+        let (now, term) = (self.now, self.log.term);
+        self.stats.count("elections");
+        self.trace.mark(&[20, winner.0, term]);
+        self.trace.transition(now, || format!("{winner} leads term {term}"));
+        for entry in lost {
+            self.stats.count("entries lost with their leader");
+            let proposer = entry.id.node;
+            let event = Event::ProposalFailed { id: entry.id, fate: Fate::Unknown };
+            let wait = Millis(self.draw.consensus.below(NOTICES.0));
+            self.tell_after(wait, proposer, entry.id.boot, event);
+        }
+        let boot = self.host(winner).boots;
+        self.feed_all(winner, boot);
+        self.learn(winner, boot, Leadership::Leader { term });
+    }
+
+    /// A node wants an entry in the log.
+    pub(super) fn propose(&mut self, node: NodeId, boot: u64, entry: Entry) {
+        let id = entry.id;
+        let current = Leadership::Leader { term: self.log.term };
+        let believed = self.host(node).fed.leadership;
+        if self.log.leader == Some(node) && believed == current {
+            self.log.accept(entry);
+            self.commit_soon();
+            return;
+        }
+        let (wait, fate) = match believed {
+            // It does not know better, and nobody hears it.
+            Leadership::Leader { .. } => {
+                (Millis(self.draw.consensus.between(1_000, PROPOSAL_TIMEOUT.0)), Fate::Unknown)
+            }
+            Leadership::Follower { .. } => (Millis(0), Fate::Refused),
+        };
+        self.tell_after(wait, node, boot, Event::ProposalFailed { id, fate });
+    }
+
+    fn commit_soon(&mut self) {
+        if !self.elections.committing {
+            self.elections.committing = true;
+            let there = self.network.delay();
+            let back = self.network.delay();
+            self.after(Millis(there.0 + back.0 + 1), Happening::Commit);
+        }
+    }
+
+    /// What is in flight has reached a quorum, if the leader reaches one.
+    pub(super) fn commit(&mut self) {
+        self.elections.committing = false;
+        let Some(leader) = self.log.leader else { return };
+        if !self.reaches_quorum(leader) {
+            // Tried again until there is a quorum or another leader.
+            self.elections.committing = true;
+            self.after(Millis(50), Happening::Commit);
+            return;
+        }
+        while self.log.has_in_flight() {
+            self.commit_one();
+        }
+        let boot = self.host(leader).boots;
+        self.feed_all(leader, boot);
+    }
+
+    fn commit_one(&mut self) {
+        let Some((at, entry)) = self.log.commit_next() else { return };
+        let before = self.log.reference.clone();
+        let results = self.log.reference.apply(at, &entry);
+        let now = self.now;
+        self.stats.count("entries committed");
+        for (command, result) in entry.commands.iter().zip(&results) {
+            self.trace.transition(now, || match result {
+                Ok(_) => format!("{at} {}", describe(command)),
+                Err(refusal) => format!("{at} {} refused: {refusal}", describe(command)),
+            });
+        }
+        let after = &self.log.reference;
+        let hash = xxhash_rust::xxh3::xxh3_64(&after.encode());
+        self.trace.mark(&[21, at.index, hash]);
+        let moment = Moment::Committed { before: &before, entry: &entry, at, after, hash };
+        let observed = self.invariants.observe(&moment);
+        super::record(&mut self.violation, now, observed);
+    }
+
+    /// More of the log will reach a node, if there is more and somebody to send it.
+    pub(super) fn feed_soon(&mut self, node: NodeId) {
+        let (now, end) = (self.now, self.log.end());
+        let Some(leader) = self.log.leader else { return };
+        let host = &self.hosts[&node];
+        let behind = host.fed.applied < end || !host.fed.caught_up;
+        let reachable = self.alive(leader) && self.network.connected(leader, node);
+        if !host.is_up() || !behind || host.fed.coming || host.lags_until > now || !reachable {
+            return;
+        }
+        let boot = host.boots;
+        let delay = self.network.delay();
+        self.host_mut(node).fed.coming = true;
+        self.after(delay, Happening::Feed { node, boot });
+    }
+
+    /// A part of the log reaches a node.
+    pub(super) fn feed(&mut self, node: NodeId, boot: u64) {
+        let host = self.host_mut(node);
+        if host.boots != boot || !host.is_up() {
+            return;
+        }
+        host.fed.coming = false;
+        let applied = host.fed.applied;
+        let gap = self.log.end() - applied;
+        if gap > SNAPSHOT_GAP
+            && self.draw.consensus.chance(300)
+            && let Some((at, bytes)) = self.log.snapshot_beyond(applied)
+        {
+            self.stats.count("snapshots sent");
+            self.host_mut(node).fed.applied = at.index;
+            self.tell(node, boot, Event::Restored { at, bytes: bytes.to_vec() });
+        }
+        self.feed_up_to(node, boot, FED_AT_ONCE);
+        self.feed_soon(node);
+    }
+
+    fn feed_all(&mut self, node: NodeId, boot: u64) {
+        self.feed_up_to(node, boot, u64::MAX);
+    }
+
+    fn feed_up_to(&mut self, node: NodeId, boot: u64, most: u64) {
+        let end = self.log.end();
+        let mut given = 0;
+        while self.host(node).fed.applied < end && given < most && self.host(node).is_up() {
+            let index = self.host(node).fed.applied + 1;
+            self.host_mut(node).fed.applied = index;
+            given += 1;
+            let Some(entry) = self.log.entry(index).cloned() else { continue };
+            let at = mill_core::cluster::Revision { epoch: 0, index };
+            self.tell(node, boot, Event::Committed { at, entry });
+            self.compare_state(node);
+        }
+        let fed = &mut self.host_mut(node).fed;
+        if !fed.caught_up && fed.applied >= fed.behind {
+            fed.caught_up = true;
+            self.tell(node, boot, Event::CaughtUp);
+        }
+    }
+
+    /// A node's state is that of every other node at the same revision.
+    fn compare_state(&mut self, node: NodeId) {
+        let host = &self.hosts[&node];
+        let Some(daemon) = &host.daemon else { return };
+        // A frozen daemon takes in what it was given later.
+        if host.frozen {
+            return;
+        }
+        let cluster = daemon.cluster();
+        let hash = xxhash_rust::xxh3::xxh3_64(&cluster.encode());
+        let at = cluster.revision;
+        let observed = self.invariants.observe(&Moment::State { node, at, hash });
+        super::record(&mut self.violation, self.now, observed);
+    }
+
+    fn hear_soon(&mut self, node: NodeId) {
+        let host = &self.hosts[&node];
+        if !host.is_up() || host.fed.hearing || self.right_belief(node) == host.fed.leadership {
+            return;
+        }
+        let Some(leader) = self.log.leader.filter(|leader| *leader != node) else { return };
+        if self.network.connected(leader, node) {
+            let (boot, delay) = (host.boots, self.network.delay());
+            self.host_mut(node).fed.hearing = true;
+            self.after(delay, Happening::HearOfLeader { node, boot });
+        }
+    }
+
+    /// What a node would believe that knew everything.
+    fn right_belief(&self, node: NodeId) -> Leadership {
+        let term = self.log.term;
+        match self.log.leader {
+            Some(leader) if leader == node => Leadership::Leader { term },
+            leader => Leadership::Follower { leader, term },
+        }
+    }
+
+    /// A node learns who leads, or that it does not any more.
+    pub(super) fn hear_of_leader(&mut self, node: NodeId, boot: u64) {
+        let host = self.host_mut(node);
+        if host.boots != boot {
+            return;
+        }
+        host.fed.hearing = false;
+        let belief = match self.right_belief(node) {
+            // Told when it wins, and at no other time.
+            Leadership::Leader { .. } => return,
+            Leadership::Follower { leader, term } => {
+                let known = leader.filter(|leader| self.network.connected(*leader, node));
+                Leadership::Follower { leader: known, term }
+            }
+        };
+        self.learn(node, boot, belief);
+    }
+
+    fn learn(&mut self, node: NodeId, boot: u64, belief: Leadership) {
+        let host = self.host_mut(node);
+        if host.boots != boot || !host.is_up() || host.fed.leadership == belief {
+            return;
+        }
+        host.fed.leadership = belief;
+        self.observe(&Moment::Belief { node, belief });
+        self.tell(node, boot, Event::Leadership(belief));
+    }
+
+    /// A quorum says whether a node leads, some time after it asked.
+    pub(super) fn confirm(&mut self, node: NodeId, boot: u64, request: RequestId) {
+        let leads = self.log.leader == Some(node)
+            && self.host(node).fed.leadership == Leadership::Leader { term: self.log.term };
+        let confirmed = leads && self.reaches_quorum(node);
+        let back = self.network.delay();
+        let wait = if confirmed { back } else { Millis(back.0 + 1_000) };
+        self.tell_after(wait, node, boot, Event::ReadConfirmed { id: request, confirmed });
+    }
+}

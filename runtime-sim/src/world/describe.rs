@@ -1,0 +1,37 @@
+//! Commands as one line of a timeline.
+
+use mill_core::cluster::command::Command;
+use mill_core::container::Digest;
+
+pub(super) fn describe(command: &Command) -> String {
+    match command {
+        Command::Found { cluster } => format!("cluster {cluster} begins"),
+        Command::RegisterNode { node, facts } => format!("{node} registers, boot {}", facts.boot),
+        Command::SetLiveness { node, up: true } => format!("{node} is up"),
+        Command::SetLiveness { node, up: false } => format!("{node} is down"),
+        Command::StartDeploy { number, project, kind, changes, restart } => {
+            let changed = changes.iter().map(|(name, spec)| match spec {
+                Some(spec) => format!("{name}={} {:?}", spec.container.image, spec.replicas),
+                None => format!("-{name}"),
+            });
+            let restarted = restart.iter().map(|name| format!("{name} again"));
+            let services: Vec<String> = changed.chain(restarted).collect();
+            format!("deploy #{number} of {project} ({kind:?}): {}", services.join(", "))
+        }
+        Command::PinImage { deploy, reference, image } => {
+            let (Digest::Registry(digest) | Digest::Local(digest)) = &image.digest;
+            format!("deploy #{deploy}: {reference} is ...{}", &digest[digest.len() - 4..])
+        }
+        Command::AdvanceDeploy { deploy, to, .. } => format!("deploy #{deploy}: {}", to.sentence()),
+        Command::SettleService { deploy, service } => format!("deploy #{deploy}: {service} settled"),
+        Command::Place { alloc, node, template, port, .. } => {
+            let port = port.map_or(String::new(), |port| format!(" port {port}"));
+            format!("place {alloc} v{template} on {node}{port}")
+        }
+        Command::Stop { alloc, reason } => format!("stop {alloc}: {}", reason.sentence()),
+        Command::Report { node, alloc, status } => {
+            format!("{node}: {alloc} {}, {} restarts", status.sentence(), status.restarts)
+        }
+        Command::Forget { alloc } => format!("forget {alloc}"),
+    }
+}

@@ -1,0 +1,132 @@
+//! A machine: what is on it, what survives a crash of the daemon, and what survives the power.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use mill_core::{Event, Node};
+use mill_core::api::RequestId;
+use mill_core::cluster::Revision;
+use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
+use mill_core::event::Leadership;
+use mill_core::name::NodeId;
+use mill_core::rng::Rng;
+use mill_core::units::{Bytes, Millicores};
+
+use crate::models::clock::Clock;
+use crate::models::engine::Engine;
+use crate::params::Params;
+use crate::time::SimTime;
+
+/// A machine and what runs on it.
+pub struct Host {
+    /// Its number.
+    pub id: NodeId,
+    /// What its daemon says of it; `boot` is set at each start.
+    pub facts: NodeFacts,
+    /// Its clocks.
+    pub clock: Clock,
+    /// Its engine; survives the daemon.
+    pub engine: Engine,
+    /// Whether it has power.
+    pub powered: bool,
+    /// The daemon, while it runs.
+    pub daemon: Option<Node>,
+    /// How often the daemon was started.
+    pub boots: u64,
+    /// Its daemon stands still; what reaches it waits.
+    pub frozen: bool,
+    pub(super) backlog: VecDeque<(u64, Event)>,
+    /// Committed entries do not reach it until then.
+    pub lags_until: SimTime,
+    /// The state it wrote down last: survives everything.
+    pub(super) snapshot: Option<(Revision, Arc<Vec<u8>>)>,
+    /// What the daemon was given of the log since its start.
+    pub(super) fed: Fed,
+    /// When it is to be called back.
+    pub(super) wake: Option<SimTime>,
+    /// Who waits for which answer.
+    pub(super) waiting: BTreeMap<RequestId, usize>,
+    pub(super) next_request: u64,
+}
+
+/// How far a daemon has been told of the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fed {
+    /// Index of the last entry.
+    pub applied: u64,
+    /// What was committed when it started.
+    pub behind: u64,
+    /// Whether it was told that it has all of that.
+    pub caught_up: bool,
+    /// Whether more is on its way.
+    pub coming: bool,
+    /// What it was told of who leads.
+    pub leadership: Leadership,
+    /// Whether news of who leads is on its way.
+    pub hearing: bool,
+}
+
+impl Fed {
+    pub fn nothing(behind: u64) -> Fed {
+        Fed {
+            applied: 0,
+            behind,
+            caught_up: false,
+            coming: false,
+            leadership: Leadership::Follower { leader: None, term: 0 },
+            hearing: false,
+        }
+    }
+}
+
+impl Host {
+    pub(super) fn new(id: NodeId, params: &Params, clocks: &mut Rng) -> Host {
+        let drift = clocks.between(0, 2 * params.drift);
+        let drift = i64::try_from(drift).expect("small") - i64::try_from(params.drift).expect("small");
+        let zone = if id.0 % 2 == 0 { "b" } else { "a" };
+        let facts = NodeFacts {
+            name: format!("{id}"),
+            boot: 0,
+            advertise: format!("10.0.0.{}", id.0),
+            labels: BTreeMap::from([("zone".to_owned(), zone.to_owned())]),
+            capacity: Capacity {
+                cpu: Millicores(8_000),
+                memory: Bytes(16 << 30),
+                ports: PortPool { first: 20_000, last: 20_199 },
+            },
+            version: "0.1.0".to_owned(),
+        };
+        Host {
+            id,
+            facts,
+            clock: Clock::new(SimTime::default(), drift),
+            engine: Engine::default(),
+            powered: true,
+            daemon: None,
+            boots: 0,
+            frozen: false,
+            backlog: VecDeque::new(),
+            lags_until: SimTime::default(),
+            snapshot: None,
+            fed: Fed::nothing(0),
+            wake: None,
+            waiting: BTreeMap::new(),
+            next_request: 1,
+        }
+    }
+
+    /// Whether its daemon runs, also if it is frozen.
+    pub fn is_up(&self) -> bool {
+        self.daemon.is_some()
+    }
+
+    /// Whether its daemon has all that was committed before it started.
+    pub fn is_caught_up(&self) -> bool {
+        self.fed.caught_up
+    }
+
+    /// The last entry that its daemon has applied in this boot.
+    pub fn applied(&self) -> u64 {
+        self.fed.applied
+    }
+}

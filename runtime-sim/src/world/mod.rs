@@ -1,0 +1,281 @@
+//! The simulated world: one queue, and what each happening does.
+//!
+//! [`World::step`] takes the earliest happening and hands it to the part that knows it: `nodes`
+//! (events in, effects out), `consensus`, `engines`, `faults`, `people`. Everything random comes
+//! from generators named after what they are for, so that a change in one part leaves the draws
+//! of the others alone.
+
+mod consensus;
+mod describe;
+mod engines;
+pub mod faults;
+pub mod host;
+mod nodes;
+pub mod people;
+mod queue;
+
+use std::collections::BTreeMap;
+
+use mill_core::cluster::Cluster;
+use mill_core::container::{ContainerOp, Exit};
+use mill_core::effect::OpId;
+use mill_core::message::Message;
+use mill_core::name::{AllocId, NodeId};
+use mill_core::rng::Rng;
+use mill_core::units::Millis;
+use mill_core::{Event, Node};
+
+use self::faults::{Fault, Faults};
+use self::host::Host;
+use self::people::People;
+use self::queue::Queue;
+use crate::invariants::{Invariants, Moment, Violation};
+use crate::models::log::Log;
+use crate::models::network::Network;
+use crate::models::registry::Registry;
+use crate::params::Params;
+use crate::stats::Stats;
+use crate::time::SimTime;
+use crate::trace::{Line, Trace};
+
+/// Something that will happen.
+#[derive(Clone, Debug)]
+enum Happening {
+    /// A node asked to be called back.
+    Wake { node: NodeId },
+    /// Something reaches a node, if it is still in that boot.
+    Tell { node: NodeId, boot: u64, event: Event },
+    /// A message arrives.
+    Arrive { from: NodeId, to: NodeId, message: Message },
+    /// An engine carries out an operation that was asked for in that boot.
+    Operate { node: NodeId, id: OpId, op: ContainerOp },
+    /// A process ends, if it is still that one.
+    Ends { node: NodeId, alloc: AllocId, started: u64, exit: Exit },
+    /// A leader's entries may have reached a quorum.
+    Commit,
+    /// Committed entries reach a node.
+    Feed { node: NodeId, boot: u64 },
+    /// A quorum confirms that a node leads, or does not.
+    Confirm { node: NodeId, boot: u64, request: mill_core::api::RequestId },
+    /// A node hears who leads.
+    HearOfLeader { node: NodeId, boot: u64 },
+    /// Leaders, votes and what takes too long are looked at.
+    Tick,
+    /// A daemon is started.
+    Boot { node: NodeId },
+    /// The next fault.
+    NextFault,
+    /// A fault ends.
+    Heal { fault: Fault },
+    /// A person does something.
+    Act { person: usize },
+}
+
+/// A cluster of machines, everything around them, and what must hold.
+pub struct World {
+    params: Params,
+    now: SimTime,
+    queue: Queue<Happening>,
+    hosts: BTreeMap<NodeId, Host>,
+    log: Log,
+    elections: consensus::Elections,
+    network: Network,
+    registry: Registry,
+    faults: Faults,
+    people: People,
+    invariants: Invariants,
+    violation: Option<Violation>,
+    trace: Trace,
+    stats: Stats,
+    /// Container operations asked for, but for probes and looks.
+    operations: u64,
+    draw: Draws,
+}
+
+/// Generators, by what they decide.
+struct Draws {
+    engine: Rng,
+    consensus: Rng,
+}
+
+/// Between two looks at leaders and at what takes too long.
+const TICK: Millis = Millis(100);
+
+impl World {
+    /// A world in which every machine has just been switched on.
+    pub fn new(params: Params) -> World {
+        World::traced(params, None)
+    }
+
+    /// The same; every line of the trace goes to `listener`.
+    pub fn traced(params: Params, listener: Option<Line>) -> World {
+        let root = Rng::new(params.seed);
+        let nodes = (1..=params.nodes).map(NodeId);
+        let mut clocks = root.child("clocks");
+        let host = |id: NodeId| (id, Host::new(id, &params, &mut clocks));
+        let hosts: BTreeMap<NodeId, Host> = nodes.clone().map(host).collect();
+        let mut world = World {
+            now: SimTime::default(),
+            queue: Queue::default(),
+            hosts,
+            log: Log::new(nodes.clone()),
+            elections: consensus::Elections::default(),
+            network: Network::new(params.latency, params.loss, root.child("network")),
+            registry: Registry::default(),
+            faults: Faults::new(root.child("faults")),
+            people: People::new(&params, &root),
+            invariants: Invariants::default(),
+            violation: None,
+            trace: Trace::new(listener),
+            stats: Stats::default(),
+            operations: 0,
+            draw: Draws { engine: root.child("engine"), consensus: root.child("consensus") },
+            params,
+        };
+        for node in nodes {
+            let after = Millis(world.draw.engine.below(2_000));
+            world.after(after, Happening::Boot { node });
+        }
+        world.after(TICK, Happening::Tick);
+        world
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> SimTime {
+        self.now
+    }
+
+    /// The parameters it was made from.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The state after everything that is committed.
+    pub fn cluster(&self) -> &Cluster {
+        &self.log.reference
+    }
+
+    /// The node that can commit, while one can.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.log.leader
+    }
+
+    /// A machine.
+    ///
+    /// # Panics
+    /// If the world has no such machine.
+    pub fn host(&self, node: NodeId) -> &Host {
+        self.hosts.get(&node).expect("the world has this machine")
+    }
+
+    /// Every machine.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values()
+    }
+
+    /// The registry, to publish images in.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// Index of the last committed entry.
+    pub(crate) fn log_end(&self) -> u64 {
+        self.log.end()
+    }
+
+    /// Entries committed and operations asked for, but for probes: what a quiet cluster has none of.
+    pub(crate) fn activity(&self) -> (u64, u64) {
+        (self.log.end(), self.operations)
+    }
+
+    /// What was violated first, if anything was.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// What the run reached so far.
+    pub fn stats(&self) -> Stats {
+        Stats { seconds: self.now.0 / 1_000_000_000, ..self.stats.clone() }
+    }
+
+    /// Equal for equal runs, and for nothing else.
+    pub fn hash(&self) -> u64 {
+        self.trace.hash()
+    }
+
+    /// The last transitions, one line each.
+    pub fn recent(&self) -> Vec<String> {
+        self.trace.recent()
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, length: Millis) {
+        self.run_until(self.now + length);
+    }
+
+    /// Lets time pass, until `end` or the first violation.
+    pub fn run_until(&mut self, end: SimTime) {
+        while self.violation.is_none() && self.queue.next_at().is_some_and(|at| at <= end) {
+            self.step();
+        }
+        self.now = self.now.max(end);
+    }
+
+    /// Lets the next thing happen.
+    pub fn step(&mut self) {
+        let Some((at, happening)) = self.queue.pop() else { return };
+        self.now = at;
+        match happening {
+            Happening::Wake { node } => self.wake(node),
+            Happening::Tell { node, boot, event } => self.tell(node, boot, event),
+            Happening::Arrive { from, to, message } => self.arrive(from, to, message),
+            Happening::Operate { node, id, op } => self.operate(node, id, op),
+            Happening::Ends { node, alloc, started, exit } => {
+                self.process_ends(node, &alloc, started, exit);
+            }
+            Happening::Commit => self.commit(),
+            Happening::Feed { node, boot } => self.feed(node, boot),
+            Happening::Confirm { node, boot, request } => self.confirm(node, boot, request),
+            Happening::HearOfLeader { node, boot } => self.hear_of_leader(node, boot),
+            Happening::Tick => self.tick(),
+            Happening::Boot { node } => self.boot(node),
+            Happening::NextFault => self.next_fault(),
+            Happening::Heal { fault } => self.heal(&fault),
+            Happening::Act { person } => self.act(person),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.after(TICK, Happening::Tick);
+        self.watch_leader();
+        for host in self.hosts.values() {
+            let observed = self.invariants.observe(&Moment::Host { now: self.now, host });
+            record(&mut self.violation, self.now, observed);
+        }
+    }
+
+    fn after(&mut self, length: Millis, happening: Happening) {
+        self.queue.push(self.now + length, happening);
+    }
+
+    fn host_mut(&mut self, node: NodeId) -> &mut Host {
+        self.hosts.get_mut(&node).expect("happenings speak of machines that there are")
+    }
+
+    /// Checks what must hold.
+    fn observe(&mut self, moment: &Moment<'_>) {
+        let observed = self.invariants.observe(moment);
+        record(&mut self.violation, self.now, observed);
+    }
+}
+
+fn record(first: &mut Option<Violation>, at: SimTime, observed: Result<(), (&'static str, String)>) {
+    if let (Err((invariant, detail)), None) = (observed, &first) {
+        *first = Some(Violation { at, invariant, detail });
+    }
+}
+
+/// A node's daemon, if it runs and is in that boot.
+fn daemon(host: &mut Host, boot: u64) -> Option<&mut Node> {
+    (host.boots == boot).then_some(host.daemon.as_mut()).flatten()
+}

@@ -1,0 +1,196 @@
+//! Nodes in the world: events go in, effects come out and are carried out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mill_core::event::{Event, Leadership};
+use mill_core::message::Message;
+use mill_core::name::NodeId;
+use mill_core::timing::Timing;
+use mill_core::units::Millis;
+use mill_core::{Effect, Node, NodeConfig};
+
+use super::host::Fed;
+use super::{Happening, World, daemon};
+use crate::invariants::Moment;
+use crate::time::SimTime;
+
+impl World {
+    /// A daemon is started, if there is power and none runs.
+    pub(super) fn boot(&mut self, node: NodeId) {
+        let (now, seed, end) = (self.now, self.params.seed, self.log.end());
+        let host = self.host_mut(node);
+        if !host.powered || host.is_up() {
+            return;
+        }
+        host.boots += 1;
+        host.facts.boot = host.boots;
+        let config = NodeConfig {
+            id: node,
+            cluster: "sim".to_owned(),
+            facts: host.facts.clone(),
+            timing: Timing::default(),
+        };
+        let seed = seed ^ node.0.rotate_left(32);
+        host.daemon = Some(Node::new(config, seed, host.clock.now(now)));
+        host.fed = Fed::nothing(end);
+        host.wake = None;
+        let (boot, snapshot) = (host.boots, host.snapshot.clone());
+        self.trace.transition(now, || format!("{node} starts, boot {boot}"));
+        if let Some((at, bytes)) = snapshot {
+            self.host_mut(node).fed.applied = at.index;
+            self.tell(node, boot, Event::Restored { at, bytes: bytes.to_vec() });
+        }
+        self.feed_soon(node);
+    }
+
+    /// A daemon is gone from one moment to the next; its containers are not.
+    pub(super) fn kill_daemon(&mut self, node: NodeId) {
+        let host = self.host_mut(node);
+        host.daemon = None;
+        host.wake = None;
+        host.backlog.clear();
+        let waiting = std::mem::take(&mut host.waiting);
+        for person in waiting.into_values() {
+            self.hears_nothing(person);
+        }
+    }
+
+    pub(super) fn wake(&mut self, node: NodeId) {
+        let now = self.now;
+        let host = self.host_mut(node);
+        if host.wake != Some(now) {
+            return;
+        }
+        host.wake = None;
+        let boot = host.boots;
+        self.tell(node, boot, Event::Wake);
+    }
+
+    pub(super) fn arrive(&mut self, from: NodeId, to: NodeId, message: Message) {
+        let boot = self.host(to).boots;
+        self.tell(to, boot, Event::Message { from, message });
+    }
+
+    /// Hands an event to a daemon, if it is still in that boot, and carries out what follows.
+    pub(super) fn tell(&mut self, node: NodeId, boot: u64, event: Event) {
+        let now = self.now;
+        let host = self.hosts.get_mut(&node).expect("events go to machines that there are");
+        if host.frozen {
+            host.backlog.push_back((boot, event));
+            return;
+        }
+        let clock = host.clock.now(now);
+        let Some(daemon) = daemon(host, boot) else { return };
+        self.trace.detail(now, || format!("{node} < {event:?}"));
+        self.trace.mark(&[now.0, node.0, number(&event)]);
+        self.stats.events += 1;
+        daemon.handle(clock, event);
+        let mut effects = Vec::new();
+        while let Some(effect) = daemon.poll_effect() {
+            effects.push(effect);
+        }
+        for effect in effects {
+            self.carry_out(node, boot, effect);
+        }
+        self.call_back(node);
+    }
+
+    /// Sees to it that a node is woken when it asked to be.
+    pub(super) fn call_back(&mut self, node: NodeId) {
+        let now = self.now;
+        let host = self.hosts.get_mut(&node).expect("only machines that there are ask");
+        let Some(daemon) = &host.daemon else { return };
+        let at = daemon.poll_timeout().map(|(mono, _)| host.clock.when(mono));
+        // A deadline that has passed is one that the last event could have met and did not.
+        let at = at.map(|at| at.max(SimTime(now.0 + 1)));
+        if at != host.wake {
+            host.wake = at;
+            if let Some(at) = at {
+                self.queue.push(at, Happening::Wake { node });
+            }
+        }
+    }
+
+    fn carry_out(&mut self, node: NodeId, boot: u64, effect: Effect) {
+        let now = self.now;
+        self.trace.detail(now, || format!("{node} > {effect:?}"));
+        let host = &self.hosts[&node];
+        let observed = self.invariants.observe(&Moment::Effect { host, effect: &effect });
+        super::record(&mut self.violation, now, observed);
+        match effect {
+            Effect::Propose { entry } => {
+                self.trace.mark(&[2, entry.id.seq, entry.commands.len() as u64]);
+                self.propose(node, boot, *entry);
+            }
+            Effect::ConfirmRead { id } => {
+                self.trace.mark(&[3, id.0]);
+                let there = self.network.delay();
+                self.after(there, Happening::Confirm { node, boot, request: id });
+            }
+            Effect::Snapshot { at, bytes } => {
+                self.trace.mark(&[4, at.index, bytes.len() as u64]);
+                self.stats.count("snapshots");
+                let bytes = Arc::new(bytes);
+                self.log.keep_snapshot(at, bytes.clone());
+                self.host_mut(node).snapshot = Some((at, bytes));
+            }
+            Effect::Send { to, message } => {
+                self.trace.mark(&[5, to.0]);
+                for delay in self.network.carry(node, to) {
+                    let message = message.clone();
+                    self.after(delay, Happening::Arrive { from: node, to, message });
+                }
+            }
+            Effect::Reply { id, outcome } => {
+                self.trace.mark(&[6, id.0, u64::from(outcome.is_ok())]);
+                self.answered(node, id, &outcome);
+            }
+            Effect::Container { id, op } => {
+                self.trace.mark(&[7, id.seq]);
+                self.submit(node, id, op);
+            }
+        }
+    }
+
+    /// A machine that stood still goes on, with everything that reached it meanwhile.
+    pub(super) fn thaw(&mut self, node: NodeId) {
+        let host = self.host_mut(node);
+        host.frozen = false;
+        for (boot, event) in std::mem::take(&mut host.backlog) {
+            self.tell(node, boot, event);
+        }
+    }
+
+    /// Tells a node after a while.
+    pub(super) fn tell_after(&mut self, length: Millis, node: NodeId, boot: u64, event: Event) {
+        self.after(length, Happening::Tell { node, boot, event });
+    }
+
+    /// What each node believes of who leads.
+    pub fn beliefs(&self) -> BTreeMap<NodeId, Leadership> {
+        let up = self.hosts.values().filter(|host| host.is_up());
+        up.map(|host| (host.id, host.fed.leadership)).collect()
+    }
+}
+
+/// A number for each kind of event, for the trace's hash.
+fn number(event: &Event) -> u64 {
+    match event {
+        Event::Committed { at, .. } => 1 << 32 | at.index,
+        Event::Restored { at, .. } => 2 << 32 | at.index,
+        Event::CaughtUp => 3 << 32,
+        Event::SnapshotWanted => 4 << 32,
+        Event::Leadership(Leadership::Leader { term }) => 5 << 32 | *term,
+        Event::Leadership(Leadership::Follower { term, .. }) => 6 << 32 | *term,
+        Event::ProposalFailed { id, .. } => 7 << 32 | id.seq,
+        Event::ReadConfirmed { id, .. } => 8 << 32 | id.0,
+        Event::Message { from, .. } => 9 << 32 | from.0,
+        Event::Request { id, .. } => 10 << 32 | id.0,
+        Event::RequestDropped { id } => 11 << 32 | id.0,
+        Event::OpDone { id, result } => 12 << 32 | id.seq << 1 | u64::from(result.is_ok()),
+        Event::ContainerDied(observed) => 13 << 32 | observed.started,
+        Event::EngineConnected => 14 << 32,
+        Event::Wake => 15 << 32,
+    }
+}

@@ -1,0 +1,243 @@
+//! People who deploy, scale, restart and look, and what they were told.
+//!
+//! A person asks the node that is said to lead, or any; follows the answer; and is told nothing
+//! if that node dies. Every question and every answer goes to the invariants, which hold Mill to
+//! what it said.
+
+use mill_core::api::{Answer, ErrorCode, Outcome, Request, RequestId};
+use mill_core::event::{Event, Leadership};
+use mill_core::name::NodeId;
+use mill_core::rng::Rng;
+use mill_core::units::Millis;
+
+use super::{Happening, World};
+use crate::invariants::Moment;
+use crate::params::Params;
+use crate::time::SimTime;
+use crate::workload::{self, Draft};
+
+/// Everybody who uses the cluster.
+pub(super) struct People {
+    people: Vec<Person>,
+    changes: u64,
+}
+
+struct Person {
+    rng: Rng,
+    draft: Draft,
+    /// What was asked and is not answered.
+    asked: Option<Asked>,
+    answered: Option<Outcome>,
+    /// Whether a script decides what is asked, and not chance.
+    scripted: bool,
+}
+
+/// A question of a person.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// Who asks.
+    pub person: usize,
+    /// When.
+    pub at: SimTime,
+    /// What.
+    pub request: Request,
+    /// The change that only this deploy carries, if it is one.
+    pub change: Option<String>,
+}
+
+impl People {
+    pub fn new(params: &Params, root: &Rng) -> People {
+        let person = |number: u64| {
+            let rng = root.child(&format!("person {number}"));
+            // Most have a project of their own; the third shares the first's.
+            let name = if number == 1 { "b" } else { "a" };
+            let draft = Draft::new(name, params.services.max(1), params.bad_images, rng.child("draft"));
+            Person { rng, draft, asked: None, answered: None, scripted: false }
+        };
+        let mut people: Vec<Person> = (0..params.people).map(person).collect();
+        // One more, who does only what a script says.
+        let rng = root.child("script");
+        let draft = Draft::new("script", 1, 0, rng.child("draft"));
+        people.push(Person { rng, draft, asked: None, answered: None, scripted: true });
+        People { people, changes: 0 }
+    }
+}
+
+impl World {
+    /// Lets people come.
+    pub fn begin_people(&mut self) {
+        for person in 0..self.people.people.len() {
+            self.after(Millis::secs(3), Happening::Act { person });
+        }
+    }
+
+    /// Whether people and faults are at work.
+    pub(crate) fn in_turmoil(&self) -> bool {
+        self.now < SimTime::default() + self.params.turmoil
+    }
+
+    pub(super) fn act(&mut self, person: usize) {
+        if !self.in_turmoil() || self.people.people[person].scripted {
+            return;
+        }
+        let pause = self.params.pause;
+        let someone = &mut self.people.people[person];
+        let wait = Millis(someone.rng.between(1, 2 * pause.0));
+        if someone.asked.is_none() {
+            let choice = someone.rng.below(12);
+            let (request, change) = self.choose(person, choice);
+            if let Some(node) = self.whom_to_ask(person) {
+                self.ask(person, node, request, change);
+            }
+        }
+        self.after(wait, Happening::Act { person });
+    }
+
+    fn choose(&mut self, person: usize, choice: u64) -> (Request, Option<String>) {
+        self.people.changes += 1;
+        let change = format!("change {}", self.people.changes);
+        let someone = &mut self.people.people[person];
+        let names = someone.draft.names();
+        let some = names.get(someone.rng.below(names.len().max(1) as u64) as usize).cloned();
+        let request = match (choice, some) {
+            (0, Some(service)) => Request::Restart { service },
+            (1, Some(service)) => {
+                Request::Scale { service, replicas: u32::try_from(someone.rng.below(5)).expect("small") }
+            }
+            (2, _) => Request::Status,
+            (3, Some(service)) => Request::Why { subject: service.to_string() },
+            (4, _) => Request::Allocs { service: None },
+            (5, _) => Request::Deployment { number: None, seen: Some(0), hold: Millis::secs(5) },
+            (6, _) => {
+                Request::Plan { project: Box::new(someone.draft.edit(&mut self.registry, &change)) }
+            }
+            (_, _) => {
+                let project = Box::new(someone.draft.edit(&mut self.registry, &change));
+                Request::Deploy { project, expect: None }
+            }
+        };
+        let carries = carries(&request, &change);
+        (request, Some(change).filter(|_| carries))
+    }
+
+    /// A person asks a node.
+    fn ask(&mut self, person: usize, node: NodeId, request: Request, change: Option<String>) {
+        let now = self.now;
+        let asked = Asked { person, at: now, request: request.clone(), change };
+        self.people.people[person].asked = Some(asked);
+        self.people.people[person].answered = None;
+        self.stats.count("questions");
+        let host = self.host_mut(node);
+        let id = RequestId(host.next_request);
+        host.next_request += 1;
+        host.waiting.insert(id, person);
+        let boot = host.boots;
+        self.trace.mark(&[40, person as u64, node.0, id.0]);
+        self.trace.transition(now, || format!("person {person} asks {node}: {}", brief(&request)));
+        self.tell(node, boot, Event::Request { id, request });
+    }
+
+    /// The node that most say leads, or any that is up.
+    fn whom_to_ask(&mut self, person: usize) -> Option<NodeId> {
+        let said = self.hosts.values().filter(|host| host.is_up()).find_map(|host| {
+            match host.fed.leadership {
+                Leadership::Leader { .. } => Some(host.id),
+                Leadership::Follower { leader, .. } => leader,
+            }
+        });
+        let up: Vec<NodeId> =
+            self.hosts.values().filter(|host| host.is_up()).map(|host| host.id).collect();
+        if up.is_empty() {
+            return None;
+        }
+        let rng = &mut self.people.people[person].rng;
+        let any = up[rng.below(up.len() as u64) as usize];
+        let leader = said.filter(|leader| up.contains(leader));
+        Some(if rng.chance(800) { leader.unwrap_or(any) } else { any })
+    }
+
+    pub(super) fn answered(&mut self, node: NodeId, id: RequestId, outcome: &Outcome) {
+        let now = self.now;
+        let Some(person) = self.host_mut(node).waiting.remove(&id) else {
+            let nobody = format!("{node} answered request {} twice, or nobody's", id.0);
+            super::record(&mut self.violation, now, Err(("answers", nobody)));
+            return;
+        };
+        let someone = &mut self.people.people[person];
+        let Some(asked) = someone.asked.take() else { return };
+        someone.answered = Some(outcome.clone());
+        self.trace.transition(now, || format!("person {person} is told: {}", told(outcome)));
+        self.stats.count(match outcome {
+            Ok(Answer::Started { .. }) => "deploys acknowledged",
+            Ok(_) => "answers",
+            Err(error) if error.code == ErrorCode::Unknown => "answers unknown",
+            Err(_) => "refusals",
+        });
+        let cluster = &self.log.reference;
+        let moment = Moment::Answer { now, asked: &asked, outcome, cluster };
+        let observed = self.invariants.observe(&moment);
+        super::record(&mut self.violation, now, observed);
+    }
+
+    /// The node that was asked is dead.
+    pub(super) fn hears_nothing(&mut self, person: usize) {
+        if self.people.people[person].asked.take().is_some() {
+            self.stats.count("questions without an answer");
+        }
+    }
+
+    /// People whose question is not answered yet.
+    pub(crate) fn waiting_people(&self) -> Vec<usize> {
+        let people = self.people.people.iter().enumerate();
+        people.filter(|(_, person)| person.asked.is_some()).map(|(number, _)| number).collect()
+    }
+
+    /// Asks a node in a test's name and waits for the answer.
+    ///
+    /// # Panics
+    /// If the node does not answer within a minute.
+    pub fn request(&mut self, node: NodeId, request: Request) -> Outcome {
+        let script = self.people.people.len() - 1;
+        self.ask(script, node, request, None);
+        let until = self.now + Millis::mins(1);
+        while self.people.people[script].answered.is_none() {
+            assert!(self.now < until, "{node} does not answer");
+            self.step();
+        }
+        self.people.people[script].answered.take().expect("checked above")
+    }
+}
+
+/// Whether a request is a deploy that carries that change.
+fn carries(request: &Request, change: &str) -> bool {
+    let Request::Deploy { project, .. } = request else { return false };
+    project.services.values().any(|spec| workload::change(spec) == Some(change))
+}
+
+fn brief(request: &Request) -> String {
+    match request {
+        Request::Plan { project } => format!("plan {}", project.name),
+        Request::Deploy { project, .. } => format!("deploy {}", project.name),
+        Request::Restart { service } => format!("restart {service}"),
+        Request::Scale { service, replicas } => format!("scale {service} {replicas}"),
+        Request::Deployment { .. } => "how is the deploy".to_owned(),
+        Request::Status => "status".to_owned(),
+        Request::Allocs { .. } => "ps".to_owned(),
+        Request::Why { subject } => format!("why {subject}"),
+        Request::State => "state".to_owned(),
+    }
+}
+
+fn told(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(Answer::Started { number, .. }) => format!("deploy #{number} started"),
+        Ok(Answer::Unchanged) => "nothing to do".to_owned(),
+        Ok(Answer::Status(status)) => format!("status at {}", status.revision),
+        Ok(Answer::Plan(_)) => "the plan".to_owned(),
+        Ok(Answer::Deployment(view)) => format!("deploy #{}: {}", view.number, view.state.sentence()),
+        Ok(Answer::Allocs(views)) => format!("{} allocs", views.len()),
+        Ok(Answer::Why(why)) => why.summary.clone(),
+        Ok(Answer::State(_)) => "the state".to_owned(),
+        Err(error) => format!("{:?}: {}", error.code, error.message),
+    }
+}
