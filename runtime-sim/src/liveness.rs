@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use mill_core::cluster::alloc::Phase;
 use mill_core::cluster::deploy::{Service, Version};
-use mill_core::config::model::Replicas;
+use mill_core::config::model::{HealthCheck, Replicas};
 use mill_core::name::Name;
 
+use crate::models::engine::Container;
 use crate::world::World;
 
 impl World {
@@ -45,6 +46,11 @@ impl World {
             return;
         };
         let wanted = self.wanted_slots(version);
+        let unchecked = version.spec.container.health.check == HealthCheck::Running;
+        let serves = |container: &Container| match unchecked {
+            true => container.runs(),
+            false => container.serves(self.now()),
+        };
         for index in &wanted {
             let served = self.cluster().allocs_of(name).any(|(id, alloc)| {
                 let host = self.host(alloc.node);
@@ -53,7 +59,7 @@ impl World {
                     && alloc.template == version.template
                     && alloc.is_wanted()
                     && alloc.status.phase == Phase::Healthy
-                    && container.is_some_and(|container| container.serves(self.now()))
+                    && container.is_some_and(serves)
             });
             if !served {
                 pending.push(format!("{name}.{index} is not healthy"));

@@ -51,6 +51,7 @@ impl Images {
         if self.deploy != number {
             *self = Images { deploy: number, asked: BTreeMap::new() };
         }
+        self.asked.retain(|reference, _| deploy.images.get(reference) == Some(&None));
         for (reference, _) in deploy.images.iter().filter(|(_, pin)| pin.is_none()) {
             let due = match self.asked.get(reference).map(|lookup| lookup.state) {
                 None => true,

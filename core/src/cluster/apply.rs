@@ -2,7 +2,7 @@
 
 use crate::cluster::alloc::{Alloc, Desired, Phase, Status, StopReason};
 use crate::cluster::command::{Command, Entry};
-use crate::cluster::deploy::{Change, Deploy, DeployState, Service, Version};
+use crate::cluster::deploy::{Change, Deploy, DeployState, Goal, Service, Version};
 use crate::cluster::node::{Liveness, NodeFacts, NodeRecord};
 use crate::cluster::{Cluster, DEPLOYS_KEPT, Revision};
 use crate::config::model::ServiceSpec;
@@ -194,7 +194,7 @@ impl Cluster {
             if let Some(spec) = spec {
                 service.add_version(number, spec, restart.contains(name));
             }
-            service.rolling = Some(to);
+            service.rolling = Some(to.map_or(Goal::Gone, Goal::Version));
             deploy
                 .changes
                 .insert(name.clone(), Change { from: service.stable, to, settled: false });
@@ -205,7 +205,7 @@ impl Cluster {
                 continue;
             };
             service.add_version(number, &spec, true);
-            service.rolling = Some(Some(number));
+            service.rolling = Some(Goal::Version(number));
             let change = Change { from: service.stable, to: Some(number), settled: false };
             deploy.changes.insert(name.clone(), change);
         }
@@ -406,9 +406,9 @@ impl Cluster {
         let live = self.allocs_of(name).any(|(_, alloc)| alloc.is_live());
         let Some(service) = self.services.get_mut(name) else { return };
         if !running && let Some(to) = service.rolling.take() {
-            service.stable = to;
+            service.stable = to.version();
         }
-        let heads = [service.stable, service.rolling.flatten()];
+        let heads = [service.stable, service.rolling.and_then(Goal::version)];
         let of_heads = heads.into_iter().flatten();
         let in_use: Vec<u64> = of_heads
             .flat_map(|head| [Some(head), service.versions.get(&head).map(|v| v.template)])

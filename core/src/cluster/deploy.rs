@@ -104,10 +104,31 @@ pub struct Service {
     pub project: Name,
     /// The version that a deploy last brought about; `None` while the first is under way.
     pub stable: Option<u64>,
-    /// Where a running deploy takes it; the inner `None` removes it.
-    pub rolling: Option<Option<u64>>,
+    /// Where a running deploy takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<Goal>,
     /// Versions that are stable, rolling, or still run somewhere, by deploy number.
     pub versions: BTreeMap<u64, Version>,
+}
+
+/// Where a deploy takes a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// It is to run this version.
+    Version(u64),
+    /// It is to be gone.
+    Gone,
+}
+
+impl Goal {
+    /// The version; `None` if it is to be gone.
+    pub fn version(self) -> Option<u64> {
+        match self {
+            Goal::Version(number) => Some(number),
+            Goal::Gone => None,
+        }
+    }
 }
 
 /// What one deploy wanted of a service.
@@ -124,7 +145,7 @@ pub struct Version {
 impl Service {
     /// The version that its slots should be filled with now; `None` if it should be gone.
     pub fn target(&self) -> Option<(u64, &Version)> {
-        let number = self.rolling.unwrap_or(self.stable)?;
+        let number = self.rolling.map_or(self.stable, Goal::version)?;
         self.versions.get(&number).map(|version| (number, version))
     }
 }

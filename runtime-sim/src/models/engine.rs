@@ -50,6 +50,8 @@ pub struct Container {
     pub stopping: Vec<OpId>,
 }
 
+/// Exit of a process that ends by itself.
+pub const CRASHED: Exit = Exit { code: 1, out_of_memory: false, killed_after_grace: false };
 /// Exit by SIGKILL, as shells count.
 pub const KILLED: Exit = Exit { code: 137, out_of_memory: false, killed_after_grace: false };
 
@@ -215,10 +217,15 @@ impl Container {
         }
     }
 
+    /// Whether it runs.
+    pub fn runs(&self) -> bool {
+        self.state == ContainerState::Running
+    }
+
     /// Whether it would pass a health check now.
     pub fn serves(&self, now: SimTime) -> bool {
         let ready = |after: Millis| self.since + after <= now;
-        self.state == ContainerState::Running
+        self.runs()
             && self.behaviour.ready_after.is_some_and(ready)
             && self.sick_until <= now
     }

@@ -7,7 +7,7 @@ use mill_core::name::{AllocId, NodeId};
 use mill_core::units::Millis;
 
 use super::{Happening, World};
-use crate::models::engine::KILLED;
+use crate::models::engine::{CRASHED, KILLED};
 use crate::models::registry::Crash;
 
 /// Starts of which the daemon's death may leave a container that was never started, of a thousand.
@@ -156,7 +156,7 @@ impl World {
                     .filter(|_| self.in_turmoil()),
             };
             if let Some(after) = after {
-                let exit = Exit { code: 1, ..KILLED };
+                let exit = CRASHED;
                 let alloc = alloc.clone();
                 self.after(after, Happening::Ends { node, alloc, started, exit });
             }
@@ -195,9 +195,13 @@ impl World {
         started: u64,
         exit: Exit,
     ) {
-        let now = self.now;
+        let (now, in_turmoil) = (self.now, self.in_turmoil());
         let host = self.host_mut(node);
-        if host.engine.container(alloc).is_none_or(|container| container.started != started) {
+        let Some(container) = host.engine.container(alloc).filter(|c| c.started == started) else {
+            return;
+        };
+        let by_itself = exit == CRASHED;
+        if by_itself && matches!(container.behaviour.crash, Crash::Sometimes(_)) && !in_turmoil {
             return;
         }
         // Whoever would have killed it after its grace is dead.

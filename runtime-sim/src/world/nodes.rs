@@ -13,7 +13,6 @@ use mill_core::{Effect, Node, NodeConfig};
 use super::host::Fed;
 use super::{Happening, World, daemon};
 use crate::invariants::Moment;
-use crate::time::SimTime;
 
 impl World {
     /// A daemon is started, if there is power and none runs.
@@ -46,9 +45,14 @@ impl World {
 
     /// A daemon is gone from one moment to the next; its containers are not.
     pub(super) fn kill_daemon(&mut self, node: NodeId) {
+        // A daemon that comes back follows, whatever it was before.
+        if self.log.leader == Some(node) {
+            self.depose(node);
+        }
         let host = self.host_mut(node);
         host.daemon = None;
         host.wake = None;
+        host.frozen = false;
         host.backlog.clear();
         let waiting = std::mem::take(&mut host.waiting);
         for person in waiting.into_values() {
@@ -100,10 +104,17 @@ impl World {
     pub(super) fn call_back(&mut self, node: NodeId) {
         let now = self.now;
         let host = self.hosts.get_mut(&node).expect("only machines that there are ask");
-        let Some(daemon) = &host.daemon else { return };
-        let at = daemon.poll_timeout().map(|(mono, _)| host.clock.when(mono));
-        // A deadline that has passed is one that the last event could have met and did not.
-        let at = at.map(|at| at.max(SimTime(now.0 + 1)));
+        let Some(daemon) = host.daemon.as_ref().filter(|_| !host.frozen) else { return };
+        let timeout = daemon.poll_timeout();
+        let at = timeout.map(|(mono, _)| host.clock.when(mono));
+        // A deadline that has passed is one that the last event should have met.
+        if let (Some(at), Some((_, why))) = (at, timeout)
+            && at <= now
+        {
+            let missed = format!("{node} asks to be woken in the past: {why:?}");
+            super::record(&mut self.violation, now, Err(("wake", missed)));
+            return;
+        }
         if at != host.wake {
             host.wake = at;
             if let Some(at) = at {
@@ -160,6 +171,8 @@ impl World {
         for (boot, event) in std::mem::take(&mut host.backlog) {
             self.tell(node, boot, event);
         }
+        let boot = self.host(node).boots;
+        self.tell(node, boot, Event::Wake);
     }
 
     /// Tells a node after a while.

@@ -25,6 +25,8 @@ pub(super) struct People {
 struct Person {
     rng: Rng,
     draft: Draft,
+    /// The draft before the last question: what was refused is not kept.
+    draft_before: Draft,
     /// What was asked and is not answered.
     asked: Option<Asked>,
     answered: Option<Outcome>,
@@ -52,13 +54,16 @@ impl People {
             // Most have a project of their own; the third shares the first's.
             let name = if number == 1 { "b" } else { "a" };
             let draft = Draft::new(name, params.services.max(1), params.bad_images, rng.child("draft"));
-            Person { rng, draft, asked: None, answered: None, scripted: false }
+            let draft_before = draft.clone();
+            Person { rng, draft, draft_before, asked: None, answered: None, scripted: false }
         };
         let mut people: Vec<Person> = (0..params.people).map(person).collect();
         // One more, who does only what a script says.
         let rng = root.child("script");
         let draft = Draft::new("script", 1, 0, rng.child("draft"));
-        people.push(Person { rng, draft, asked: None, answered: None, scripted: true });
+        let draft_before = draft.clone();
+        let scripted = Person { rng, draft, draft_before, asked: None, answered: None, scripted: true };
+        people.push(scripted);
         People { people, changes: 0 }
     }
 }
@@ -97,6 +102,7 @@ impl World {
         self.people.changes += 1;
         let change = format!("change {}", self.people.changes);
         let someone = &mut self.people.people[person];
+        someone.draft_before = someone.draft.clone();
         let names = someone.draft.names();
         let some = names.get(someone.rng.below(names.len().max(1) as u64) as usize).cloned();
         let request = match (choice, some) {
@@ -166,6 +172,10 @@ impl World {
         let someone = &mut self.people.people[person];
         let Some(asked) = someone.asked.take() else { return };
         someone.answered = Some(outcome.clone());
+        let refused = outcome.as_ref().is_err_and(|error| error.code != ErrorCode::Unknown);
+        if refused && asked.change.is_some() {
+            someone.draft = someone.draft_before.clone();
+        }
         self.trace.transition(now, || format!("person {person} is told: {}", told(outcome)));
         self.stats.count(match outcome {
             Ok(Answer::Started { .. }) => "deploys acknowledged",
