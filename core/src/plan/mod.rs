@@ -1,10 +1,12 @@
 //! What a deploy would do, per service and slot, before it does it: a pure function.
 //!
-//! It asks the same scheduler that will decide, on the state as it is, with what would be stopped
-//! still in its place where the new one comes first. The same input gives the same bytes.
-//! Snapshots of it are in `sim-tests/tests/plans`.
+//! It asks the same scheduler that will decide, in the turns that the rollout would take (`fill`).
+//! The same input gives the same bytes. `render` and `compact` put it into words. Snapshots of it
+//! are in `sim-tests/tests/plans`, and each of them is played there by real nodes to its end.
 
 mod check;
+mod compact;
+mod fill;
 mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,20 +14,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::check::check;
+use self::fill::{Wanted, fill};
 use crate::brain::services::{update_order, wanted_slots};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::cluster::deploy::{Service, Version};
 use crate::config::diff::{FieldChange, diff};
-use crate::config::model::{Project, Replicas, ServiceSpec, UpdateOrder};
+use crate::config::model::{Project, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::scheduler::{self, Ask, Candidate, Rejected, Verdict};
+use crate::scheduler::Rejected;
 
 /// What a deploy would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Whose services.
     pub project: Name,
+    /// The deploy that still runs and has to end before this one can start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
     /// Every service of the project, as it is and as it will be.
     pub services: Vec<ServicePlan>,
 }
@@ -42,6 +48,11 @@ pub struct ServicePlan {
     pub changes: Vec<FieldChange>,
     /// Which comes first where a replica is replaced.
     pub order: UpdateOrder,
+    /// Why the old one has to go first, whatever the config says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_first: Option<StopFirst>,
+    /// Replicas replaced at the same time.
+    pub parallel: u32,
     /// What happens to each of its slots.
     pub slots: Vec<SlotPlan>,
 }
@@ -60,6 +71,16 @@ pub enum Action {
     Keep,
     /// It goes.
     Remove,
+}
+
+/// Why old and new cannot run side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopFirst {
+    /// A persistent volume has one writer.
+    Volume,
+    /// This port has one owner on a node, and no node is to spare.
+    Port(u16),
 }
 
 /// What happens to a slot.
@@ -86,6 +107,9 @@ pub enum SlotStep {
     Create {
         /// The node's name.
         node: String,
+        /// The alloc that is out of reach, on a node that is down.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost: Option<Lost>,
     },
     /// Its alloc is replaced.
     Replace {
@@ -105,12 +129,21 @@ pub enum SlotStep {
     },
     /// It cannot be filled now.
     Unplaced {
-        /// The alloc that stays meanwhile.
+        /// The alloc that runs in it now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         alloc: Option<AllocId>,
         /// Why each node will not do.
         rejected: Vec<Rejected>,
     },
+}
+
+/// An alloc that cannot be heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Which.
+    pub alloc: AllocId,
+    /// Its node's name.
+    pub node: String,
 }
 
 impl Plan {
@@ -119,9 +152,10 @@ impl Plan {
         self.services.iter().all(|service| service.action == Action::Keep)
     }
 
-    /// Equal for plans that do the same to the same.
+    /// Equal for plans that do the same to the same, whatever they wait for.
     pub fn fingerprint(&self) -> String {
-        let bytes = serde_json::to_vec(self).expect("a plan has text keys only");
+        let Plan { project, behind: _, services } = self;
+        let bytes = serde_json::to_vec(&(project, services)).expect("a plan has text keys only");
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes))
     }
 }
@@ -130,7 +164,11 @@ impl Plan {
 pub fn plan(cluster: &Cluster, project: &Project) -> Plan {
     let wanted = project.services.iter().map(|(name, spec)| (name, Some(spec)));
     let known = cluster.services.iter().filter(|(_, service)| service.project == project.name);
-    let removed = known.filter(|(name, _)| !project.services.contains_key(*name));
+    // One that was removed and whose containers are only stopping is not removed again.
+    let left = known.filter(|(name, service)| {
+        service.target().is_some() || running(cluster, name).next().is_some()
+    });
+    let removed = left.filter(|(name, _)| !project.services.contains_key(*name));
     let all: BTreeMap<&Name, Option<&ServiceSpec>> =
         wanted.chain(removed.map(|(name, _)| (name, None))).collect();
     of(cluster, &project.name, &all, &BTreeSet::new())
@@ -143,102 +181,101 @@ pub(crate) fn of(
     wanted: &BTreeMap<&Name, Option<&ServiceSpec>>,
     restart: &BTreeSet<&Name>,
 ) -> Plan {
-    let mut nodes = scheduler::candidates(cluster);
     let mut services: Vec<ServicePlan> = Vec::new();
+    let mut filling: Vec<Wanted<'_>> = Vec::new();
     for (name, spec) in wanted {
         let known = cluster.services.get(*name);
         let current = known.and_then(Service::target).map(|(_, version)| version);
-        let planned = match spec {
-            Some(spec) => {
-                let restart = restart.contains(*name);
-                bring_about(cluster, &mut nodes, name, spec, current, restart)
-            }
-            None => remove(cluster, name, current),
+        let Some(spec) = spec else {
+            services.push(remove(cluster, name, current));
+            continue;
         };
+        let restart = restart.contains(*name);
+        let kept = current.filter(|v| v.spec.container == spec.container && !restart);
+        let planned = bring_about(cluster, name, spec, current, kept);
+        filling.push(Wanted {
+            name,
+            spec,
+            template: kept.map(|version| version.template),
+            order: planned.order,
+            parallel: usize::try_from(planned.parallel).unwrap_or(usize::MAX),
+        });
         services.push(planned);
     }
-    Plan { project: project.clone(), services }
+    let mut filled = fill(cluster, filling).into_iter();
+    for service in services.iter_mut().filter(|service| service.action != Action::Remove) {
+        let mut slots = filled.next().expect("each service that stays was filled");
+        slots.append(&mut service.slots);
+        service.slots = slots;
+    }
+    let behind = cluster.running_deploy().map(|(number, _)| number);
+    Plan { project: project.clone(), behind, services }
 }
 
+/// All but which slots are filled, and where.
 fn bring_about(
     cluster: &Cluster,
-    nodes: &mut [Candidate],
     name: &Name,
     spec: &ServiceSpec,
     current: Option<&Version>,
-    restart: bool,
+    kept: Option<&Version>,
 ) -> ServicePlan {
-    let same_container = current.is_some_and(|v| v.spec.container == spec.container) && !restart;
-    let action = match current {
-        None => Action::Add,
-        Some(_) if !same_container => Action::Replace,
-        Some(version) if version.spec != *spec => Action::Change,
-        Some(_) => Action::Keep,
+    let action = match (current, kept) {
+        (None, _) => Action::Add,
+        (Some(_), None) => Action::Replace,
+        (Some(version), Some(_)) if version.spec != *spec => Action::Change,
+        (Some(_), Some(_)) => Action::Keep,
     };
-    let order = update_order(cluster, spec);
-    let template = current.filter(|_| same_container).map(|version| version.template);
-    let slots = wanted_slots(cluster, spec);
-    let mut planned: Vec<SlotPlan> = Vec::new();
-    for index in &slots {
-        let slot = Slot { service: name.clone(), index: *index };
-        let step = fill(cluster, nodes, &slot, spec, template, order);
-        planned.push(SlotPlan { slot, step });
+    let wanted: BTreeSet<u64> = wanted_slots(cluster, spec).into_iter().collect();
+    ServicePlan {
+        service: name.clone(),
+        action,
+        changes: current.map_or_else(Vec::new, |known| diff(Some(&known.spec), Some(spec))),
+        order: update_order(cluster, spec),
+        stop_first: stop_first(cluster, spec),
+        parallel: spec.update.parallel.max(1),
+        slots: stopped(cluster, name, |index| !wanted.contains(&index)),
     }
-    let surplus = running(cluster, name).filter(|(_, a)| !slots.contains(&a.slot.index));
-    planned.extend(surplus.map(|(id, alloc)| stop(cluster, id, alloc)));
-    let changes = diff(current.map(|version| &version.spec), Some(spec));
-    let changes = if action == Action::Add { Vec::new() } else { changes };
-    ServicePlan { service: name.clone(), action, changes, order, slots: planned }
 }
 
-fn fill(
-    cluster: &Cluster,
-    nodes: &mut [Candidate],
-    slot: &Slot,
-    spec: &ServiceSpec,
-    template: Option<u64>,
-    order: UpdateOrder,
-) -> SlotStep {
-    let in_slot = || running(cluster, &slot.service).filter(|(_, alloc)| alloc.slot == *slot);
-    let kept = in_slot().find(|(_, a)| Some(a.template) == template && cluster.is_up(a.node));
-    if let Some((id, alloc)) = kept {
-        return SlotStep::Keep { alloc: id.clone(), node: node_name(cluster, alloc.node) };
+/// Why the old one has to go first, if it does not because the config says so.
+fn stop_first(cluster: &Cluster, spec: &ServiceSpec) -> Option<StopFirst> {
+    if spec.container.has_persistent_volume() {
+        return Some(StopFirst::Volume);
     }
-    let old = in_slot().find(|(_, alloc)| cluster.is_up(alloc.node));
-    let stops_first = old.filter(|_| order == UpdateOrder::StopFirst);
-    if let Some((_, alloc)) = stops_first
-        && let Some(node) = nodes.iter_mut().find(|node| node.id == alloc.node)
-    {
-        node.release(alloc);
-    }
-    let pinned = (spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
-    let ask = Ask { slot: slot.clone(), spec, pinned, avoid: BTreeSet::new() };
-    let verdict = scheduler::place(nodes, std::slice::from_ref(&ask)).pop();
-    match (verdict.expect("one ask has one verdict"), old) {
-        (Verdict::Placed { node, .. }, None) => SlotStep::Create { node: node_name(cluster, node) },
-        (Verdict::Placed { node, .. }, Some((id, alloc))) => SlotStep::Replace {
-            alloc: id.clone(),
-            from: node_name(cluster, alloc.node),
-            to: node_name(cluster, node),
-        },
-        (Verdict::Unplaced(rejected), old) => {
-            SlotStep::Unplaced { alloc: old.map(|(id, _)| id.clone()), rejected }
-        }
+    let mut free = spec.clone();
+    free.update.order = UpdateOrder::StartFirst;
+    match update_order(cluster, &free) {
+        UpdateOrder::StartFirst => None,
+        UpdateOrder::StopFirst => spec.container.owned_port().map(StopFirst::Port),
     }
 }
 
 fn remove(cluster: &Cluster, name: &Name, current: Option<&Version>) -> ServicePlan {
-    let slots = running(cluster, name).map(|(id, alloc)| stop(cluster, id, alloc)).collect();
-    let order = current.map_or(UpdateOrder::StartFirst, |v| update_order(cluster, &v.spec));
-    ServicePlan { service: name.clone(), action: Action::Remove, changes: Vec::new(), order, slots }
+    ServicePlan {
+        service: name.clone(),
+        action: Action::Remove,
+        changes: Vec::new(),
+        order: current.map_or(UpdateOrder::StartFirst, |v| update_order(cluster, &v.spec)),
+        stop_first: None,
+        parallel: current.map_or(1, |version| version.spec.update.parallel.max(1)),
+        slots: stopped(cluster, name, |_| true),
+    }
 }
 
-fn stop(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> SlotPlan {
-    let step = SlotStep::Stop { alloc: id.clone(), node: node_name(cluster, alloc.node) };
-    SlotPlan { slot: alloc.slot.clone(), step }
+/// What stops in the slots that `goes` names, in their order.
+fn stopped(cluster: &Cluster, name: &Name, goes: impl Fn(u64) -> bool) -> Vec<SlotPlan> {
+    let surplus = running(cluster, name).filter(|(_, alloc)| goes(alloc.slot.index));
+    let stop = |(id, alloc): (&AllocId, &Alloc)| SlotPlan {
+        slot: alloc.slot.clone(),
+        step: SlotStep::Stop { alloc: id.clone(), node: node_name(cluster, alloc.node) },
+    };
+    let mut slots: Vec<SlotPlan> = surplus.map(stop).collect();
+    slots.sort_by(|a, b| a.slot.cmp(&b.slot));
+    slots
 }
 
-/// Allocs of a service that should run, by slot.
+/// Allocs of a service that should run.
 fn running<'a>(
     cluster: &'a Cluster,
     service: &Name,

@@ -1,0 +1,236 @@
+//! Where slots go, in the turns in which the rollout would take them when all goes well.
+//!
+//! All services take their turns together: what is empty is filled at once, what is occupied is
+//! replaced `parallel` slots at a time, and what was replaced holds what it has for a turn more.
+//! What has no place is tried again whenever something left, as the brain does. That plans come
+//! true is tested in `sim-tests/tests/plans.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{Lost, SlotPlan, SlotStep, node_name, running};
+use crate::brain::services::wanted_slots;
+use crate::cluster::Cluster;
+use crate::cluster::alloc::Alloc;
+use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
+use crate::name::{AllocId, Name, NodeId, Slot};
+use crate::scheduler::{self, Ask, Candidate, Reason, Rejected, Verdict};
+
+/// What is wanted of one service.
+pub(super) struct Wanted<'a> {
+    pub name: &'a Name,
+    pub spec: &'a ServiceSpec,
+    /// The version whose allocs may stay.
+    pub template: Option<u64>,
+    pub order: UpdateOrder,
+    /// Slots that are replaced in one turn, at least 1.
+    pub parallel: usize,
+}
+
+/// An alloc that fills a slot now and can be heard.
+type Held<'a> = (&'a AllocId, &'a Alloc);
+
+/// A slot that has to be filled.
+#[derive(Clone)]
+struct Vacancy<'a> {
+    slot: Slot,
+    held: Option<Held<'a>>,
+}
+
+/// A service on its way.
+struct Filling<'a> {
+    wanted: Wanted<'a>,
+    /// To be filled as soon as there is room, in the order of their slots.
+    open: Vec<Vacancy<'a>>,
+    /// Occupied slots that wait for their turn.
+    queue: VecDeque<Vacancy<'a>>,
+    planned: Vec<SlotPlan>,
+}
+
+struct Turns<'a> {
+    cluster: &'a Cluster,
+    nodes: Vec<Candidate>,
+    /// Allocs that were replaced in the last turn, and in this one.
+    going: Vec<&'a Alloc>,
+    replaced: Vec<&'a Alloc>,
+}
+
+/// What happens to each wanted slot, for each service in the order given.
+pub(super) fn fill<'a>(cluster: &'a Cluster, wanted: Vec<Wanted<'a>>) -> Vec<Vec<SlotPlan>> {
+    let mut services: Vec<Filling<'a>> =
+        wanted.into_iter().map(|wanted| Filling::begin(cluster, wanted)).collect();
+    let nodes = scheduler::candidates(cluster);
+    let mut turns = Turns { cluster, nodes, going: Vec::new(), replaced: Vec::new() };
+    while turns.take(&mut services) {}
+    services.into_iter().map(|service| turns.told(service)).collect()
+}
+
+impl<'a> Filling<'a> {
+    fn begin(cluster: &'a Cluster, wanted: Wanted<'a>) -> Filling<'a> {
+        let mut heard: BTreeMap<u64, Vec<Held<'a>>> = BTreeMap::new();
+        for held in running(cluster, wanted.name).filter(|(_, alloc)| cluster.is_up(alloc.node)) {
+            heard.entry(held.1.slot.index).or_default().push(held);
+        }
+        let (mut planned, mut open, mut queue) = (Vec::new(), Vec::new(), VecDeque::new());
+        for index in wanted_slots(cluster, wanted.spec) {
+            let slot = Slot { service: wanted.name.clone(), index };
+            let here = heard.get(&index).map_or(&[][..], Vec::as_slice);
+            let kept = here.iter().find(|(_, alloc)| Some(alloc.template) == wanted.template);
+            match (kept, here.first()) {
+                (Some((id, alloc)), _) => {
+                    let node = node_name(cluster, alloc.node);
+                    planned.push(SlotPlan {
+                        slot,
+                        step: SlotStep::Keep { alloc: (*id).clone(), node },
+                    });
+                }
+                (None, Some(old)) => queue.push_back(Vacancy { slot, held: Some(*old) }),
+                (None, None) => open.push(Vacancy { slot, held: None }),
+            }
+        }
+        Filling { wanted, open, queue, planned }
+    }
+
+    /// The occupied slots whose turn it is, where `busy` others are in the middle of something.
+    fn next_turn(&mut self, busy: usize) -> Vec<Vacancy<'a>> {
+        let turns = self.wanted.parallel.saturating_sub(busy).min(self.queue.len());
+        self.queue.drain(..turns).collect()
+    }
+
+    fn open(&mut self, vacancies: impl IntoIterator<Item = Vacancy<'a>>) {
+        self.open.extend(vacancies);
+        self.open.sort_by(|a, b| a.slot.cmp(&b.slot));
+    }
+}
+
+impl<'a> Turns<'a> {
+    /// One turn of all services; false if nothing moved in it and nothing will.
+    fn take(&mut self, services: &mut [Filling<'a>]) -> bool {
+        let mut moved = !self.going.is_empty();
+        // Start-first services place beside what is there; empty slots are filled everywhere.
+        let mut busy = Vec::new();
+        for service in services.iter_mut() {
+            busy.push(service.open.len());
+            if service.wanted.order == UpdateOrder::StartFirst {
+                let occupied = service.open.iter().filter(|vacancy| vacancy.held.is_some()).count();
+                let opened = service.next_turn(occupied);
+                service.open(opened);
+            }
+            moved |= self.place_open(service);
+        }
+        // Then goes what the last turn replaced, and what has to be gone first.
+        for alloc in std::mem::take(&mut self.going) {
+            self.release(alloc);
+        }
+        for (service, busy) in services.iter_mut().zip(busy) {
+            moved |= self.place_open(service);
+            if service.wanted.order == UpdateOrder::StartFirst {
+                continue;
+            }
+            // Containers end one by one, and the first that is gone is the first replaced.
+            for vacancy in service.next_turn(busy) {
+                moved = true;
+                vacancy.held.into_iter().for_each(|(_, alloc)| self.release(alloc));
+                service.open([vacancy]);
+                self.place_open(service);
+            }
+        }
+        self.going = std::mem::take(&mut self.replaced);
+        moved
+    }
+
+    /// Places what can be placed of a service; whether anything was.
+    fn place_open(&mut self, service: &mut Filling<'a>) -> bool {
+        let mut placed = false;
+        let pinned = service.wanted.spec.replicas == Replicas::EachNode;
+        let mut full = false;
+        let open = std::mem::take(&mut service.open);
+        for vacancy in open {
+            // Where one of a service has no room, the next has none either.
+            let verdict = if full { None } else { self.ask(&service.wanted, &vacancy.slot).ok() };
+            match verdict {
+                Some(node) => {
+                    placed = true;
+                    if service.wanted.order == UpdateOrder::StartFirst {
+                        self.replaced.extend(vacancy.held.map(|(_, alloc)| alloc));
+                    }
+                    service.planned.push(self.filled(vacancy, node));
+                }
+                None => {
+                    full = !pinned;
+                    service.open.push(vacancy);
+                }
+            }
+        }
+        placed
+    }
+
+    /// All of a service: what is left has no place, or waits behind what has none.
+    fn told(&mut self, mut service: Filling<'a>) -> Vec<SlotPlan> {
+        for vacancy in std::mem::take(&mut service.open) {
+            let told = self.last_word(&service.wanted, vacancy);
+            service.planned.push(told);
+        }
+        for vacancy in std::mem::take(&mut service.queue) {
+            if service.wanted.order == UpdateOrder::StopFirst {
+                vacancy.held.into_iter().for_each(|(_, alloc)| self.release(alloc));
+            }
+            let told = self.last_word(&service.wanted, vacancy);
+            service.planned.push(told);
+        }
+        service.planned.sort_by(|a, b| a.slot.cmp(&b.slot));
+        service.planned
+    }
+
+    fn last_word(&mut self, wanted: &Wanted<'_>, vacancy: Vacancy<'a>) -> SlotPlan {
+        match self.ask(wanted, &vacancy.slot) {
+            Ok(node) => self.filled(vacancy, node),
+            Err(rejected) => {
+                let alloc = vacancy.held.map(|(id, _)| id.clone());
+                SlotPlan { slot: vacancy.slot, step: SlotStep::Unplaced { alloc, rejected } }
+            }
+        }
+    }
+
+    fn filled(&self, Vacancy { slot, held }: Vacancy<'a>, node: NodeId) -> SlotPlan {
+        let name = |node| node_name(self.cluster, node);
+        let step = match held {
+            Some((id, old)) => {
+                SlotStep::Replace { alloc: id.clone(), from: name(old.node), to: name(node) }
+            }
+            None => {
+                let mut lost = running(self.cluster, &slot.service).filter(|(_, a)| a.slot == slot);
+                let lost = lost.next();
+                let lost = lost.map(|(id, a)| Lost { alloc: id.clone(), node: name(a.node) });
+                SlotStep::Create { node: name(node), lost }
+            }
+        };
+        SlotPlan { slot, step }
+    }
+
+    fn ask(&mut self, wanted: &Wanted<'_>, slot: &Slot) -> Result<NodeId, Vec<Rejected>> {
+        let spec = wanted.spec;
+        let pinned = (spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
+        let ask = Ask { slot: slot.clone(), spec, pinned, avoid: BTreeSet::new() };
+        let verdict = scheduler::place(&mut self.nodes, std::slice::from_ref(&ask)).pop();
+        match verdict.expect("one ask has one verdict") {
+            Verdict::Placed { node, .. } => Ok(node),
+            Verdict::Unplaced(mut rejected) => {
+                // That other nodes have slots of their own says nothing about this one.
+                rejected.retain(|rejected| rejected.reason != Reason::OtherNode);
+                let down = self.cluster.nodes.iter().filter(|(_, record)| !record.is_up());
+                let mine = down.filter(|(id, _)| pinned.is_none_or(|node| node == **id));
+                rejected.extend(mine.map(|(_, record)| Rejected {
+                    node: record.facts.name.clone(),
+                    reason: Reason::Down,
+                }));
+                Err(rejected)
+            }
+        }
+    }
+
+    fn release(&mut self, alloc: &Alloc) {
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.id == alloc.node) {
+            node.release(alloc);
+        }
+    }
+}
