@@ -133,7 +133,11 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<DockerCredentials>, 
 /// The registry of a reference, as Docker's config names it.
 fn registry(reference: &str) -> String {
     match reference.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host.to_owned(),
+        Some((host, _))
+            if host != "docker.io" && (host.contains(['.', ':']) || host == "localhost") =>
+        {
+            host.to_owned()
+        }
         Some(_) | None => DOCKER_HUB.to_owned(),
     }
 }

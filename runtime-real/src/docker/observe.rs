@@ -7,11 +7,11 @@ use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::ListContainersOptions;
-use mill_core::container::{ContainerState, Exit, Observed, OpError, OpErrorKind, label};
+use mill_core::container::{ContainerState, Exit, Observed, OpError, label};
 use mill_core::name::AllocId;
 use tokio::time::timeout;
 
-use super::errors::{self, error};
+use super::errors;
 use super::{CALL_WITHIN, Engine, name, within};
 
 impl Engine {
@@ -51,23 +51,30 @@ impl Engine {
     ) -> Result<Option<Observed>, OpError> {
         let doing = "looking at a container";
         match timeout(CALL_WITHIN, docker.inspect_container(id, None)).await {
-            Ok(Ok(found)) => Ok(observed(found)),
+            Ok(Ok(found)) => Ok(observed(found).filter(|observed| self.is_ours(&observed.labels))),
             Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => Ok(None),
             Ok(Err(cause)) => Err(errors::of(doing, &cause)),
-            Err(_) => {
-                let detail = format!("{doing}: the engine does not answer");
-                Err(error(OpErrorKind::TimedOut, detail))
-            }
+            Err(_) => Err(errors::silent(doing)),
         }
     }
 
     /// Filters for our labels.
     pub(super) fn our_labels(&self) -> Vec<String> {
+        let labels = self.ownership();
+        labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    /// The labels that make a container ours.
+    pub(super) fn ownership(&self) -> [(String, String); 2] {
         let options = self.options();
-        vec![
-            format!("{}={}", label::CLUSTER, options.cluster),
-            format!("{}={}", label::NODE, options.node),
+        [
+            (label::CLUSTER.to_owned(), options.cluster.clone()),
+            (label::NODE.to_owned(), options.node.to_string()),
         ]
+    }
+
+    fn is_ours(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.ownership().iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 }
 

@@ -15,7 +15,7 @@ use mill_core::name::AllocId;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::errors::error;
+use super::errors::{self, error};
 use super::{CALL_WITHIN, Engine, name, within};
 
 /// As much of an answer as is told.
@@ -25,7 +25,6 @@ impl Engine {
     /// Asks once.
     pub(super) async fn probe(
         &self,
-        docker: &Docker,
         alloc: &AllocId,
         port: Option<u16>,
         check: HealthCheck,
@@ -37,10 +36,10 @@ impl Engine {
                 (HealthCheck::Http { path }, Some(port)) => http(port, path).await,
                 (HealthCheck::Tcp, Some(port)) => connect(port).await.map(|_| ()),
                 (HealthCheck::Http { .. } | HealthCheck::Tcp, None) => {
-                    Err(unhealthy("it has no port to ask at"))
+                    Err(unhealthy(format!("{alloc} has no port to ask at; give its service one")))
                 }
                 (HealthCheck::Exec { command }, _) => {
-                    match self.exec(docker, alloc, command).await? {
+                    match self.exec(&self.docker().await?, alloc, command).await? {
                         (0, _) => Ok(()),
                         (code, said) => {
                             Err(unhealthy(format!("the command exited with {code}: {said}")))
@@ -82,7 +81,7 @@ impl Engine {
             }
         }
         let ended = within(CALL_WITHIN, &doing, docker.inspect_exec(&id)).await?;
-        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        let said = errors::cleaned(&String::from_utf8_lossy(&said));
         Ok((ended.exit_code.unwrap_or(-1), said))
     }
 }
@@ -99,14 +98,21 @@ async fn http(port: u16, path: &str) -> Result<(), OpError> {
     let stream = TokioIo::new(connect(port).await?);
     let handshake = hyper::client::conn::http1::handshake(stream).await;
     let (mut sender, connection) = handshake.map_err(|cause| broken(&cause))?;
-    let driving = tokio::spawn(connection);
+    let mut driving = tokio::spawn(connection);
     let request = hyper::Request::get(path)
         .header("host", format!("127.0.0.1:{port}"))
         .header("user-agent", "mill-health")
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
         .map_err(|cause| broken(&cause))?;
-    let response = sender.send_request(request).await.map_err(|cause| broken(&cause));
+    let response = match sender.send_request(request).await {
+        Ok(response) => Ok(response),
+        // The connection knows why better than the request.
+        Err(cause) => match (&mut driving).await {
+            Ok(Err(cause)) => Err(broken(&cause)),
+            Ok(Ok(())) | Err(_) => Err(broken(&cause)),
+        },
+    };
     let answered = match response {
         Ok(response) => {
             let status = response.status();

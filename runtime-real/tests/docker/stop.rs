@@ -130,7 +130,7 @@ async fn containers_of_others_are_neither_seen_nor_touched() {
         host.remove(&alloc).await.unwrap();
         assert_eq!(host.inspect(&alloc)["State"]["Running"], true, "{alloc} goes on");
         let same_name = host.spec(alloc.as_str(), OBEYS).await;
-        let says = [alloc.as_str(), "in use", "remove"];
+        let says = [alloc.as_str(), "in the way", "remove or rename"];
         refused(host.begin(same_name).await, OpErrorKind::Rejected, &says);
         assert_eq!(host.inspect(&alloc)["State"]["Running"], true, "{alloc} goes on");
     }
