@@ -194,7 +194,7 @@ fn root(cause: &dyn std::error::Error) -> String {
 }
 
 /// An error and all its causes.
-fn chain(cause: &dyn std::error::Error) -> String {
+pub(super) fn chain(cause: &dyn std::error::Error) -> String {
     let mut text = cause.to_string();
     let mut source = cause.source();
     while let Some(inner) = source {

@@ -93,7 +93,8 @@ async fn connect(port: u16) -> Result<TcpStream, OpError> {
 
 async fn http(port: u16, path: &str) -> Result<(), OpError> {
     let broken = |cause: &dyn std::error::Error| {
-        unhealthy(format!("GET {path} at port {port} was not answered: {cause}"))
+        let why = errors::chain(cause);
+        unhealthy(format!("GET {path} at port {port} was not answered in HTTP: {why}"))
     };
     let stream = TokioIo::new(connect(port).await?);
     let handshake = hyper::client::conn::http1::handshake(stream).await;

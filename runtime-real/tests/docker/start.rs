@@ -158,7 +158,7 @@ async fn a_container_that_cannot_run_is_rejected_in_a_sentence_and_leaves_nothin
         (RunSpec { command: command(&["nosuch"]), ..plain.clone() }, &["nosuch", "command"]),
         (RunSpec { command: command(&["/www/healthz"]), ..plain.clone() }, &["/www/healthz"]),
         (RunSpec { user: Some("nobody-here".to_owned()), ..plain.clone() }, &["nobody-here"]),
-        (RunSpec { cap_add: command(&["FLY"]), ..plain.clone() }, &["FLY", "capabilities"]),
+        (RunSpec { cap_add: command(&["FLY"]), ..plain.clone() }, &["FLY", "cap_add"]),
         (RunSpec { memory: Some(Bytes(1 << 20)), ..plain.clone() }, &["6MB", "memory"]),
         (RunSpec { cpu: Some(Millicores(4_000_000)), ..plain.clone() }, &["CPU", "cpu"]),
         (RunSpec { tmpfs: command(&["not/absolute"]), ..plain.clone() }, &["not/absolute"]),

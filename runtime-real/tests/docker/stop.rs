@@ -59,7 +59,7 @@ async fn the_command_before_the_stop_runs_and_cannot_prevent_it() {
 #[tokio::test]
 async fn a_container_over_its_memory_ceiling_ends_and_says_why() {
     let Some(host) = Host::start() else { return };
-    for attempt in 0..3 {
+    for attempt in 0..5 {
         let alloc = format!("oom.0-{attempt}");
         let script = "a=x; while :; do a=$a$a; done";
         let spec = RunSpec { memory: Some(Bytes(8 << 20)), ..host.spec(&alloc, script).await };
@@ -69,6 +69,7 @@ async fn a_container_over_its_memory_ceiling_ends_and_says_why() {
         assert_eq!(exit, expected, "attempt {attempt}");
     }
     let killed = host.spec("oom.0-killed", OBEYS).await;
+    let killed = RunSpec { memory: Some(Bytes(64 << 20)), ..killed };
     host.begin(killed.clone()).await.unwrap();
     host.docker(&["kill", "mill-oom.0-killed"]);
     assert!(!host.exit_of(&killed.alloc).await.out_of_memory);
