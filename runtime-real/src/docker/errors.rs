@@ -88,6 +88,7 @@ const IMAGES: &[Phrase] = &[
     ),
     ("server misbehaving", OpErrorKind::RegistryDown, CHECK_WAY),
     ("unexpected http status: 5", OpErrorKind::RegistryDown, "look at the registry's own log"),
+    ("deadline exceeded", OpErrorKind::RegistryDown, CHECK_WAY),
     ("client.timeout exceeded", OpErrorKind::RegistryDown, CHECK_WAY),
     ("unexpected eof", OpErrorKind::RegistryDown, CHECK_WAY),
     (

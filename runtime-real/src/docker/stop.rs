@@ -35,7 +35,7 @@ impl Engine {
         let grace = plan.grace.duration();
         if !plan.pre_stop.is_empty() {
             // What it answers does not matter: the signal follows in any case.
-            let _ = timeout(grace, self.exec(docker, alloc, &plan.pre_stop)).await;
+            let _ = self.exec(docker, alloc, &plan.pre_stop, grace).await;
         }
         self.signal(docker, alloc, &plan.signal).await?;
         let ended = timeout(grace, self.wait(docker, alloc)).await;

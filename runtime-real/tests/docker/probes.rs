@@ -5,7 +5,7 @@ use mill_core::container::{ContainerOp, OpErrorKind};
 use mill_core::name::AllocId;
 use mill_core::units::Millis;
 
-use crate::support::{Host, free_port, refused};
+use crate::support::{Deadline, Host, free_port, refused};
 
 /// A container of `test/web:1` that answers at the port.
 async fn web(host: &Host, alloc: &str) -> (AllocId, u16) {
@@ -14,7 +14,7 @@ async fn web(host: &Host, alloc: &str) -> (AllocId, u16) {
     spec.port = Some(port);
     spec.env.insert("PORT".to_owned(), port.to_string());
     host.begin(spec.clone()).await.unwrap();
-    let deadline = crate::support::Deadline::new();
+    let deadline = Deadline::new();
     while host.probe(&spec.alloc, Some(port), HealthCheck::Tcp).await.is_err() {
         deadline.pause("the server listens").await;
     }
@@ -82,6 +82,10 @@ async fn a_command_in_the_container_decides_by_its_exit_code() {
     let check = exec(&["sleep", "60"]);
     let op = ContainerOp::Probe { alloc: alloc.clone(), port: None, check, timeout: Millis(300) };
     refused(host.engine.perform(op).await, OpErrorKind::Unhealthy, &["no answer within 300ms"]);
+    let deadline = Deadline::new();
+    while host.docker(&["top", "mill-exec.0-a"]).contains("sleep 60") {
+        deadline.pause("the command that took too long is gone").await;
+    }
 
     host.docker(&["kill", "mill-exec.0-a"]);
     host.exit_of(&alloc).await;
