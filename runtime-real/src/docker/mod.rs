@@ -80,8 +80,8 @@ impl Engine {
         let host = options.host.as_deref().unwrap_or(DEFAULT_HOST);
         let Some(socket) = host.strip_prefix("unix://") else {
             let detail = format!(
-                "the engine's address `{host}` is not a unix socket; write unix:///path/to/docker.sock, \
-                 since containers must run on this machine"
+                "the engine's address `{host}` is not a unix socket; write \
+                 unix:///path/to/docker.sock, since containers must run on this machine"
             );
             return Err(error(OpErrorKind::Rejected, detail));
         };
