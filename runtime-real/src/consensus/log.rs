@@ -47,7 +47,7 @@ pub(super) enum Change {
 }
 
 /// What the log holds beside its entries.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Marks {
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
