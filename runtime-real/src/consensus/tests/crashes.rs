@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
+
 use super::super::disk::SimulatedDisk;
 use super::{Node, Proposal, texts};
 
 /// Proposals of one life; with the options' `snapshot_after` several snapshots fall into it.
 const PROPOSALS: u64 = 24;
+
+/// Lives mostly wait for elections, so that many fit beside each other.
+const LIVES_AT_ONCE: usize = 16;
 
 /// Lives on the disk until the power fails: what was acknowledged, and what was at least proposed.
 async fn live(disk: &SimulatedDisk) -> (Vec<String>, Vec<String>) {
@@ -39,17 +44,21 @@ async fn what_a_node_acknowledged_survives_a_power_cut_at_any_operation() {
     let (acknowledged, _) = live(&whole).await;
     assert_eq!(acknowledged.len() as u64, PROPOSALS);
     let operations = whole.operations().all;
-    for at in 1..=operations {
-        let disk = SimulatedDisk::new();
-        disk.cut_power_at(at);
-        let (acknowledged, proposed) = live(&disk).await;
-        disk.restart(at);
-        let node = Node::start(&disk).await;
-        let state = texts(&node.seen.borrow().state);
-        assert!(state.len() >= acknowledged.len(), "cut at {at}: {state:?} {acknowledged:?}");
-        assert_eq!(state, proposed[..state.len()], "cut at {at}: in order, and nothing else");
-        node.commit("after").await;
-        let seen = node.stop().await;
-        assert_eq!(texts(&seen.state).last().unwrap(), "after", "cut at {at}");
-    }
+    let lives = stream::iter(1..=operations);
+    lives.for_each_concurrent(LIVES_AT_ONCE, live_twice).await;
+}
+
+/// A life that a power cut at this operation ends, and one after it.
+async fn live_twice(at: u64) {
+    let disk = SimulatedDisk::new();
+    disk.cut_power_at(at);
+    let (acknowledged, proposed) = live(&disk).await;
+    disk.restart(at);
+    let node = Node::start(&disk).await;
+    let state = texts(&node.seen.borrow().state);
+    assert!(state.len() >= acknowledged.len(), "cut at {at}: {state:?} {acknowledged:?}");
+    assert_eq!(state, proposed[..state.len()], "cut at {at}: in order, and nothing else");
+    node.commit("after").await;
+    let seen = node.stop().await;
+    assert_eq!(texts(&seen.state).last().unwrap(), "after", "cut at {at}");
 }

@@ -9,7 +9,7 @@ use super::{Node, Proposal, Seen, texts};
 async fn fill(node: &Node, size: usize) -> (Vec<String>, String) {
     let mut acknowledged = Vec::new();
     for number in 0..10_000 {
-        let text = format!("{number:->size$}");
+        let text = format!("{number} {}", "-".repeat(size));
         match node.propose(&text).await {
             Proposal::Committed { .. } => acknowledged.push(text),
             Proposal::Unknown { reason } => return (acknowledged, reason),
