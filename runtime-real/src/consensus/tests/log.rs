@@ -94,6 +94,12 @@ impl Kept {
         }
     }
 
+    /// What a leader of a later term writes on.
+    fn more(&self) -> Step {
+        let first = self.entries.last_key_value().map_or(0, |(index, _)| index + 1);
+        Step::Write(vec![append(3, first, 100)])
+    }
+
     fn after(&self, step: &Step) -> Kept {
         let mut kept = self.clone();
         kept.apply(step);
@@ -174,16 +180,12 @@ fn goes_on(disk: &SimulatedDisk, sure: &Kept, maybe: Option<&Kept>, case: (u64, 
     let (at, seed) = case;
     let before = disk.operations().all;
     disk.cut_power_at(before + 1 + (at * 7 + seed * 13) % 40);
-    let more = || {
-        let first = sure.entries.last_key_value().map_or(0, |(index, _)| index + 1);
-        Step::Write(vec![Change::TruncateFrom { index: first }, append(3, first, 100)])
-    };
     let opened = Open::new(disk);
     if let Ok(open) = &opened {
         let kept = open.kept();
         assert!(kept == *sure || Some(&kept) == maybe, "cut at {at}, seed {seed}: {kept:?}");
         // It may fail: the power goes again somewhere here.
-        let _ = open.run(&more());
+        let _ = open.run(&kept.more());
     } else {
         assert!(disk.is_off(), "cut at {at}, seed {seed}: {}", in_full(&opened.err().unwrap()));
     }
@@ -196,11 +198,11 @@ fn goes_on(disk: &SimulatedDisk, sure: &Kept, maybe: Option<&Kept>, case: (u64, 
     let could_be: Vec<Kept> = [Some(sure), maybe]
         .into_iter()
         .flatten()
-        .flat_map(|k| [k.clone(), k.after(&more())])
+        .flat_map(|k| [k.clone(), k.after(&k.more())])
         .collect();
     assert!(could_be.contains(&kept), "cut at {at}, seed {seed}, and again: {kept:?}");
-    open.run(&more()).unwrap();
-    let expected = kept.after(&more());
+    open.run(&kept.more()).unwrap();
+    let expected = kept.after(&kept.more());
     drop(open);
     disk.restart(seed + 200);
     assert_eq!(Open::new(disk).unwrap().kept(), expected, "cut at {at}, seed {seed}, then on");
