@@ -98,6 +98,55 @@ async fn a_proposal_at_shutdown_ends_as_committed_or_unknown() {
 }
 
 #[tokio::test]
+async fn without_a_reader_a_proposal_ends_as_unknown_and_nothing_is_lost() {
+    let disk = SimulatedDisk::new();
+    let node = Node::start(&disk).await;
+    let index = node.commit("read").await;
+    assert_eq!(node.stop().await.last(), index);
+    let opened = super::Consensus::open(options(), Arc::new(disk.clone())).await;
+    let (consensus, events) = opened.unwrap();
+    drop(events);
+    match tokio::time::timeout(super::PATIENCE, consensus.propose(b"unread".to_vec())).await {
+        Ok(Proposal::Unknown { reason }) => assert!(!reason.is_empty()),
+        Ok(Proposal::NotLeader { leader: None }) => {}
+        other => panic!("{other:?}"),
+    }
+    consensus.shutdown().await;
+    drop(consensus);
+    let node = Node::start(&disk).await;
+    assert_eq!(texts(&node.stop().await.state)[0], "read");
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_everything_and_proposals_wait_for_it() {
+    let disk = SimulatedDisk::new();
+    let opened = super::Consensus::open(options(), Arc::new(disk.clone())).await;
+    let (consensus, events) = opened.unwrap();
+    consensus.initialize_single().await.unwrap();
+    let proposing = tokio::spawn(async move {
+        let mut committed = 0;
+        while committed < 300 {
+            match consensus.propose(vec![1; 10]).await {
+                Proposal::Committed { .. } => committed += 1,
+                // It does not lead yet.
+                Proposal::NotLeader { .. } => tokio::task::yield_now().await,
+                other @ (Proposal::Unknown { .. } | Proposal::TooLarge { .. }) => {
+                    panic!("{other:?}")
+                }
+            }
+        }
+        consensus
+    });
+    while disk.operations().syncs < 20 {
+        tokio::task::yield_now().await;
+    }
+    let seen = super::read(events);
+    let consensus = tokio::time::timeout(super::PATIENCE, proposing).await.unwrap().unwrap();
+    let seen = Node { consensus, seen }.stop().await;
+    assert_eq!((seen.state.len(), seen.failed), (300, None));
+}
+
+#[tokio::test]
 async fn a_node_that_founds_again_or_was_never_founded_is_what_it_was() {
     let disk = SimulatedDisk::new();
     let node = Node::open(Arc::new(disk.clone())).await.unwrap();

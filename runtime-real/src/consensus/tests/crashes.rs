@@ -8,7 +8,7 @@ use super::super::disk::SimulatedDisk;
 use super::{Node, Proposal, texts};
 
 /// Proposals of one life; with the options' `snapshot_after` several snapshots fall into it.
-const PROPOSALS: u64 = 24;
+const PROPOSALS: u64 = 14;
 
 /// Lives mostly wait for elections, so that many fit beside each other.
 const LIVES_AT_ONCE: usize = 16;
