@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::fmt::Write;
 use std::io;
+use std::sync::{Arc, OnceLock};
 
 /// Why consensus could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -95,13 +96,35 @@ impl ConsensusError {
     }
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line, each said once.
 pub(super) fn in_full(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        write!(text, ": {cause}").expect("writing to a string cannot fail");
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            write!(text, ": {more}").expect("writing to a string cannot fail");
+        }
         source = cause.source();
     }
     text
+}
+
+/// The first failure of the storage, which is why everything else stops. openraft wraps it in
+/// words of its own. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FirstFailure {
+    text: Arc<OnceLock<String>>,
+}
+
+impl FirstFailure {
+    /// Notes a failure, unless one came before.
+    pub(super) fn note(&self, text: &str) {
+        self.text.get_or_init(|| text.to_owned());
+    }
+
+    /// Why consensus stopped: the failure of the storage if there was one, or else this error.
+    pub(super) fn explain(&self, error: &dyn Error) -> String {
+        self.text.get().cloned().unwrap_or_else(|| in_full(error))
+    }
 }

@@ -14,8 +14,8 @@ use openraft::{Raft, ReadPolicy};
 use openraft_rt::{AsyncRuntime, WatchReceiver};
 use tokio::sync::{mpsc, oneshot};
 
-use super::disk::Disk;
-use super::error::ConsensusError;
+use super::disk::{Claim, ClaimError, Disk};
+use super::error::{ConsensusError, FirstFailure};
 use super::log::LogFile;
 use super::log_store::LogStore;
 use super::machine::Machine;
@@ -23,7 +23,7 @@ use super::network::Network;
 use super::replay::{Found, replay};
 use super::snapshots::Snapshots;
 use super::types::{Payload, Types};
-use super::writer::{Writer, stopped};
+use super::writer::Writer;
 use super::{ConsensusEvent, Options, Proposal, ReadError, Status, watch};
 
 /// Events that may wait for their reader; with more, applying waits.
@@ -39,6 +39,8 @@ const PROPOSAL_BYTES: usize = 4 << 20;
 pub struct Consensus<R: AsyncRuntime> {
     raft: Raft<Types<R>, Machine<R>>,
     writer: Writer,
+    snapshots: Arc<Snapshots>,
+    failure: FirstFailure,
     forwarded: Arc<AtomicU64>,
     node: u64,
 }
@@ -48,6 +50,8 @@ impl<R: AsyncRuntime> Clone for Consensus<R> {
         Consensus {
             raft: self.raft.clone(),
             writer: self.writer.clone(),
+            snapshots: self.snapshots.clone(),
+            failure: self.failure.clone(),
             forwarded: self.forwarded.clone(),
             node: self.node,
         }
@@ -81,7 +85,8 @@ impl<R: AsyncRuntime> Consensus<R> {
         let opened = R::spawn_blocking(move || read_directory(disk, &owner)).await;
         let Directory { log, snapshots, mut found } =
             opened.map_err(|error| ConsensusError::Stopped { reason: error.to_string() })??;
-        let writer = Writer::start(log.clone(), found.marks.committed)?;
+        let failure = FirstFailure::default();
+        let writer = Writer::start(log.clone(), found.marks.committed, failure.clone())?;
         let store = LogStore::<R>::new(log, writer.clone(), &found.marks, found.last);
 
         let (events, receiver) = mpsc::channel(EVENTS_WAITING);
@@ -94,12 +99,13 @@ impl<R: AsyncRuntime> Consensus<R> {
             replayed: Some(replayed),
             applied: found.applied,
             forwarded: forwarded.clone(),
-            snapshots,
+            snapshots: snapshots.clone(),
+            failure: failure.clone(),
             runtime: PhantomData,
         };
         let raft = Raft::new(options.node, config, Network, store, machine)
             .await
-            .map_err(|fatal| ConsensusError::Stopped { reason: stopped(&writer, &fatal) })?;
+            .map_err(|fatal| ConsensusError::Stopped { reason: failure.explain(&fatal) })?;
         drop(R::spawn(async move {
             if replaying.await {
                 // Either may have stopped already.
@@ -107,9 +113,10 @@ impl<R: AsyncRuntime> Consensus<R> {
                 let _ = watch_may_start.send(());
             }
         }));
-        let failure = watch::failure_of(writer.clone());
-        drop(R::spawn(watch::watch::<R>(raft.metrics(), events, watch_after, failure)));
-        Ok((Consensus { raft, writer, forwarded, node: options.node }, receiver))
+        let watching = watch::watch::<R>(raft.metrics(), events, watch_after, failure.clone());
+        drop(R::spawn(watching));
+        let node = options.node;
+        Ok((Consensus { raft, writer, snapshots, failure, forwarded, node }, receiver))
     }
 
     /// Founds a cluster whose only voter is this node. Does nothing if the node is in one already,
@@ -197,10 +204,13 @@ impl<R: AsyncRuntime> Consensus<R> {
             tracing::warn!(%error, "consensus did not stop cleanly");
         }
         self.writer.close().await;
+        let snapshots = self.snapshots.clone();
+        // It fails only where the runtime ends as well.
+        let _ = R::spawn_blocking(move || snapshots.close()).await;
     }
 
     fn reason(&self, fatal: &Fatal<Types<R>>) -> String {
-        stopped(&self.writer, fatal)
+        self.failure.explain(fatal)
     }
 }
 
@@ -211,8 +221,19 @@ struct Directory {
 }
 
 fn read_directory(disk: Arc<dyn Disk>, owner: &str) -> Result<Directory, ConsensusError> {
-    let log = LogFile::open(&*disk, owner)?;
-    let snapshots = Snapshots::open(disk)?;
+    let claim = claim(&*disk)?;
+    let log = LogFile::open(&*disk, claim.clone(), owner)?;
+    let snapshots = Snapshots::open(disk, claim)?;
     let found = Found::read(&log, &snapshots)?;
     Ok(Directory { log: Arc::new(log), snapshots: Arc::new(snapshots), found })
+}
+
+/// The directory for this process alone, until the log and the snapshots are closed.
+pub(super) fn claim(disk: &dyn Disk) -> Result<Arc<Claim>, ConsensusError> {
+    disk.claim().map(Arc::new).map_err(|error| match error {
+        ClaimError::Held { by } => ConsensusError::InUse { path: disk.location(), by },
+        ClaimError::Io(source) => {
+            ConsensusError::Io { doing: "lock", path: disk.location(), source }
+        }
+    })
 }

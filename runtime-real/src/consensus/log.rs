@@ -12,11 +12,13 @@ use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
 use redb::{Builder, Database, ReadableDatabase, StorageBackend, TableDefinition};
 
 use super::codec::{self, Damage};
-use super::disk::{Claim, ClaimError, Disk, DiskFile};
+use super::disk::{Claim, Disk, DiskFile};
 use super::error::ConsensusError;
 use super::types::{Entry, LogId, Vote};
 
 pub(super) const LOG_FILE: &str = "log.redb";
+/// A log that is being made; it gets its name when it is whole.
+const TEMPORARY: &str = "log.tmp";
 
 /// The format that this code writes, and the newest that it reads.
 pub(super) const FORMAT: u32 = 1;
@@ -47,7 +49,7 @@ pub(super) enum Change {
 }
 
 /// What the log holds beside its entries.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Marks {
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
@@ -66,34 +68,48 @@ pub(super) struct LogFile {
 struct Open {
     // Dropped in this order: the file is closed before the directory is given back.
     database: Database,
-    _claim: Claim,
+    _claim: Arc<Claim>,
 }
 
 impl LogFile {
     /// Opens the log or creates an empty one, and proves all of it readable.
     ///
     /// `owner` names the node and cluster that the log belongs to; it is compared as a whole.
-    pub(super) fn open(disk: &dyn Disk, owner: &str) -> Result<LogFile, ConsensusError> {
-        let claim = disk.claim().map_err(|error| match error {
-            ClaimError::Held { by } => ConsensusError::InUse { path: disk.location(), by },
-            ClaimError::Io(source) => {
-                ConsensusError::Io { doing: "lock", path: disk.location(), source }
-            }
-        })?;
+    pub(super) fn open(
+        disk: &dyn Disk,
+        claim: Arc<Claim>,
+        owner: &str,
+    ) -> Result<LogFile, ConsensusError> {
         let path = format!("{}/{LOG_FILE}", disk.location());
-        let failure = Failure::default();
         let fail = |doing, source| ConsensusError::Io { doing, path: path.clone(), source };
-        let file = disk.open(LOG_FILE).map_err(|source| fail("open", source))?;
-        disk.sync_names().map_err(|source| fail("create", source))?;
+        let names = disk.names().map_err(|source| fail("look for", source))?;
+        if !names.iter().any(|name| name == LOG_FILE) {
+            // A power cut while a log is made leaves either none or a whole one: half a log could
+            // not be told from a damaged one.
+            disk.remove(TEMPORARY).map_err(|source| fail("create", source))?;
+            let log = LogFile::of(disk, TEMPORARY, claim.clone())?;
+            log.found(owner)?;
+            log.close();
+            let named = disk.rename(TEMPORARY, LOG_FILE).and_then(|()| disk.sync_names());
+            named.map_err(|source| fail("create", source))?;
+        }
+        let log = LogFile::of(disk, LOG_FILE, claim)?;
+        log.check_owner(owner)?;
+        Ok(log)
+    }
+
+    fn of(disk: &dyn Disk, name: &str, claim: Arc<Claim>) -> Result<LogFile, ConsensusError> {
+        let path = format!("{}/{name}", disk.location());
+        let failure = Failure::default();
+        let opened = disk.open(name);
+        let file = opened.map_err(|source| failure.explain("open", &path, source))?;
         let database = Builder::new()
             .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(true)
             .create_with_backend(Backend { file, failure: failure.clone() })
             .map_err(|error| failure.explain("open", &path, error))?;
         let open = RwLock::new(Some(Open { database, _claim: claim }));
-        let log = LogFile { path, open, failure };
-        log.check_owner(owner)?;
-        Ok(log)
+        Ok(LogFile { path, open, failure })
     }
 
     /// The file, for messages.
@@ -193,7 +209,9 @@ impl LogFile {
     }
 
     fn check_owner(&self, owner: &str) -> Result<(), ConsensusError> {
-        let Some(format) = self.mark(FORMAT_MARK)? else { return self.found(owner) };
+        let Some(format) = self.mark(FORMAT_MARK)? else {
+            return Err(self.damaged("it does not say which format it has".to_owned()));
+        };
         let format = self.readable(FORMAT_MARK, codec::unseal(&format))?;
         let format = u32::from_le_bytes(
             format.try_into().map_err(|_| self.damaged("its format is no number".to_owned()))?,

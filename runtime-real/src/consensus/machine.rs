@@ -17,7 +17,7 @@ use openraft_rt::AsyncRuntime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ConsensusEvent;
-use super::error::ConsensusError;
+use super::error::{ConsensusError, FirstFailure};
 use super::snapshots::Snapshots;
 use super::types::{LogId, Snapshot, SnapshotImage, SnapshotMeta, StoredMembership, Types};
 
@@ -41,6 +41,7 @@ pub(super) struct Machine<R> {
     /// The last proposed entry that was sent to the reader.
     pub(super) forwarded: Arc<AtomicU64>,
     pub(super) snapshots: Arc<Snapshots>,
+    pub(super) failure: FirstFailure,
     pub(super) runtime: PhantomData<fn() -> R>,
 }
 
@@ -128,6 +129,7 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
             applied: self.applied.clone(),
             expected: self.forwarded.load(Ordering::Acquire),
             snapshots: self.snapshots.clone(),
+            failure: self.failure.clone(),
             runtime: PhantomData,
         }
     }
@@ -138,7 +140,8 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
         image: SnapshotImage,
     ) -> Result<(), io::Error> {
         self.after_replay().await?;
-        let image = save::<R>(self.snapshots.clone(), meta.clone(), image).await?;
+        let saving = save::<R>(self.snapshots.clone(), meta.clone(), image, &self.failure);
+        let image = saving.await?;
         let SnapshotImage { index, bytes } = image;
         self.send(ConsensusEvent::Restored { index, bytes }).await?;
         self.forwarded.store(index, Ordering::Release);
@@ -148,7 +151,8 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let snapshots = self.snapshots.clone();
-        R::spawn_blocking(move || snapshots.load()).await?.map_err(ConsensusError::into_io)
+        let loaded = R::spawn_blocking(move || snapshots.load()).await?;
+        loaded.map_err(|error| noted(&self.failure, error))
     }
 }
 
@@ -158,6 +162,7 @@ pub(super) struct Builder<R> {
     applied: Applied,
     expected: u64,
     snapshots: Arc<Snapshots>,
+    failure: FirstFailure,
     runtime: PhantomData<fn() -> R>,
 }
 
@@ -178,7 +183,8 @@ impl<R: AsyncRuntime> RaftSnapshotBuilder<Types<R>> for Builder<R> {
             last_membership: self.applied.membership.clone(),
         };
         let image = SnapshotImage { index, bytes };
-        let snapshot = save::<R>(self.snapshots.clone(), meta.clone(), image).await?;
+        let saving = save::<R>(self.snapshots.clone(), meta.clone(), image, &self.failure);
+        let snapshot = saving.await?;
         Ok(Snapshot { meta, snapshot })
     }
 }
@@ -188,7 +194,17 @@ async fn save<R: AsyncRuntime>(
     snapshots: Arc<Snapshots>,
     meta: SnapshotMeta,
     image: SnapshotImage,
+    failure: &FirstFailure,
 ) -> io::Result<SnapshotImage> {
     let saved = R::spawn_blocking(move || snapshots.save(&meta, &image).map(|()| image));
-    saved.await?.map_err(ConsensusError::into_io)
+    saved.await?.map_err(|error| noted(failure, error))
+}
+
+fn noted(failure: &FirstFailure, error: ConsensusError) -> io::Error {
+    let is_failure = !matches!(error, ConsensusError::Stopped { .. });
+    let error = error.into_io();
+    if is_failure {
+        failure.note(&error.to_string());
+    }
+    error
 }

@@ -116,7 +116,10 @@ pub enum Proposal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Another node leads, or none does.
-    #[error("this node does not lead{}: ask the leader", leader.map(|id| format!(", node {id} does")).unwrap_or_default())]
+    #[error(
+        "this node does not lead{}: ask the leader",
+        leader.map(|id| format!(", node {id} does")).unwrap_or_default()
+    )]
     NotLeader {
         /// The leader, if known.
         leader: Option<u64>,

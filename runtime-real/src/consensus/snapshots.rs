@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::disk::Disk;
+use super::disk::{Claim, Disk};
 use super::error::ConsensusError;
 use super::types::{LogId, Snapshot, SnapshotImage, SnapshotMeta, StoredMembership};
 
@@ -30,7 +30,14 @@ const CHECKSUM_BYTES: usize = size_of::<u64>();
 #[derive(Debug)]
 pub(super) struct Snapshots {
     disk: Arc<dyn Disk>,
-    newest: Mutex<Option<String>>,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    newest: Option<String>,
+    /// Nobody else may have the directory while a snapshot is being written.
+    _claim: Arc<Claim>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,8 +49,11 @@ struct Header {
 }
 
 impl Snapshots {
-    /// Finds the newest snapshot and removes what a crash left behind. The directory is claimed.
-    pub(super) fn open(disk: Arc<dyn Disk>) -> Result<Snapshots, ConsensusError> {
+    /// Finds the newest snapshot and removes what a crash left behind.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        claim: Arc<Claim>,
+    ) -> Result<Snapshots, ConsensusError> {
         let path = disk.location();
         let fail = |doing, source| ConsensusError::Io { doing, path: path.clone(), source };
         let names = disk.names().map_err(|source| fail("list the files of", source))?;
@@ -53,14 +63,20 @@ impl Snapshots {
         for left_over in snapshots.iter().map(String::as_str).chain([TEMPORARY]) {
             disk.remove(left_over).map_err(|source| fail("remove old snapshots from", source))?;
         }
-        Ok(Snapshots { disk, newest: Mutex::new(newest) })
+        Ok(Snapshots { disk, open: Mutex::new(Some(Open { newest, _claim: claim })) })
+    }
+
+    /// Waits for a save that is under way and gives the directory back; later calls say so.
+    pub(super) fn close(&self) {
+        *self.lock() = None;
     }
 
     /// The newest snapshot, checked.
     pub(super) fn load(&self) -> Result<Option<Snapshot>, ConsensusError> {
         // The lock is held while reading, so that no save removes the file meanwhile.
-        let newest = self.newest();
-        let Some(name) = newest.as_deref() else { return Ok(None) };
+        let open = self.lock();
+        let open = open.as_ref().ok_or_else(closed)?;
+        let Some(name) = open.newest.as_deref() else { return Ok(None) };
         let path = self.path(name);
         let read = || -> io::Result<Vec<u8>> {
             let file = self.disk.open(name)?;
@@ -83,7 +99,8 @@ impl Snapshots {
         meta: &SnapshotMeta,
         image: &SnapshotImage,
     ) -> Result<(), ConsensusError> {
-        let mut newest = self.newest();
+        let mut open = self.lock();
+        let newest = &mut open.as_mut().ok_or_else(closed)?.newest;
         let last = meta.last_log_id.map_or(0, |last| last.index);
         let name = format!("{PREFIX}{last:020}");
         if newest.as_ref().is_some_and(|newest| *newest > name) {
@@ -112,13 +129,17 @@ impl Snapshots {
         Ok(())
     }
 
-    fn newest(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.newest.lock().expect("no code panics while it holds the snapshots")
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Open>> {
+        self.open.lock().expect("no code panics while it holds the snapshots")
     }
 
     fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.disk.location())
     }
+}
+
+fn closed() -> ConsensusError {
+    ConsensusError::Stopped { reason: "the snapshots are closed".to_owned() }
 }
 
 fn encode(meta: &SnapshotMeta, image: &SnapshotImage) -> io::Result<Vec<u8>> {

@@ -8,8 +8,8 @@ use openraft::metrics::RaftMetrics;
 use openraft_rt::{AsyncRuntime, WatchReceiver};
 use tokio::sync::{mpsc, oneshot};
 
+use super::error::FirstFailure;
 use super::types::Types;
-use super::writer::{Writer, stopped};
 use super::{ConsensusEvent, Leadership};
 
 type Metrics<R> = openraft::type_config::alias::WatchReceiverOf<Types<R>, RaftMetrics<Types<R>>>;
@@ -19,7 +19,7 @@ pub(super) async fn watch<R: AsyncRuntime>(
     mut metrics: Metrics<R>,
     events: mpsc::Sender<ConsensusEvent>,
     replayed: oneshot::Receiver<()>,
-    failure: impl Fn(&dyn std::error::Error) -> String,
+    failure: FirstFailure,
 ) {
     if replayed.await.is_err() {
         return;
@@ -34,7 +34,7 @@ pub(super) async fn watch<R: AsyncRuntime>(
             Ok(()) => {}
             Err(openraft::errors::Fatal::Stopped) => return,
             Err(fatal) => {
-                let reason = failure(&fatal);
+                let reason = failure.explain(&fatal);
                 tracing::error!(reason, "consensus has failed");
                 let _ = events.send(ConsensusEvent::Failed { reason }).await;
                 return;
@@ -63,9 +63,4 @@ fn leadership_in<R: AsyncRuntime>(metrics: &RaftMetrics<Types<R>>) -> Leadership
         (true, false) => Leadership::Follower { leader: None, term },
         (false, _) => Leadership::Follower { leader: metrics.current_leader, term },
     }
-}
-
-/// Names the log's failure, which openraft wraps, or else openraft's own.
-pub(super) fn failure_of(writer: Writer) -> impl Fn(&dyn std::error::Error) -> String {
-    move |fatal| stopped(&writer, fatal)
 }

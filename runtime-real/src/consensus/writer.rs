@@ -7,11 +7,11 @@
 //! be built on it. Tested in `tests/log.rs`.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::error::{ConsensusError, in_full};
+use super::error::{ConsensusError, FirstFailure};
 use super::log::{Change, LogFile};
 use super::types::LogId;
 
@@ -35,7 +35,6 @@ enum Request {
 pub(super) struct Writer {
     requests: mpsc::Sender<Request>,
     committed: Arc<Mutex<Committed>>,
-    failure: Arc<OnceLock<String>>,
 }
 
 /// The committed index as openraft last reported it, and as the disk has it.
@@ -49,12 +48,13 @@ impl Writer {
     pub(super) fn start(
         log: Arc<LogFile>,
         committed: Option<LogId>,
+        failure: FirstFailure,
     ) -> Result<Writer, ConsensusError> {
         let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
         let committed = Arc::new(Mutex::new(Committed { latest: committed, saved: committed }));
-        let failure = Arc::new(OnceLock::new());
         let path = log.path().to_owned();
-        let worker = Worker { log, queue, committed: committed.clone(), failure: failure.clone() };
+        let failed = None;
+        let worker = Worker { log, queue, committed: committed.clone(), failure, failed };
         std::thread::Builder::new()
             .name("mill-log".to_owned())
             .spawn(move || worker.run())
@@ -63,7 +63,7 @@ impl Writer {
                 path,
                 source,
             })?;
-        Ok(Writer { requests, committed, failure })
+        Ok(Writer { requests, committed })
     }
 
     /// Queues the changes behind all earlier ones.
@@ -95,11 +95,6 @@ impl Writer {
         lock(&self.committed).latest
     }
 
-    /// Why nothing is written any more, if so.
-    pub(super) fn failure(&self) -> Option<&str> {
-        self.failure.get().map(String::as_str)
-    }
-
     /// Writes what is queued, then closes the log. Later writes fail.
     pub(super) async fn close(&self) {
         let (done, closed) = oneshot::channel();
@@ -122,7 +117,9 @@ struct Worker {
     log: Arc<LogFile>,
     queue: mpsc::Receiver<Request>,
     committed: Arc<Mutex<Committed>>,
-    failure: Arc<OnceLock<String>>,
+    failure: FirstFailure,
+    /// Why nothing is written any more, if so.
+    failed: Option<String>,
 }
 
 impl Worker {
@@ -149,21 +146,25 @@ impl Worker {
         }
     }
 
-    fn commit(&self, mut batch: Batch) {
+    fn commit(&mut self, mut batch: Batch) {
         let unsaved = {
             let committed = lock(&self.committed);
             committed.latest.filter(|latest| committed.saved != Some(*latest))
         };
         batch.changes.extend(unsaved.map(Change::Committed));
-        let result = match self.failure.get() {
+        let result = match &self.failed {
             _ if batch.changes.is_empty() => Ok(()),
-            Some(failure) => Err((io::ErrorKind::Other, failure.clone())),
+            Some(failed) => Err((io::ErrorKind::Other, failed.clone())),
             None => self.log.write(&batch.changes).map_err(|error| {
                 let error = error.into_io();
                 tracing::error!(%error, "the log cannot be written");
-                (error.kind(), self.failure.get_or_init(|| error.to_string()).clone())
+                (error.kind(), error.to_string())
             }),
         };
+        if let Err((_, text)) = &result {
+            self.failure.note(text);
+            self.failed = Some(text.clone());
+        }
         if result.is_ok() && unsaved.is_some() {
             lock(&self.committed).saved = unsaved;
         }
@@ -205,9 +206,4 @@ fn bytes_of(change: &Change) -> usize {
         | Change::Vote(_)
         | Change::Committed(_) => 0,
     }
-}
-
-/// A failure's text for an error that has no better one.
-pub(super) fn stopped(writer: &Writer, error: &dyn std::error::Error) -> String {
-    writer.failure().map_or_else(|| in_full(error), str::to_owned)
 }

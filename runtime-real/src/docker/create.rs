@@ -1,14 +1,16 @@
 //! Creating and starting containers, hardened by default.
 
 use bollard::Docker;
+use bollard::errors::Error;
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::CreateContainerOptions;
-use mill_core::container::{ContainerState, Observed, OpError, OpErrorKind, RunSpec, label};
+use mill_core::container::{ContainerState, Observed, OpError, OpErrorKind, RunSpec};
 use mill_core::name::AllocId;
+use tokio::time::timeout;
 
-use super::errors::error;
+use super::errors::{self, error};
 use super::{CALL_WITHIN, Engine, images, name, ports, within};
 
 /// Capabilities that ordinary images need to switch users and bind low ports; all others go.
@@ -50,18 +52,47 @@ impl Engine {
         };
         let doing = format!("creating the container of {alloc}");
         let body = self.body(spec);
-        within(CALL_WITHIN, &doing, docker.create_container(Some(options), body)).await.map_err(
-            |failed| match failed.kind {
-                OpErrorKind::Gone => error(OpErrorKind::ImageMissing, failed.detail),
-                _ => failed,
-            },
-        )?;
+        match timeout(CALL_WITHIN, docker.create_container(Some(options), body)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(Error::DockerResponseServerError { status_code: 409, message })) => {
+                self.conflict(docker, &alloc, &message).await?;
+            }
+            Ok(Err(cause)) => return Err(errors::of(&doing, &cause)),
+            Err(_) => return Err(errors::silent(&doing)),
+        }
         match self.run(docker, &alloc).await {
             Ok(observed) => Ok(observed),
             Err(failed) => {
                 // Nothing half-done stays behind; if this fails too, the next listing shows it.
                 let _ = self.remove(docker, &alloc).await;
                 Err(failed)
+            }
+        }
+    }
+
+    /// The name is taken: fine if by ourselves, through a creation whose answer was lost.
+    async fn conflict(
+        &self,
+        docker: &Docker,
+        alloc: &AllocId,
+        message: &str,
+    ) -> Result<(), OpError> {
+        let name = name(alloc);
+        if self.find(docker, alloc).await?.is_some() {
+            return Ok(());
+        }
+        match timeout(CALL_WITHIN, docker.inspect_container(&name, None)).await {
+            Ok(Ok(_)) => {
+                let detail = format!(
+                    "creating the container of {alloc}: a container named {name} is in the way, \
+                     and this cluster did not start it; remove or rename it"
+                );
+                Err(error(OpErrorKind::Rejected, detail))
+            }
+            // It is being created or removed: asked again, it will be there or not.
+            Ok(Err(_)) | Err(_) => {
+                let detail = format!("creating the container of {alloc}: {message}");
+                Err(error(OpErrorKind::Other, detail))
             }
         }
     }
@@ -88,21 +119,14 @@ impl Engine {
 
     async fn run(&self, docker: &Docker, alloc: &AllocId) -> Result<Observed, OpError> {
         let doing = format!("starting {alloc}");
-        within(CALL_WITHIN, &doing, docker.start_container(&name(alloc), None)).await.map_err(
-            |failed| match failed.kind {
-                // Docker says 404 also when the program is not in the image.
-                OpErrorKind::Gone => error(OpErrorKind::Rejected, failed.detail),
-                _ => failed,
-            },
-        )?;
+        within(CALL_WITHIN, &doing, docker.start_container(&name(alloc), None)).await?;
         let found = self.find(docker, alloc).await?;
         found.ok_or_else(|| error(OpErrorKind::Gone, format!("{alloc} is gone after its start")))
     }
 
     fn body(&self, spec: RunSpec) -> ContainerCreateBody {
         let mut labels = spec.labels;
-        labels.insert(label::CLUSTER.to_owned(), self.options().cluster.clone());
-        labels.insert(label::NODE.to_owned(), self.options().node.to_string());
+        labels.extend(self.ownership());
         let kept = CAPABILITIES.iter().filter(|cap| !spec.cap_drop.iter().any(|drop| drop == *cap));
         let added: Vec<String> =
             kept.map(|cap| (*cap).to_owned()).chain(spec.cap_add.iter().cloned()).collect();

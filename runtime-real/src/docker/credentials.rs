@@ -20,6 +20,8 @@ use super::errors::error;
 const HELPER_WITHIN: Duration = Duration::from_secs(10);
 /// The key under which Docker keeps the credentials of its own registry.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+/// The user name by which a helper says that its secret is a token.
+const TOKEN: &str = "<token>";
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -102,7 +104,10 @@ fn credentials(registry: &str, auth: &Auth) -> Option<DockerCredentials> {
 async fn ask(helper: &str, registry: &str) -> Result<Option<DockerCredentials>, OpError> {
     let program = format!("docker-credential-{helper}");
     let refused = |cause: std::io::Error| {
-        let detail = format!("{program}, which keeps registry credentials, cannot run: {cause}");
+        let detail = format!(
+            "{program}, which keeps registry credentials, cannot run: {cause}; install it, or take \
+             it out of Docker's client config and log in again"
+        );
         error(OpErrorKind::RegistryRefused, detail)
     };
     let mut child = Command::new(&program)
@@ -117,23 +122,42 @@ async fn ask(helper: &str, registry: &str) -> Result<Option<DockerCredentials>, 
         input.write_all(registry.as_bytes()).await.map_err(refused)?;
     }
     let Ok(output) = timeout(HELPER_WITHIN, child.wait_with_output()).await else {
-        let detail = format!("{program} did not answer within {HELPER_WITHIN:?}");
+        let detail = format!(
+            "{program}, which keeps registry credentials, did not answer within {HELPER_WITHIN:?}; \
+             run it by hand (`{program} list`) to see why"
+        );
         return Err(error(OpErrorKind::RegistryRefused, detail));
     };
     let output = output.map_err(refused)?;
     let helped: Option<Helped> = serde_json::from_slice(&output.stdout).ok();
-    Ok(helped.filter(|_| output.status.success()).map(|helped| DockerCredentials {
-        username: Some(helped.username),
-        password: Some(helped.secret),
-        serveraddress: Some(registry.to_owned()),
-        ..DockerCredentials::default()
-    }))
+    Ok(helped.filter(|_| output.status.success()).map(|helped| helped.credentials(registry)))
+}
+
+impl Helped {
+    fn credentials(self, registry: &str) -> DockerCredentials {
+        let known = DockerCredentials {
+            serveraddress: Some(registry.to_owned()),
+            ..DockerCredentials::default()
+        };
+        match self.username.as_str() {
+            TOKEN => DockerCredentials { identitytoken: Some(self.secret), ..known },
+            _ => DockerCredentials {
+                username: Some(self.username),
+                password: Some(self.secret),
+                ..known
+            },
+        }
+    }
 }
 
 /// The registry of a reference, as Docker's config names it.
 fn registry(reference: &str) -> String {
     match reference.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host.to_owned(),
+        Some((host, _))
+            if host != "docker.io" && (host.contains(['.', ':']) || host == "localhost") =>
+        {
+            host.to_owned()
+        }
         Some(_) | None => DOCKER_HUB.to_owned(),
     }
 }
@@ -141,4 +165,58 @@ fn registry(reference: &str) -> String {
 fn host(key: &str) -> &str {
     let key = key.trim_start_matches("https://").trim_start_matches("http://");
     key.split('/').next().unwrap_or(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn user(config: &serde_json::Value, reference: &str) -> Option<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config.to_string()).unwrap();
+        let known = for_image(Some(file.path()), reference).await;
+        let known = known.unwrap_or_else(|error| panic!("{}", error.detail));
+        known.map(|known| known.username.unwrap())
+    }
+
+    #[tokio::test]
+    async fn logins_are_found_under_the_names_that_docker_gives_them() {
+        let auth = |login: &str| serde_json::json!({ "auth": BASE64_STANDARD.encode(login) });
+        let config = serde_json::json!({ "auths": {
+            DOCKER_HUB: auth("hub:1"),
+            "https://r.example.com/v2/": auth("r:2"),
+            "localhost:5000": { "username": "local", "password": "3" },
+            "empty.example.com": {},
+        }});
+        let cases = [
+            ("web:1", Some("hub")),
+            ("shop/web", Some("hub")),
+            ("docker.io/shop/web:1", Some("hub")),
+            ("r.example.com/shop/web:1", Some("r")),
+            ("localhost:5000/web@sha256:00", Some("local")),
+            ("localhost:5001/web", None),
+            ("empty.example.com/web", None),
+        ];
+        for (reference, expected) in cases {
+            assert_eq!(user(&config, reference).await.as_deref(), expected, "{reference}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_is_not_installed_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"credsStore": "no-such-helper"}"#).unwrap();
+        let refused = for_image(Some(file.path()), "r.example.com/web").await.unwrap_err();
+        assert_eq!(refused.kind, OpErrorKind::RegistryRefused);
+        assert!(refused.detail.contains("docker-credential-no-such-helper"), "{}", refused.detail);
+    }
+
+    #[test]
+    fn a_helper_may_answer_with_a_token() {
+        let helped = |username: &str| Helped { username: username.into(), secret: "s".into() };
+        let token = helped(TOKEN).credentials("r");
+        assert_eq!((token.username, token.identitytoken.as_deref()), (None, Some("s")));
+        let login = helped("me").credentials("r");
+        assert_eq!((login.username.as_deref(), login.identitytoken), (Some("me"), None));
+    }
 }

@@ -11,7 +11,7 @@ use mill_core::container::{Digest, OpError, OpErrorKind, OpOutput, PinnedImage};
 use tokio::time::timeout;
 
 use super::errors::{self, error};
-use super::{CALL_WITHIN, Engine, credentials, within};
+use super::{CALL_WITHIN, Engine, credentials};
 
 /// A pull that makes no progress for this long has failed.
 const PULL_IDLE: Duration = Duration::from_secs(120);
@@ -65,8 +65,11 @@ impl Engine {
     }
 
     async fn pull(&self, docker: &Docker, reference: &str) -> Result<(), OpError> {
+        // Without a tag, Docker would pull every tag that there is.
+        let whole = reference.len() == repository(reference).len();
+        let reference = &if whole { format!("{reference}:latest") } else { reference.to_owned() };
         let options = CreateImageOptions {
-            from_image: Some(reference.to_owned()),
+            from_image: Some(reference.clone()),
             ..CreateImageOptions::default()
         };
         let known = credentials::for_image(self.options().config.as_deref(), reference).await?;
@@ -76,16 +79,14 @@ impl Engine {
             match timeout(PULL_IDLE, progress.next()).await {
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(cause))) => {
-                    let failed = errors::of(&doing, &cause);
-                    // 404 without a known phrase is about an image here, not about a container.
-                    return Err(match failed.kind {
-                        OpErrorKind::Gone => error(OpErrorKind::ImageMissing, failed.detail),
-                        _ => failed,
-                    });
+                    return Err(errors::of_image(&doing, &cause));
                 }
                 Ok(None) => return Ok(()),
                 Err(_) => {
-                    let detail = format!("{doing}: no progress for {PULL_IDLE:?}");
+                    let detail = format!(
+                        "{doing}: no progress for {PULL_IDLE:?}; check that the registry answers \
+                         this node, and the disk's speed"
+                    );
                     return Err(error(OpErrorKind::RegistryDown, detail));
                 }
             }
@@ -102,16 +103,13 @@ pub(super) fn exact(image: &PinnedImage) -> String {
 }
 
 async fn inspect(docker: &Docker, name: &str) -> Result<Option<ImageInspect>, OpError> {
+    let doing = format!("looking for the image {name}");
     let found = timeout(CALL_WITHIN, docker.inspect_image(name)).await;
     match found {
         Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => Ok(None),
-        Ok(result) => {
-            let doing = "looking for an image";
-            within(CALL_WITHIN, doing, std::future::ready(result)).await.map(Some)
-        }
-        Err(_) => {
-            Err(error(OpErrorKind::TimedOut, "looking for an image: the engine does not answer"))
-        }
+        Ok(Err(cause)) => Err(errors::of_image(&doing, &cause)),
+        Ok(Ok(image)) => Ok(Some(image)),
+        Err(_) => Err(errors::silent(&doing)),
     }
 }
 

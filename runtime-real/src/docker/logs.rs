@@ -108,10 +108,12 @@ fn lines(docker: Docker, alloc: AllocId, options: LogOptions) -> Lines {
     let from = options.since.unwrap_or(0);
     let chunks = docker.logs(&name(&alloc), Some(wanted));
     let mut cutters = [Cutter::default(), Cutter::default()];
+    let chunks = chunks.map(Some).chain(stream::once(async { None }));
     let lines = chunks.flat_map(move |chunk| {
         let found = match chunk {
-            Ok(chunk) => cut(&mut cutters, chunk).into_iter().map(Ok).collect(),
-            Err(cause) => vec![Err(errors::of(&doing, &cause))],
+            Some(Ok(chunk)) => cut(&mut cutters, chunk).into_iter().map(Ok).collect(),
+            Some(Err(cause)) => vec![Err(errors::of(&doing, &cause))],
+            None => rests(&mut cutters).into_iter().map(Ok).collect(),
         };
         stream::iter(found)
     });
@@ -146,7 +148,17 @@ fn cut(cutters: &mut [Cutter; 2], chunk: LogOutput) -> Vec<LogLine> {
         let line: Vec<u8> = cutter.rest.drain(..=end).collect();
         found.push(parse(stream, &line[..end]));
     }
+    // However long a line becomes, it takes no more memory than what is kept of it.
+    cutter.rest.truncate(LINE_BYTES);
     found
+}
+
+/// Last words without an end of line.
+fn rests(cutters: &mut [Cutter; 2]) -> Vec<LogLine> {
+    let streams = [LogStream::Stdout, LogStream::Stderr];
+    let rests = streams.into_iter().zip(cutters.iter_mut());
+    let rests = rests.map(|(stream, cutter)| (stream, std::mem::take(&mut cutter.rest)));
+    rests.filter(|(_, rest)| !rest.is_empty()).map(|(stream, rest)| parse(stream, &rest)).collect()
 }
 
 /// `TIMESTAMP TEXT`, as Docker writes it.

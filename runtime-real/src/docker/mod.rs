@@ -2,7 +2,7 @@
 //!
 //! It decides nothing: no retry, no backoff, no policy. Docker's notions stay in here, and every
 //! error becomes core's at one place (`errors`). A container belongs to us if it carries the
-//! labels of our cluster and node. Tested against a real engine in `tests/docker.rs`.
+//! labels of our cluster and node. Tested against a real engine in `tests/docker`.
 
 mod create;
 mod credentials;
@@ -80,8 +80,8 @@ impl Engine {
         let host = options.host.as_deref().unwrap_or(DEFAULT_HOST);
         let Some(socket) = host.strip_prefix("unix://") else {
             let detail = format!(
-                "the engine's address `{host}` is not a unix socket; write unix:///path/to/docker.sock, \
-                 since containers must run on this machine"
+                "the engine's address `{host}` is not a unix socket; write \
+                 unix:///path/to/docker.sock, since containers must run on this machine"
             );
             return Err(error(OpErrorKind::Rejected, detail));
         };
@@ -94,28 +94,29 @@ impl Engine {
     /// # Errors
     /// What went wrong, in core's terms.
     pub async fn perform(&self, op: ContainerOp) -> Result<OpOutput, OpError> {
-        let docker = self.docker().await?;
         match op {
             ContainerOp::Resolve { reference } => {
-                self.resolve(&docker, &reference).await.map(OpOutput::Image)
+                self.resolve(&self.docker().await?, &reference).await.map(OpOutput::Image)
             }
-            ContainerOp::Fetch { image } => self.fetch(&docker, &image).await,
+            ContainerOp::Fetch { image } => self.fetch(&self.docker().await?, &image).await,
             ContainerOp::Start { spec } => {
-                self.start(&docker, *spec).await.map(OpOutput::Container)
+                self.start(&self.docker().await?, *spec).await.map(OpOutput::Container)
             }
             ContainerOp::Restart { alloc, port } => {
+                let docker = self.docker().await?;
                 self.restart(&docker, &alloc, port).await.map(OpOutput::Container)
             }
             ContainerOp::Stop { alloc, plan } => {
-                self.stop(&docker, &alloc, &plan).await.map(OpOutput::Exited)
+                self.stop(&self.docker().await?, &alloc, &plan).await.map(OpOutput::Exited)
             }
-            ContainerOp::Remove { alloc } => self.remove(&docker, &alloc).await,
-            ContainerOp::List => self.list(&docker).await.map(OpOutput::Containers),
+            ContainerOp::Remove { alloc } => self.remove(&self.docker().await?, &alloc).await,
+            ContainerOp::List => self.list(&self.docker().await?).await.map(OpOutput::Containers),
+            // It asks the engine only if it must: the network answers also while that is away.
             ContainerOp::Probe { alloc, port, check, timeout } => {
-                self.probe(&docker, &alloc, port, check, timeout.duration()).await
+                self.probe(&alloc, port, check, timeout.duration()).await
             }
             ContainerOp::Tail { alloc, lines } => {
-                self.tail(&docker, &alloc, lines).await.map(OpOutput::Lines)
+                self.tail(&self.docker().await?, &alloc, lines).await.map(OpOutput::Lines)
             }
         }
     }
@@ -140,12 +141,11 @@ impl Engine {
         if let Some(docker) = known {
             return Ok(docker);
         }
+        let doing = format!("connecting to the container engine at {}", self.shared.socket);
         let seconds = CALL_WITHIN.as_secs();
         let docker = Docker::connect_with_unix(&self.shared.socket, seconds, API_DEFAULT_VERSION)
-            .map_err(|cause| errors::of("connecting to the container engine", &cause))?;
-        let agreed =
-            within(CALL_WITHIN, "connecting to the container engine", docker.negotiate_version());
-        let docker = agreed.await?;
+            .map_err(|cause| errors::of(&doing, &cause))?;
+        let docker = within(CALL_WITHIN, &doing, docker.negotiate_version()).await?;
         *self.client() = Some(docker.clone());
         Ok(docker)
     }
@@ -177,9 +177,6 @@ async fn within<T>(
 ) -> Result<T, OpError> {
     match timeout(limit, call).await {
         Ok(answered) => answered.map_err(|cause| errors::of(doing, &cause)),
-        Err(_) => {
-            let detail = format!("{doing}: the engine did not answer within {limit:?}");
-            Err(error(OpErrorKind::TimedOut, detail))
-        }
+        Err(_) => Err(errors::silent(doing)),
     }
 }

@@ -1,18 +1,24 @@
 //! Looking at containers: ours are those with our cluster's and node's labels.
 
 use std::collections::BTreeMap;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
-use bollard::query_parameters::ListContainersOptions;
-use mill_core::container::{ContainerState, Exit, Observed, OpError, OpErrorKind, label};
+use bollard::query_parameters::{EventsOptions, ListContainersOptions};
+use futures_util::StreamExt as _;
+use mill_core::container::{ContainerState, Exit, Observed, OpError, label};
 use mill_core::name::AllocId;
 use tokio::time::timeout;
 
-use super::errors::{self, error};
+use super::errors;
 use super::{CALL_WITHIN, Engine, name, within};
+
+/// Exit code of a process that SIGKILL ended, as shells count.
+const KILLED: i64 = 128 + 9;
+/// The kernel's notice of a lack of memory comes that close to the end of the process, if at all.
+const NOTICE_WITHIN: Duration = Duration::from_millis(300);
 
 impl Engine {
     /// Every container of this cluster on this node.
@@ -51,24 +57,78 @@ impl Engine {
     ) -> Result<Option<Observed>, OpError> {
         let doing = "looking at a container";
         match timeout(CALL_WITHIN, docker.inspect_container(id, None)).await {
-            Ok(Ok(found)) => Ok(observed(found)),
+            Ok(Ok(found)) => {
+                let suspect = suspect(&found);
+                let ours = observed(found).filter(|observed| self.is_ours(&observed.labels));
+                let Some(mut observed) = ours else { return Ok(None) };
+                if let (ContainerState::Exited(exit), Some(suspect)) =
+                    (&mut observed.state, suspect)
+                {
+                    exit.out_of_memory = was_out_of_memory(docker, suspect).await;
+                }
+                Ok(Some(observed))
+            }
             Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => Ok(None),
             Ok(Err(cause)) => Err(errors::of(doing, &cause)),
-            Err(_) => {
-                let detail = format!("{doing}: the engine does not answer");
-                Err(error(OpErrorKind::TimedOut, detail))
-            }
+            Err(_) => Err(errors::silent(doing)),
         }
     }
 
     /// Filters for our labels.
     pub(super) fn our_labels(&self) -> Vec<String> {
+        let labels = self.ownership();
+        labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    /// The labels that make a container ours.
+    pub(super) fn ownership(&self) -> [(String, String); 2] {
         let options = self.options();
-        vec![
-            format!("{}={}", label::CLUSTER, options.cluster),
-            format!("{}={}", label::NODE, options.node),
+        [
+            (label::CLUSTER.to_owned(), options.cluster.clone()),
+            (label::NODE.to_owned(), options.node.to_string()),
         ]
     }
+
+    fn is_ours(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.ownership().iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+/// A container that was killed, maybe because it reached its memory ceiling.
+struct Suspect {
+    id: String,
+    /// When it ended, in nanoseconds since 1970.
+    finished: u64,
+}
+
+/// One for which the engine does not say that it was, but might have: the kernel's notice and the
+/// end of the process race each other in containerd, and the engine notes only what came first.
+fn suspect(found: &ContainerInspectResponse) -> Option<Suspect> {
+    let state = found.state.as_ref()?;
+    let is_limited = found.host_config.as_ref()?.memory? > 0;
+    let is_suspect = is_limited
+        && state.status == Some(ContainerStateStatusEnum::EXITED)
+        && state.exit_code == Some(KILLED)
+        && state.oom_killed != Some(true);
+    let finished = nanos(state.finished_at.as_deref()?);
+    is_suspect.then_some(Suspect { id: found.id.clone()?, finished })
+}
+
+/// Whether the kernel's notice came, if only after the end. An engine that was restarted since
+/// has forgotten it.
+async fn was_out_of_memory(docker: &Docker, suspect: Suspect) -> bool {
+    let seconds = |nanos: u64| format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    let around = u64::try_from(NOTICE_WITHIN.as_nanos()).unwrap_or(u64::MAX);
+    let filters =
+        [("container".to_owned(), vec![suspect.id]), ("event".to_owned(), vec!["oom".to_owned()])];
+    let options = EventsOptions {
+        since: Some(seconds(suspect.finished.saturating_sub(around))),
+        until: Some(seconds(suspect.finished.saturating_add(around))),
+        filters: Some(filters.into()),
+    };
+    // The engine ends the stream at `until`; an error says no more than its silence.
+    let first = Box::pin(docker.events(Some(options))).next().await;
+    matches!(first, Some(Ok(_)))
 }
 
 fn observed(found: ContainerInspectResponse) -> Option<Observed> {

@@ -48,12 +48,16 @@ fn holder(port: u16) -> Option<String> {
     let wanted = format!("socket:[{inode}]");
     let processes = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
     for process in processes {
+        let pid = process.file_name().to_string_lossy().into_owned();
+        // /proc/self and others are the same processes by other names.
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
         let Ok(files) = std::fs::read_dir(process.path().join("fd")) else { continue };
         let mut links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
         if links.any(|link| link.as_os_str() == wanted.as_str()) {
             let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
-            let pid = process.file_name();
-            return Some(format!("{}, process {}", name.trim(), pid.to_string_lossy()));
+            return Some(format!("{}, process {pid}", name.trim()));
         }
     }
     None

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::exec::{CreateExecOptions, StartExecResults};
+use bollard::models::ExecInspectResponse;
 use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
@@ -12,10 +13,11 @@ use hyper_util::rt::TokioIo;
 use mill_core::config::model::HealthCheck;
 use mill_core::container::{OpError, OpErrorKind, OpOutput};
 use mill_core::name::AllocId;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::errors::error;
+use super::errors::{self, error};
 use super::{CALL_WITHIN, Engine, name, within};
 
 /// As much of an answer as is told.
@@ -25,43 +27,43 @@ impl Engine {
     /// Asks once.
     pub(super) async fn probe(
         &self,
-        docker: &Docker,
         alloc: &AllocId,
         port: Option<u16>,
         check: HealthCheck,
         limit: Duration,
     ) -> Result<OpOutput, OpError> {
-        let asked = async {
+        let over_the_network = async {
             match (&check, port) {
-                (HealthCheck::Running, _) => Ok(()),
+                (HealthCheck::Running | HealthCheck::Exec { .. }, _) => Ok(()),
                 (HealthCheck::Http { path }, Some(port)) => http(port, path).await,
                 (HealthCheck::Tcp, Some(port)) => connect(port).await.map(|_| ()),
                 (HealthCheck::Http { .. } | HealthCheck::Tcp, None) => {
-                    Err(unhealthy("it has no port to ask at"))
-                }
-                (HealthCheck::Exec { command }, _) => {
-                    match self.exec(docker, alloc, command).await? {
-                        (0, _) => Ok(()),
-                        (code, said) => {
-                            Err(unhealthy(format!("the command exited with {code}: {said}")))
-                        }
-                    }
+                    Err(unhealthy(format!("{alloc} has no port to ask at; give its service one")))
                 }
             }
         };
-        match timeout(limit, asked).await {
-            Ok(answered) => answered.map(|()| OpOutput::Done),
-            Err(_) => Err(unhealthy(format!("no answer within {limit:?}"))),
+        let overdue = || unhealthy(format!("no answer within {limit:?}"));
+        timeout(limit, over_the_network).await.map_err(|_| overdue())??;
+        if let HealthCheck::Exec { command } = &check {
+            match self.exec(&self.docker().await?, alloc, command, limit).await? {
+                Ran::Exited { code: 0, .. } => {}
+                Ran::Exited { code, said } => {
+                    return Err(unhealthy(format!("the command exited with {code}: {said}")));
+                }
+                Ran::Overdue => return Err(overdue()),
+            }
         }
+        Ok(OpOutput::Done)
     }
 
-    /// Runs a command in a container: its exit code and the end of what it printed.
+    /// Runs a command in a container, and ends it when it takes longer than the limit.
     pub(super) async fn exec(
         &self,
         docker: &Docker,
         alloc: &AllocId,
         command: &[String],
-    ) -> Result<(i64, String), OpError> {
+        limit: Duration,
+    ) -> Result<Ran, OpError> {
         let options = CreateExecOptions {
             cmd: Some(command.to_vec()),
             attach_stdout: Some(true),
@@ -72,18 +74,56 @@ impl Engine {
         let name = name(alloc);
         let created = docker.create_exec(&name, options);
         let id = within(CALL_WITHIN, &doing, created).await?.id;
-        let started = within(CALL_WITHIN, &doing, docker.start_exec(&id, None)).await?;
-        let mut said = Vec::new();
-        if let StartExecResults::Attached { mut output, .. } = started {
-            while let Some(Ok(chunk)) = output.next().await {
-                said.extend_from_slice(chunk.as_ref());
-                let surplus = said.len().saturating_sub(TOLD_BYTES);
-                said.drain(..surplus);
+        let running = async {
+            let started = within(CALL_WITHIN, &doing, docker.start_exec(&id, None)).await?;
+            let mut said = Vec::new();
+            if let StartExecResults::Attached { mut output, .. } = started {
+                while let Some(Ok(chunk)) = output.next().await {
+                    said.extend_from_slice(chunk.as_ref());
+                    let surplus = said.len().saturating_sub(TOLD_BYTES);
+                    said.drain(..surplus);
+                }
+            }
+            Ok(said)
+        };
+        let ran = timeout(limit, running).await;
+        let ended = within(CALL_WITHIN, &doing, docker.inspect_exec(&id)).await?;
+        match ran {
+            Ok(said) => {
+                let said = errors::cleaned(&String::from_utf8_lossy(&said?));
+                Ok(Ran::Exited { code: ended.exit_code.unwrap_or(-1), said })
+            }
+            Err(_) => {
+                kill(&ended);
+                Ok(Ran::Overdue)
             }
         }
-        let ended = within(CALL_WITHIN, &doing, docker.inspect_exec(&id)).await?;
-        let said = String::from_utf8_lossy(&said).trim().to_owned();
-        Ok((ended.exit_code.unwrap_or(-1), said))
+    }
+}
+
+/// What became of a command in a container.
+pub(super) enum Ran {
+    /// It ended by itself.
+    Exited {
+        /// Its exit code.
+        code: i64,
+        /// The end of what it printed.
+        said: String,
+    },
+    /// It took too long and was killed.
+    Overdue,
+}
+
+/// Ends a command that nobody waits for any more: Docker cannot, and one more would stay with
+/// every probe, until the container has no processes left.
+fn kill(exec: &ExecInspectResponse) {
+    let (Some(pid), Some(container)) = (exec.pid, exec.container_id.as_deref()) else { return };
+    // Only if it is the container's process: the engine might count in another namespace.
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid.filter(|_| groups.contains(container)) {
+        // It may have ended just now.
+        let _ = kill_process(pid, Signal::KILL);
     }
 }
 
@@ -94,19 +134,27 @@ async fn connect(port: u16) -> Result<TcpStream, OpError> {
 
 async fn http(port: u16, path: &str) -> Result<(), OpError> {
     let broken = |cause: &dyn std::error::Error| {
-        unhealthy(format!("GET {path} at port {port} was not answered: {cause}"))
+        let why = errors::chain(cause);
+        unhealthy(format!("GET {path} at port {port} was not answered in HTTP: {why}"))
     };
     let stream = TokioIo::new(connect(port).await?);
     let handshake = hyper::client::conn::http1::handshake(stream).await;
     let (mut sender, connection) = handshake.map_err(|cause| broken(&cause))?;
-    let driving = tokio::spawn(connection);
+    let mut driving = tokio::spawn(connection);
     let request = hyper::Request::get(path)
         .header("host", format!("127.0.0.1:{port}"))
         .header("user-agent", "mill-health")
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
         .map_err(|cause| broken(&cause))?;
-    let response = sender.send_request(request).await.map_err(|cause| broken(&cause));
+    let response = match sender.send_request(request).await {
+        Ok(response) => Ok(response),
+        // The connection knows why better than the request.
+        Err(cause) => match (&mut driving).await {
+            Ok(Err(cause)) => Err(broken(&cause)),
+            Ok(Ok(())) | Err(_) => Err(broken(&cause)),
+        },
+    };
     let answered = match response {
         Ok(response) => {
             let status = response.status();

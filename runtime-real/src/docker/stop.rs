@@ -35,7 +35,7 @@ impl Engine {
         let grace = plan.grace.duration();
         if !plan.pre_stop.is_empty() {
             // What it answers does not matter: the signal follows in any case.
-            let _ = timeout(grace, self.exec(docker, alloc, &plan.pre_stop)).await;
+            let _ = self.exec(docker, alloc, &plan.pre_stop, grace).await;
         }
         self.signal(docker, alloc, &plan.signal).await?;
         let ended = timeout(grace, self.wait(docker, alloc)).await;
@@ -69,6 +69,9 @@ impl Engine {
         docker: &Docker,
         alloc: &AllocId,
     ) -> Result<OpOutput, OpError> {
+        if self.find(docker, alloc).await?.is_none() {
+            return Ok(OpOutput::Done);
+        }
         let options =
             RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
         let name = name(alloc);
@@ -79,10 +82,7 @@ impl Engine {
             }
             // Somebody else's removal is under way: asked again, it will be gone.
             Ok(Err(cause)) => Err(errors::of(&format!("removing {alloc}"), &cause)),
-            Err(_) => {
-                let detail = format!("removing {alloc}: the engine does not answer");
-                Err(error(OpErrorKind::TimedOut, detail))
-            }
+            Err(_) => Err(errors::silent(&format!("removing {alloc}"))),
         }
     }
 
@@ -93,10 +93,7 @@ impl Engine {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Error::DockerResponseServerError { status_code: 404 | 409, .. })) => Ok(()),
             Ok(Err(cause)) => Err(errors::of(&format!("sending {signal} to {alloc}"), &cause)),
-            Err(_) => {
-                let detail = format!("sending {signal} to {alloc}: the engine does not answer");
-                Err(error(OpErrorKind::TimedOut, detail))
-            }
+            Err(_) => Err(errors::silent(&format!("sending {signal} to {alloc}"))),
         }
     }
 
