@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{Blocked, Brain, Draft};
 use crate::cluster::Cluster;
-use crate::cluster::alloc::{Alloc, Phase};
+use crate::cluster::alloc::{Alloc, Phase, TroubleKind};
 use crate::cluster::command::Command;
 use crate::cluster::deploy::{Deploy, DeployState};
+use crate::container::OpErrorKind;
 use crate::message::ImageReport;
 use crate::name::{AllocId, Name};
 use crate::node::Wake;
@@ -184,12 +185,26 @@ fn deadline(draft: &Draft<'_>, deploy: &Deploy) -> Millis {
 fn failure(draft: &Draft<'_>, number: u64, deploy: &Deploy) -> Option<String> {
     let services = deploy.changes.keys();
     let mut allocs = services.flat_map(|name| draft.cluster.allocs_of(name));
-    let (id, alloc) = allocs.find(|(_, alloc)| alloc.template == number && has_failed(alloc))?;
+    let (id, alloc) = allocs.find(|(_, alloc)| {
+        alloc.template == number && has_failed(alloc) && !is_placed_anew(draft.cluster, alloc)
+    })?;
     Some(explain(id, alloc))
 }
 
 fn has_failed(alloc: &Alloc) -> bool {
     alloc.status.phase == Phase::Failed || alloc.status.restarts >= RESTARTS_BEFORE_FAILURE
+}
+
+/// Whether its failure was its port's: it came from the pool, and the next one will do.
+fn is_placed_anew(cluster: &Cluster, alloc: &Alloc) -> bool {
+    let service = cluster.services.get(&alloc.slot.service);
+    let version = service.and_then(|service| service.versions.get(&alloc.template));
+    let owned = version.and_then(|version| version.spec.container.owned_port());
+    let taken = alloc.status.trouble.as_ref().is_some_and(|trouble| match trouble.kind {
+        TroubleKind::Op(kind) => kind == OpErrorKind::PortTaken,
+        TroubleKind::Exited(_) | TroubleKind::Unhealthy | TroubleKind::KilledAfterGrace => false,
+    });
+    taken && owned.is_none()
 }
 
 fn explain(id: &AllocId, alloc: &Alloc) -> String {

@@ -46,8 +46,16 @@ impl Brain {
         (pace, prune): (Pace, bool),
     ) -> Step {
         let cluster = draft.cluster;
-        let views = self.views(draft.now.mono, cluster, name);
-        let target = version.map(|version| target(cluster, version, pace));
+        let mut views = self.views(draft.now.mono, cluster, name);
+        let mut target = version.map(|version| target(cluster, version, pace));
+        if let (Some(target), Some(version)) = (&mut target, version)
+            && each_node(&version.spec)
+        {
+            // The slot of a node that is down can be filled nowhere else: it waits for its node,
+            // and nobody waits for it.
+            target.slots.retain(|index| cluster.is_up(NodeId(*index)));
+            views.retain(|view| view.reachable);
+        }
         let input = Input { target, allocs: views, pace, prune };
         let mut step = rollout::step(&input);
         for (alloc, reason) in &step.stop {

@@ -20,6 +20,8 @@ enum Verb<'a> {
     StartLost,
     Replace,
     Stop,
+    /// Its node is down.
+    Wait,
     Unplaced {
         stays: bool,
         rejected: &'a [Rejected],
@@ -66,6 +68,7 @@ fn sorted(step: &SlotStep) -> (Verb<'_>, (&str, &str)) {
         SlotStep::Create { node, lost: Some(lost) } => (Verb::StartLost, (&lost.node, node)),
         SlotStep::Replace { from, to, .. } => (Verb::Replace, (from, to)),
         SlotStep::Stop { node, .. } => (Verb::Stop, (node, node)),
+        SlotStep::Waits { node } => (Verb::Wait, (node, node)),
         SlotStep::Unplaced { alloc, rejected } => {
             (Verb::Unplaced { stays: alloc.is_some(), rejected }, ("", ""))
         }
@@ -85,6 +88,7 @@ impl Group<'_> {
             Verb::Start | Verb::StartLost => "start",
             Verb::Replace => "replace",
             Verb::Stop => "stop",
+            Verb::Wait => "wait for",
             Verb::Unplaced { .. } => "leave",
         }
     }
@@ -95,6 +99,7 @@ impl Group<'_> {
         let word = self.word();
         match &self.verb {
             Verb::Keep | Verb::Start | Verb::Stop => write!(f, "    {word} {count} on {to}")?,
+            Verb::Wait => write!(f, "    {count} {word} {to}, which is down")?,
             Verb::StartLost => {
                 write!(f, "    {word} {count} on {to}, lost with {from}, which is down")?;
             }

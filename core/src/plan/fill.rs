@@ -182,6 +182,11 @@ impl<'a> Turns<'a> {
     }
 
     fn last_word(&mut self, wanted: &Wanted<'_>, vacancy: Vacancy<'a>) -> SlotPlan {
+        let owner = NodeId(vacancy.slot.index);
+        if wanted.spec.replicas == Replicas::EachNode && !self.cluster.is_up(owner) {
+            let node = node_name(self.cluster, owner);
+            return SlotPlan { slot: vacancy.slot, step: SlotStep::Waits { node } };
+        }
         match self.ask(wanted, &vacancy.slot) {
             Ok(node) => self.filled(vacancy, node),
             Err(rejected) => {

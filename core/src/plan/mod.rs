@@ -127,6 +127,11 @@ pub enum SlotStep {
         /// Its node's name.
         node: String,
     },
+    /// It belongs to a node that is down, and waits for it; the deploy does not.
+    Waits {
+        /// The node's name.
+        node: String,
+    },
     /// It cannot be filled now.
     Unplaced {
         /// The alloc that runs in it now.

@@ -77,6 +77,7 @@ impl ServicePlan {
         self.slots.iter().all(|planned| match planned.step {
             SlotStep::Keep { .. } => true,
             SlotStep::Create { .. }
+            | SlotStep::Waits { .. }
             | SlotStep::Replace { .. }
             | SlotStep::Stop { .. }
             | SlotStep::Unplaced { .. } => false,
@@ -170,6 +171,7 @@ impl SlotStep {
             SlotStep::Keep { .. }
             | SlotStep::Create { .. }
             | SlotStep::Replace { .. }
+            | SlotStep::Waits { .. }
             | SlotStep::Stop { .. } => false,
         }
     }
@@ -194,6 +196,7 @@ fn step(f: &mut fmt::Formatter<'_>, step: &SlotStep, order: UpdateOrder) -> fmt:
             writeln!(f, "replaces {alloc} on {from} by one on {to}")
         }
         SlotStep::Stop { alloc, node } => writeln!(f, "stops {alloc} on {node}"),
+        SlotStep::Waits { node } => writeln!(f, "waits for {node}, which is down"),
         SlotStep::Unplaced { alloc, rejected } => {
             match (alloc, order) {
                 (None, _) => write!(f, "cannot be placed now")?,

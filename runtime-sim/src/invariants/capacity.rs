@@ -33,7 +33,7 @@ fn check(cluster: &Cluster, node: NodeId) -> Result<(), String> {
     };
     let (mut cpu, mut memory, mut ports) = (0, 0, BTreeMap::new());
     for (id, alloc) in cluster.allocs_on(node).filter(|(_, alloc)| alloc.is_live()) {
-        cpu += u64::from(alloc.cpu.0);
+        cpu += alloc.cpu.0;
         memory += alloc.memory.0;
         if let Some(port) = alloc.port
             && let Some(other) = ports.insert(port, id)
@@ -42,7 +42,7 @@ fn check(cluster: &Cluster, node: NodeId) -> Result<(), String> {
         }
     }
     let has = record.facts.capacity;
-    if cpu > u64::from(has.cpu.0) || memory > has.memory.0 {
+    if cpu > has.cpu.0 || memory > has.memory.0 {
         return Err(format!("{node} is promised more than it has"));
     }
     Ok(())

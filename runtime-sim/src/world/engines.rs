@@ -33,11 +33,18 @@ impl World {
         }
         let is_look = matches!(op, ContainerOp::Probe { .. } | ContainerOp::List);
         self.operations += u64::from(!is_look);
-        let wait = match &op {
-            ContainerOp::Resolve { .. } => self.pull(),
-            ContainerOp::Fetch { image } if !self.host(node).engine.has_image(image) => self.pull(),
-            _ => self.engine_delay(),
+        let pulls = match &op {
+            ContainerOp::Resolve { .. } => true,
+            ContainerOp::Fetch { image } => !self.host(node).engine.has_image(image),
+            ContainerOp::Start { .. }
+            | ContainerOp::Restart { .. }
+            | ContainerOp::Stop { .. }
+            | ContainerOp::Remove { .. }
+            | ContainerOp::List
+            | ContainerOp::Probe { .. }
+            | ContainerOp::Tail { .. } => false,
         };
+        let wait = if pulls { self.pull() } else { self.engine_delay() };
         self.after(wait, Happening::Operate { node, id, op });
     }
 

@@ -335,14 +335,12 @@ impl World {
             }
             Fault::Freeze(node) => self.thaw(*node),
             Fault::Blocked(links) => {
-                let still = |link: &(NodeId, NodeId)| {
-                    self.faults.active.iter().any(|active| match active {
-                        Fault::Blocked(links) => links.contains(link),
-                        _ => false,
-                    })
-                };
-                let open: Vec<_> = links.iter().copied().filter(|link| !still(link)).collect();
-                open.into_iter().for_each(|(from, to)| self.network.unblock(from, to));
+                links.iter().for_each(|(from, to)| self.network.unblock(*from, *to));
+                for active in &self.faults.active {
+                    if let Fault::Blocked(links) = active {
+                        links.iter().for_each(|(from, to)| self.network.block(*from, *to));
+                    }
+                }
             }
             Fault::BadNetwork(_) => self.network.set_extra_loss(0),
             Fault::ClockJump(node, _) => self.host_mut(*node).clock.set_right(),

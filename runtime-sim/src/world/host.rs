@@ -84,7 +84,7 @@ impl Host {
         let drift = clocks.between(0, 2 * params.drift);
         let drift =
             i64::try_from(drift).expect("small") - i64::try_from(params.drift).expect("small");
-        let zone = if id.0 % 2 == 0 { "b" } else { "a" };
+        let zone = if id.0.is_multiple_of(2) { "b" } else { "a" };
         let facts = NodeFacts {
             name: format!("{id}"),
             boot: 0,

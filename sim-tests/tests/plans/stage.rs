@@ -36,9 +36,6 @@ pub struct Case {
     pub in_flight: Option<String>,
     /// The config of which the plan is asked.
     pub wanted: String,
-    /// A known fault of Mill: going back does not finish either.
-    #[serde(default)]
-    pub gets_stuck: bool,
     /// Whether the snapshot holds the JSON as well.
     #[serde(default)]
     pub json: bool,
@@ -202,6 +199,7 @@ impl Stage {
                     self.stop(alloc, StopReason::Updated);
                 }
             }
+            SlotStep::Waits { .. } => {}
             SlotStep::Unplaced { .. } => panic!("{slot} has no place"),
         }
     }
