@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::alloc::Status;
 use crate::cluster::node::NodeFacts;
+use crate::container::OpError;
 use crate::name::AllocId;
 
 /// From a node to the leader.
@@ -18,6 +19,9 @@ pub enum Message {
         seq: u64,
         /// What the node is.
         facts: Box<NodeFacts>,
+        /// Why its engine cannot be asked, while it cannot.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<OpError>,
         /// Allocs whose status differs from the replicated one.
         reports: BTreeMap<AllocId, Status>,
         /// Answers to the leader's questions about images: reference -> what it means here.
@@ -32,7 +36,7 @@ pub enum ImageReport {
     /// It is here and means this.
     Pinned(crate::container::PinnedImage),
     /// It could not be had, and trying again cannot help.
-    Failed(crate::container::OpError),
+    Failed(OpError),
     /// It could not be had yet; the node goes on trying.
-    Trying(crate::container::OpError),
+    Trying(OpError),
 }

@@ -14,6 +14,8 @@ use crate::units::Millis;
 
 /// Between two tries to list the containers of an engine that does not answer.
 const RETRY: Millis = Millis::secs(1);
+/// Between two listings: what the engine forgot to tell, and whether it answers at all.
+const LOOK_AGAIN: Millis = Millis::secs(30);
 
 /// Whether the engine's containers are known.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -23,6 +25,8 @@ pub(super) struct Inventory {
     fresh: Option<Seen>,
     /// Whether there ever was a listing in this boot.
     known: bool,
+    /// Why the last try failed, if it did.
+    pub trouble: Option<OpError>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +35,6 @@ enum State {
     Stale,
     Asked(OpId),
     Retry(Mono),
-    Current,
 }
 
 /// All containers of this cluster on this node.
@@ -48,7 +51,7 @@ impl Inventory {
         let due = match self.state {
             State::Stale => true,
             State::Retry(at) => at <= now,
-            State::Asked(_) | State::Current => false,
+            State::Asked(_) => false,
         };
         if due {
             self.state = State::Asked(out.container(ContainerOp::List));
@@ -61,14 +64,23 @@ impl Inventory {
         if self.state != State::Asked(id) {
             return false;
         }
-        let Ok(OpOutput::Containers(containers)) = result else {
-            self.state = State::Retry(now + RETRY);
-            return true;
+        let containers = match result {
+            Ok(OpOutput::Containers(containers)) => containers,
+            Ok(_) => {
+                self.state = State::Retry(now + RETRY);
+                return true;
+            }
+            Err(error) => {
+                self.trouble = Some(error.clone());
+                self.state = State::Retry(now + RETRY);
+                return true;
+            }
         };
+        self.trouble = None;
         let containers = containers.iter().map(|c| (c.alloc.clone(), c.clone())).collect();
         self.fresh = Some(Seen { asked: id.seq, containers });
         self.known = true;
-        self.state = State::Current;
+        self.state = State::Retry(now + LOOK_AGAIN);
         true
     }
 
@@ -79,7 +91,7 @@ impl Inventory {
     pub fn next_wake(&self) -> Option<(Mono, Wake)> {
         match self.state {
             State::Retry(at) => Some((at, Wake::Engine)),
-            State::Stale | State::Asked(_) | State::Current => None,
+            State::Stale | State::Asked(_) => None,
         }
     }
 }

@@ -130,6 +130,11 @@ impl Agent {
         self.images.reports(cluster)
     }
 
+    /// Why the engine cannot be asked, while it cannot.
+    pub fn trouble(&self) -> Option<&OpError> {
+        self.inventory.trouble.as_ref()
+    }
+
     /// When to be stepped again.
     pub fn next_wake(&self) -> Option<(Mono, Wake)> {
         let tasks = self.tasks.values().filter_map(Task::next_wake);

@@ -46,6 +46,9 @@ pub struct NodeView {
     pub allocs: usize,
     /// Version of the program.
     pub version: String,
+    /// Why its container engine cannot be asked, while it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// A service, for people.

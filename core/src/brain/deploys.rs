@@ -68,7 +68,7 @@ impl Brain {
         let mut trying = None;
         let mut waiting = BTreeMap::new();
         for (reference, _) in deploy.images.iter().filter(|(_, pin)| pin.is_none()) {
-            let reports = self.heard.values().filter_map(|heard| heard.images.get(reference));
+            let reports = self.heard.values().filter_map(|heard| heard.said.images.get(reference));
             for report in reports {
                 match report {
                     ImageReport::Pinned(image) => draft.commands.push(Command::PinImage {
@@ -88,6 +88,12 @@ impl Brain {
         }
         if deploy.images.values().all(Option::is_some) {
             return Some(DeployState::Rolling);
+        }
+        let resolver = draft.cluster.resolver();
+        if let Some(trouble) = resolver.and_then(|resolver| self.trouble_of(resolver)) {
+            let unpinned = deploy.images.iter().filter(|(_, pin)| pin.is_none());
+            waiting.extend(unpinned.map(|(reference, _)| (reference, trouble.detail.clone())));
+            trying.get_or_insert_with(|| trouble.detail.clone());
         }
         self.wait_for_images(draft.cluster, number, deploy, &waiting);
         let (allowed, why) = match trying {

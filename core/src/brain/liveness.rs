@@ -8,6 +8,7 @@ use super::{Brain, Draft};
 use crate::cluster::alloc::Status;
 use crate::cluster::command::Command;
 use crate::cluster::node::NodeFacts;
+use crate::container::OpError;
 use crate::message::ImageReport;
 use crate::name::AllocId;
 use crate::node::Wake;
@@ -19,16 +20,24 @@ pub(super) struct Heard {
     pub at: Mono,
     pub seq: u64,
     pub facts: NodeFacts,
+    pub said: Said,
+}
+
+/// What a node says of itself beside its facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Said {
+    /// Why its engine cannot be asked, while it cannot.
+    pub trouble: Option<OpError>,
+    /// Allocs whose status differs from the replicated one.
     pub reports: BTreeMap<AllocId, Status>,
+    /// What became of images that it was asked about.
     pub images: BTreeMap<String, ImageReport>,
 }
 
 impl Heard {
     /// Whether there is news in it, beyond being heard.
     pub fn says_other_than(&self, other: &Heard) -> bool {
-        let quiet = other.reports.is_empty() && other.images.is_empty();
-        self.facts != other.facts
-            || (!quiet && (self.reports != other.reports || self.images != other.images))
+        self.facts != other.facts || self.said != other.said
     }
 }
 

@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use self::liveness::Heard;
+pub(crate) use self::liveness::Said;
 pub use self::waiting::Blocked;
-use crate::cluster::alloc::{Phase, Status};
+use crate::cluster::alloc::Phase;
 use crate::cluster::command::{COMMANDS_PER_ENTRY, Command, ProposalId};
 use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
-use crate::message::ImageReport;
+use crate::container::OpError;
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::node::Wake;
 use crate::outbox::Outbox;
@@ -47,6 +48,8 @@ pub(crate) struct Brain {
     in_flight: Option<ProposalId>,
     /// Whether anything changed since the last step.
     dirty: bool,
+    /// Whether what people are told changed, though the state did not.
+    news: bool,
     wake: Option<(Mono, Wake)>,
 }
 
@@ -81,26 +84,21 @@ impl Brain {
             blocked: BTreeMap::new(),
             in_flight: None,
             dirty: true,
+            news: false,
             wake: None,
         }
     }
 
     /// A node speaks.
-    pub fn heartbeat(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        seq: u64,
-        facts: NodeFacts,
-        reports: BTreeMap<AllocId, Status>,
-        images: BTreeMap<String, ImageReport>,
-    ) {
+    pub fn heartbeat(&mut self, now: Now, from: NodeId, seq: u64, facts: NodeFacts, said: Said) {
         let before = self.heard.get(&from);
         if before.is_some_and(|heard| (heard.facts.boot, heard.seq) >= (facts.boot, seq)) {
             return;
         }
-        let heard = Heard { at: now.mono, seq, facts, reports, images };
-        self.dirty |= before.is_none_or(|before| before.says_other_than(&heard));
+        let heard = Heard { at: now.mono, seq, facts, said };
+        let news = before.is_none_or(|before| before.says_other_than(&heard));
+        self.dirty |= news;
+        self.news |= news;
         self.heard.insert(from, heard);
     }
 
@@ -115,6 +113,16 @@ impl Brain {
             self.in_flight = None;
             self.dirty = true;
         }
+    }
+
+    /// Why a node's engine cannot be asked, while it cannot.
+    pub fn trouble_of(&self, node: NodeId) -> Option<&OpError> {
+        self.heard.get(&node)?.said.trouble.as_ref()
+    }
+
+    /// Whether there is something new to tell people, once.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
     }
 
     /// What a service waits for.
@@ -171,7 +179,7 @@ impl Brain {
     /// What nodes say of their allocs becomes replicated.
     fn pass_on_reports(&self, draft: &mut Draft<'_>) {
         for (node, heard) in &self.heard {
-            for (alloc, status) in &heard.reports {
+            for (alloc, status) in &heard.said.reports {
                 let known = draft.cluster.allocs.get(alloc);
                 let news = known.is_some_and(|known| {
                     known.node == *node && known.is_live() && known.status != *status

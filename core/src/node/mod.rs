@@ -8,22 +8,20 @@ mod requests;
 mod views;
 mod why;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use self::requests::Requests;
 use crate::agent::Agent;
-use crate::brain::Brain;
-use crate::cluster::alloc::Status;
+use crate::brain::{Brain, Said};
 use crate::cluster::command::Entry;
 use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
 use crate::effect::Effect;
 use crate::event::{Event, Leadership};
-use crate::message::{ImageReport, Message};
-use crate::name::{AllocId, NodeId};
+use crate::message::Message;
+use crate::name::NodeId;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
@@ -87,7 +85,7 @@ pub struct Node {
     next_heartbeat: Mono,
     heartbeat_seq: u64,
     /// What the last heartbeat reported.
-    said: (BTreeMap<AllocId, Status>, BTreeMap<String, ImageReport>),
+    said: Said,
     out: Outbox,
 }
 
@@ -106,7 +104,7 @@ impl Node {
             requests: Requests::default(),
             next_heartbeat: now.mono,
             heartbeat_seq: 0,
-            said: Default::default(),
+            said: Said::default(),
             config,
         }
     }
@@ -224,9 +222,10 @@ impl Node {
 
     fn message(&mut self, now: Now, from: NodeId, message: Message) {
         match message {
-            Message::Heartbeat { seq, facts, reports, images } => {
+            Message::Heartbeat { seq, facts, trouble, reports, images } => {
                 if let Some(brain) = &mut self.brain {
-                    brain.heartbeat(now, from, seq, *facts, reports, images);
+                    let said = Said { trouble, reports, images };
+                    brain.heartbeat(now, from, seq, *facts, said);
                 }
             }
         }
@@ -241,26 +240,32 @@ impl Node {
         self.heartbeat(now);
         if let Some(brain) = &mut self.brain {
             brain.step(now, &self.cluster, &self.config.cluster, &mut self.out);
+            if brain.take_news() {
+                self.requests.state_changed();
+            }
         }
         self.answer_held(now);
     }
 
     /// Speaks to the leader: in its turn, and at once when there is news.
     fn heartbeat(&mut self, now: Now) {
-        let reports = self.agent.reports(&self.cluster);
-        let images = self.agent.image_reports(&self.cluster);
+        let said = Said {
+            trouble: self.agent.trouble().cloned(),
+            reports: self.agent.reports(&self.cluster),
+            images: self.agent.image_reports(&self.cluster),
+        };
         let due = self.next_heartbeat <= now.mono;
-        let news = self.said != (reports.clone(), images.clone());
-        if !due && !news {
+        if !due && self.said == said {
             return;
         }
-        self.said = (reports.clone(), images.clone());
+        self.said = said.clone();
+        let Said { trouble, reports, images } = said;
         self.heartbeat_seq += 1;
         if due {
             self.next_heartbeat = now.mono + self.config.timing.heartbeat;
         }
         let (seq, facts) = (self.heartbeat_seq, Box::new(self.config.facts.clone()));
-        let message = Message::Heartbeat { seq, facts, reports, images };
+        let message = Message::Heartbeat { seq, facts, trouble, reports, images };
         match self.leadership {
             Leadership::Leader { .. } => self.message(now, self.config.id, message),
             Leadership::Follower { leader: Some(to), .. } => {

@@ -1,5 +1,7 @@
 //! Documents for people and programs, made from the replicated state and the leader's reasons.
 
+use std::collections::BTreeSet;
+
 use super::Node;
 use crate::api::view::{
     AllocView, DeployServiceView, DeployView, NodeView, ServiceView, StatusView,
@@ -43,7 +45,14 @@ impl Node {
             memory: (Bytes(live().map(|alloc| alloc.memory.0).sum()), capacity.memory),
             allocs: live().count(),
             version: record.facts.version.clone(),
+            trouble: self.trouble_of(id),
         })
+    }
+
+    /// Why a node's engine cannot be asked, as far as the leader knows.
+    pub(super) fn trouble_of(&self, node: NodeId) -> Option<String> {
+        let trouble = self.brain.as_ref()?.trouble_of(node)?;
+        Some(trouble.detail.clone())
     }
 
     fn service_view(&self, name: &Name, service: &Service) -> ServiceView {
@@ -86,7 +95,13 @@ impl Node {
             let healthy = alloc.status.phase == Phase::Healthy;
             (!healthy).then(|| format!("{id}: {}", trouble.detail))
         });
-        blocked.map(ToString::to_string).chain(troubles).collect()
+        let here = self.cluster.allocs_of(service).filter(|(_, alloc)| alloc.is_live());
+        let nodes: BTreeSet<NodeId> = here.map(|(_, alloc)| alloc.node).collect();
+        let engines = nodes.into_iter().filter_map(|node| {
+            let name = &self.cluster.nodes.get(&node)?.facts.name;
+            Some(format!("node {name}: {}", brain.trouble_of(node)?.detail))
+        });
+        blocked.map(ToString::to_string).chain(troubles).chain(engines).collect()
     }
 
     pub(super) fn alloc_views(&self, service: Option<&Name>) -> Result<Vec<AllocView>, ApiError> {

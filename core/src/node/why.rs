@@ -70,7 +70,11 @@ impl Node {
         let healthy = allocs().filter(|(_, a)| a.is_wanted() && is_healthy(a)).count();
         let mut because: Vec<String> = self.waiting(name);
         if let Some(prefix) = &prefix {
+            // Lines about one slot begin with its name; the others are about all of them.
             let of_slot = |line: &String| {
+                if !line.starts_with(&format!("{name}.")) {
+                    return true;
+                }
                 let rest = line.strip_prefix(prefix.as_str());
                 rest.is_some_and(|rest| rest.starts_with([':', '-']))
             };
@@ -100,6 +104,7 @@ impl Node {
         };
         let live = self.cluster.allocs_on(id).filter(|(_, alloc)| alloc.is_live());
         let mut because = vec![format!("it runs {} allocs", live.count())];
+        because.extend(self.trouble_of(id));
         because.extend(self.lately(|subject| subject == id.to_string()));
         let name = &record.facts.name;
         WhyView { subject: name.clone(), summary: format!("node {name} is {state}"), because }

@@ -66,7 +66,11 @@ fn allowance(spec: &ServiceSpec) -> usize {
 fn slots(cluster: &Cluster, spec: &ServiceSpec) -> BTreeSet<u64> {
     match spec.replicas {
         Replicas::Count(count) => (0..u64::from(count)).collect(),
-        Replicas::EachNode => cluster.nodes.keys().map(|node| node.0).collect(),
+        // The slot of a node that is down can be filled nowhere else, so it is not missed.
+        Replicas::EachNode => {
+            let up = cluster.nodes.iter().filter(|(_, record)| record.is_up());
+            up.map(|(node, _)| node.0).collect()
+        }
     }
 }
 

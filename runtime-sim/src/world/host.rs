@@ -44,6 +44,8 @@ pub struct Host {
     pub(super) fed: Fed,
     /// When it is to be called back.
     pub(super) wake: Option<SimTime>,
+    /// A flight recording of its daemon, line by line, while somebody wants one.
+    pub(super) recording: Option<Vec<String>>,
     /// Who waits for which answer.
     pub(super) waiting: BTreeMap<RequestId, usize>,
     pub(super) next_request: u64,
@@ -111,6 +113,7 @@ impl Host {
             snapshot: None,
             fed: Fed::nothing(0),
             wake: None,
+            recording: None,
             waiting: BTreeMap::new(),
             next_request: 1,
         }

@@ -184,7 +184,7 @@ impl World {
     }
 
     /// Entries committed and operations asked for, but for probes: what a quiet cluster has none of.
-    pub(crate) fn activity(&self) -> (u64, u64) {
+    pub fn activity(&self) -> (u64, u64) {
         (self.log.end(), self.operations)
     }
 

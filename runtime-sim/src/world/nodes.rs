@@ -6,6 +6,8 @@ use std::sync::Arc;
 use mill_core::event::{Event, Leadership};
 use mill_core::message::Message;
 use mill_core::name::NodeId;
+use mill_core::recording::{EffectHash, Record, opening};
+use mill_core::time::Now;
 use mill_core::timing::Timing;
 use mill_core::units::Millis;
 use mill_core::{Effect, Node, NodeConfig};
@@ -85,14 +87,18 @@ impl World {
             return;
         }
         let clock = host.clock.now(now);
+        let recorded = host.recording.is_some().then(|| event.clone());
         let Some(daemon) = daemon(host, boot) else { return };
         self.trace.detail(now, || format!("{node} < {event:?}"));
         self.trace.mark(&[now.0, node.0, number(&event)]);
         self.stats.events += 1;
-        daemon.handle(clock, event);
         let mut effects = Vec::new();
+        daemon.handle(clock, event);
         while let Some(effect) = daemon.poll_effect() {
             effects.push(effect);
+        }
+        if let (Some(lines), Some(event)) = (&mut host.recording, recorded) {
+            lines.push(record(clock, event, &effects));
         }
         for effect in effects {
             self.carry_out(node, boot, effect);
@@ -164,6 +170,21 @@ impl World {
         }
     }
 
+    /// Records what a daemon handles from now on, beginning with a checkpoint of it.
+    ///
+    /// # Panics
+    /// If no daemon runs there.
+    pub fn begin_recording(&mut self, node: NodeId) {
+        let host = self.host_mut(node);
+        let daemon = host.daemon.as_ref().expect("only a daemon that runs can be recorded");
+        host.recording = Some(opening(daemon).lines().map(str::to_owned).collect());
+    }
+
+    /// The recording of a daemon, which ends here.
+    pub fn end_recording(&mut self, node: NodeId) -> Vec<String> {
+        self.host_mut(node).recording.take().unwrap_or_default()
+    }
+
     /// A machine that stood still goes on, with everything that reached it meanwhile.
     pub(super) fn thaw(&mut self, node: NodeId) {
         let host = self.host_mut(node);
@@ -185,6 +206,13 @@ impl World {
         let up = self.hosts.values().filter(|host| host.is_up());
         up.map(|host| (host.id, host.fed.leadership)).collect()
     }
+}
+
+fn record(now: Now, event: Event, effects: &[Effect]) -> String {
+    let mut hash = EffectHash::default();
+    effects.iter().for_each(|effect| hash.add(effect));
+    let record = Record { now, event, effects: hash.finish() };
+    serde_json::to_string(&record).expect("events have text keys only")
 }
 
 /// A number for each kind of event, for the trace's hash.

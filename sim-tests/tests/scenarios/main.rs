@@ -1,0 +1,16 @@
+//! Single stories, told step by step: what happens to containers, deploys and nodes.
+
+mod containers;
+mod deploys;
+mod engines;
+mod nodes;
+mod recordings;
+
+/// A service with one replica and an http health check.
+pub const WEB: &str = "
+[service.web]
+image = \"web:1\"
+port = 8080
+[service.web.health]
+path = \"/\"
+";

@@ -1,0 +1,58 @@
+//! A checkpoint taken at any moment, and the events since, lead to the same effects again.
+
+use mill_core::name::NodeId;
+use mill_core::recording::{ReplayError, replay};
+use mill_core::units::Millis;
+use mill_runtime_sim::{Params, World};
+
+/// A world in turmoil on few nodes.
+fn turmoil(seed: u64) -> World {
+    let params = Params { nodes: 3, turmoil: Millis::mins(5), ..Params::from_seed(seed) };
+    let mut world = World::new(Params { fault_gap: Millis::secs(10), ..params });
+    world.begin_faults();
+    world.begin_people();
+    world
+}
+
+/// The first node whose daemon runs.
+fn running(world: &World) -> NodeId {
+    let up = world.hosts().find(|host| host.is_up()).expect("one of three runs");
+    up.id
+}
+
+#[test]
+fn a_recording_begun_at_any_moment_is_reproduced() {
+    let mut events = 0;
+    for seed in 0..20 {
+        let mut world = turmoil(seed);
+        for _ in 0..8 {
+            world.run_for(Millis(17_531));
+            let node = running(&world);
+            world.begin_recording(node);
+            let boot = world.host(node).boots;
+            world.run_for(Millis(10_007));
+            let lines = world.end_recording(node);
+            if world.host(node).boots != boot {
+                // Another daemon wrote on: on disk that would be another file.
+                continue;
+            }
+            let found = replay(lines.into_iter(), |_, _| {});
+            events += found.unwrap_or_else(|error| panic!("seed {seed}: {error}")).events;
+        }
+    }
+    assert!(events > 5_000, "{events} events prove little");
+}
+
+#[test]
+fn a_recording_that_was_tampered_with_is_told_apart() {
+    let mut world = turmoil(1);
+    world.run_for(Millis::secs(20));
+    let node = running(&world);
+    world.begin_recording(node);
+    world.run_for(Millis::secs(20));
+    let mut lines = world.end_recording(node);
+    let place = lines.iter().position(|line| line.contains("\"wake\"")).expect("nodes are woken");
+    lines.remove(place);
+    let replayed = replay(lines.into_iter(), |_, _| {});
+    assert!(matches!(replayed, Err(ReplayError::Differs { .. })), "{replayed:?}");
+}

@@ -1,0 +1,45 @@
+//! Many seeds: every invariant holds after every event, every cluster converges, and the runs
+//! reach what they are meant to reach. More of them: `make hunt`.
+
+use std::ops::Range;
+
+use mill_runtime_sim::{FaultKind, Params, Stats, run};
+
+/// Runs seeds and adds up what they reached.
+fn swarm(seeds: Range<u64>) -> Stats {
+    let mut stats = Stats::default();
+    for seed in seeds {
+        let report = run(Params::from_seed(seed));
+        assert!(report.passed(), "{report}");
+        stats.add(&report.stats);
+    }
+    stats
+}
+
+#[test]
+fn every_seed_holds_and_together_they_reach_everything() {
+    let stats = swarm(0..60);
+    let reached = |what: &str| stats.counts.get(what).copied().unwrap_or(0);
+    for what in ["deploys acknowledged", "refusals", "elections", "snapshots sent"] {
+        assert!(reached(what) > 0, "no run reached: {what}");
+    }
+    for kind in FaultKind::ALL {
+        assert!(reached(kind.name()) > 0, "no run had: {}", kind.name());
+    }
+}
+
+#[test]
+fn equal_seeds_lead_to_equal_traces() {
+    for seed in 1_000..1_006 {
+        assert_eq!(run(Params::from_seed(seed)).hash, run(Params::from_seed(seed)).hash);
+    }
+}
+
+#[test]
+fn different_seeds_lead_to_different_traces() {
+    let mut hashes: Vec<u64> =
+        (2_000..2_008).map(|seed| run(Params::from_seed(seed)).hash).collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!(hashes.len(), 8);
+}
