@@ -6,7 +6,7 @@ use super::{Blocked, Brain, Draft, Retry};
 use crate::agent::FAILURE_WINDOW;
 use crate::cluster::alloc::{Alloc, Phase, StopReason};
 use crate::cluster::command::Command;
-use crate::cluster::deploy::{DeployState, Service, Version};
+use crate::cluster::deploy::{DeployState, Version};
 use crate::cluster::{Cluster, Revision};
 use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
@@ -23,14 +23,10 @@ impl Brain {
     /// Every service, a step.
     pub(super) fn move_services(&mut self, draft: &mut Draft<'_>) {
         let cluster = draft.cluster;
-        let resolving = cluster.running_deploy().filter(|(_, d)| d.state == DeployState::Resolving);
         let mut nodes = scheduler::candidates(cluster);
         let mut steps: Vec<(&Name, Step)> = Vec::new();
-        for (name, service) in &cluster.services {
-            // While images are resolved everything stays as it was.
-            let held = resolving.is_some_and(|(_, deploy)| deploy.changes.contains_key(name));
-            let version = if held { stable(service) } else { service.target().map(|(_, v)| v) };
-            let pace = pace(cluster, name, held);
+        for name in cluster.services.keys() {
+            let (version, pace) = (cluster.wanted_version(name), pace(cluster, name));
             let step = self.move_service(draft, &mut nodes, name, version, pace);
             steps.push((name, step));
         }
@@ -170,20 +166,16 @@ impl Retry {
     }
 }
 
-fn stable(service: &Service) -> Option<&Version> {
-    service.stable.and_then(|number| service.versions.get(&number))
-}
-
 /// How a service moves now, and whether what is in no wanted slot may go.
-fn pace(cluster: &Cluster, service: &Name, held: bool) -> (Pace, bool) {
+fn pace(cluster: &Cluster, service: &Name) -> (Pace, bool) {
     let deploy = cluster.running_deploy().filter(|(_, d)| d.changes.contains_key(service));
-    let Some((_, deploy)) = deploy.filter(|_| !held) else { return (Pace::Steady, !held) };
+    let Some((_, deploy)) = deploy else { return (Pace::Steady, true) };
     match deploy.state {
+        DeployState::Resolving => (Pace::Steady, false),
         DeployState::Rolling => (Pace::Rolling, false),
         DeployState::Removing => (Pace::Rolling, true),
         DeployState::RollingBack { .. } => (Pace::Back, true),
-        DeployState::Resolving
-        | DeployState::Succeeded
+        DeployState::Succeeded
         | DeployState::RolledBack { .. }
         | DeployState::RollbackStuck { .. } => (Pace::Steady, true),
     }

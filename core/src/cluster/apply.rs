@@ -307,7 +307,8 @@ impl Cluster {
         }
         let service =
             self.services.get(&slot.service).ok_or_else(|| missing("service", &slot.service))?;
-        let (_, target) = service.target().ok_or_else(|| stale("the service is to be removed"))?;
+        let target = self.wanted_version(&slot.service);
+        let target = target.ok_or_else(|| stale("the service is not to run"))?;
         let version = service.versions.get(&template);
         let Some(version) = version.filter(|_| target.template == template) else {
             return Err(stale(format!("version {template} of `{}` is not wanted", slot.service)));

@@ -73,6 +73,19 @@ impl Cluster {
         (!latest.state.is_end()).then_some((*number, latest))
     }
 
+    /// The version that the slots of a service should be filled with now; `None` if it should be
+    /// gone. While a deploy finds out what its images mean, everything stays as it was.
+    pub fn wanted_version(&self, name: &Name) -> Option<&deploy::Version> {
+        let service = self.services.get(name)?;
+        let resolving = self.running_deploy().is_some_and(|(_, running)| {
+            running.state == deploy::DeployState::Resolving && running.changes.contains_key(name)
+        });
+        match resolving {
+            true => service.versions.get(&service.stable?),
+            false => service.target().map(|(_, version)| version),
+        }
+    }
+
     /// Whether a node is heard.
     pub fn is_up(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(node::NodeRecord::is_up)

@@ -36,8 +36,9 @@ impl Invariant for Floor {
 fn check(before: &Cluster, after: &Cluster, name: &Name) -> Result<(), String> {
     let Some(service) = after.services.get(name) else { return Ok(()) };
     let Some((_, version)) = service.target() else { return Ok(()) };
-    let wanted = slots(after, &version.spec);
-    // Health is what was known when it was decided; only what was told to stop differs.
+    // Who is up and healthy is what was known when it was decided; only what was told to stop
+    // differs.
+    let wanted = slots(before, &version.spec);
     let serves = |alloc: &Alloc| {
         alloc.is_wanted() && alloc.status.phase == Phase::Healthy && before.is_up(alloc.node)
     };

@@ -1,6 +1,7 @@
 //! Nodes that are lost, cut off, slow or wrong about the time.
 
 use mill_core::api::{ErrorCode, Request};
+use mill_core::cluster::deploy::DeployState;
 use mill_core::event::Leadership;
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
@@ -144,4 +145,27 @@ fn twenty_nodes_form_and_converge() {
     }
     scenario.settled();
     assert_eq!(scenario.healthy("web"), 20);
+}
+
+#[test]
+fn a_node_lost_while_images_are_resolved_is_made_up_for() {
+    // What was placed then was refused, again and again (found by seed 0x5537).
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1", "web:2"]);
+    scenario.run(&three_replicas());
+    let leader = scenario.world.leader().expect("settled").0;
+    let lost = NodeId(if leader == 3 { 2 } else { 3 });
+    scenario.world.inject(Fault::RegistryDown, Millis::secs(40));
+    let number = scenario.start(&three_replicas().replace("web:1", "web:2"));
+    scenario.world.inject(Fault::PowerOff(lost), Millis::mins(5));
+    scenario.until("three replicas are healthy without it", |world| {
+        let name = "web".parse().expect("a name");
+        let served = world.cluster().allocs_of(&name).filter(|(id, alloc)| {
+            let container = world.host(alloc.node).engine.container(id);
+            container.is_some_and(|container| container.serves(world.now()))
+        });
+        served.count() == 3
+    });
+    assert_eq!(scenario.world.cluster().deploys[&number].state, DeployState::Resolving);
+    assert!(scenario.end_of(number).is_end());
 }
