@@ -67,7 +67,7 @@ impl Progress {
         let told = self.told.as_deref();
         let (sentence, colour) = match &view.state {
             DeployState::RolledBack { reason } if told == Some(reason) => {
-                ("went back: every service runs what it ran before".to_owned(), super::RED)
+                ("went back: everything is as it was before".to_owned(), super::RED)
             }
             DeployState::Succeeded => (view.state.sentence(), super::GREEN),
             DeployState::Resolving
@@ -120,6 +120,9 @@ fn spinner(template: &str) -> ProgressBar {
 }
 
 fn describe(service: &DeployServiceView) -> String {
+    if service.wanted == 0 {
+        return if service.settled { "removed" } else { "being removed" }.to_owned();
+    }
     let count = format!("{}/{} healthy", service.ready, service.wanted);
     match (service.settled, service.waiting.first()) {
         (true, _) => format!("{count}, done"),
