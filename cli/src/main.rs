@@ -18,5 +18,5 @@ use crate::args::Args;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    commands::run(args).unwrap_or_else(|failure| failure.report())
+    render::pipe::quietly(|| commands::run(args).unwrap_or_else(|failure| failure.report()))
 }

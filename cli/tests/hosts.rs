@@ -1,13 +1,17 @@
 //! The binary as a person uses it: a real daemon, a real engine, real containers.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 mod support;
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 
-use self::support::{Host, json, said, wait};
+use self::support::{Host, Registry, free_port, json, said, wait};
 
 const WEB: &str = r#"
 [service.web]
@@ -38,7 +42,7 @@ fn a_deploy_runs_real_containers_that_answer() {
     assert_eq!((&web["healthy"], &web["wanted"]), (&2.into(), &2.into()));
     for endpoint in web["endpoints"].as_array().unwrap() {
         let url = format!("http://{}/cgi-bin/index.cgi", endpoint.as_str().unwrap());
-        let page = std::process::Command::new("curl").args(["-sf", &url]).output().unwrap();
+        let page = Command::new("curl").args(["-sf", &url]).output().unwrap();
         assert!(said(&page).contains("version=1 alloc=web."), "{}", said(&page));
     }
     let logs = said(&host.mill(&["logs", "web", "-n", "5"]));
@@ -89,15 +93,22 @@ fn a_container_killed_from_outside_is_started_again() {
 fn a_killed_daemon_finds_its_containers_and_touches_none() {
     let Some(mut host) = Host::with_daemon() else { return };
     host.deploy(WEB);
-    let started = |host: &Host| host.docker(&["ps", "--format", "{{.Names}} {{.CreatedAt}}"]);
-    let (before, running) = (host.containers(), started(&host));
+    let lives = |host: &Host, service: &str| {
+        let all = host.containers();
+        let names = all.iter().map(|(name, _)| name.as_str());
+        let mut args = vec!["inspect", "-f", "{{.Id}} {{.State.StartedAt}} {{.State.Pid}}"];
+        args.extend(names.filter(|name| name.starts_with(&format!("mill-{service}."))));
+        host.docker(&args)
+    };
+    let (web, other) = (lives(&host, "web"), lives(&host, "other"));
     host.kill_daemon();
     host.start_daemon();
-    host.eventually("everything is healthy", || {
-        let allocs = host.allocs();
-        allocs.len() == 3 && allocs.iter().all(|alloc| phase(alloc) == "healthy")
-    });
-    assert_eq!((host.containers(), started(&host)), (before, running));
+    assert!(host.deploy(WEB).contains("nothing to do"));
+    // A deploy that replaces one service waits for all that the daemon does to others.
+    let (kept, changed) = WEB.split_at(WEB.find("[service.other]").unwrap());
+    host.deploy(&format!("{kept}{}", changed.replace("test/web:1", "test/web:2")));
+    assert_eq!(lives(&host, "web"), web);
+    assert_ne!(lives(&host, "other"), other);
     assert!(host.allocs().iter().all(|alloc| alloc["restarts"] == 0));
 }
 
@@ -127,7 +138,6 @@ fn what_cannot_run_goes_back_with_the_reason_and_leaves_nothing() {
     let port = taken.local_addr().unwrap().port();
     let bad = |service: &str| format!("{WEB}\n[service.bad]\n{service}\n");
     let cases = [
-        ("image = \"localhost:1/nosuch:1\"".to_owned(), "localhost:1/nosuch:1"),
         ("image = \"test/web:1\"\ncommand = [\"/bin/nosuch\"]".to_owned(), "nosuch"),
         ("image = \"test/web:1\"\ncommand = [\"/bin/true\"]".to_owned(), "true"),
         (
@@ -144,12 +154,55 @@ fn what_cannot_run_goes_back_with_the_reason_and_leaves_nothing() {
         ),
     ];
     for (service, telling) in cases {
-        let text = host.deploy_fails(&bad(&service));
-        assert!(text.contains(telling), "{service}: {text}");
+        goes_back(&host, &bad(&service), telling);
         assert_eq!(host.containers(), before, "{service}");
         let status = json(&host.mill(&["status", "--json"]));
         assert_eq!(status["services"].as_array().unwrap().len(), 2, "{service}");
     }
+}
+
+/// Deploys what must go back, and checks that it is said why, once.
+fn goes_back(host: &Host, config: &str, telling: &str) -> String {
+    let text = host.deploy_fails(config);
+    println!("{text}");
+    assert!(text.contains(telling), "{config}: {text}");
+    assert_eq!(text.matches("going back: ").count(), 1, "{text}");
+    assert!(text.contains("went back: everything is as it was before"), "{text}");
+    text
+}
+
+#[test]
+fn an_image_that_a_registry_will_not_give_fails_at_once_and_says_why() {
+    let Some(host) = Host::with_daemon() else { return };
+    let (Some(open), Some(closed)) = (Registry::start(false), Registry::start(true)) else {
+        return;
+    };
+    let image = |registry: &Registry| format!("{}/shop/web:1", registry.address);
+    for (registry, telling) in [(&open, "that it was pushed"), (&closed, "docker login")] {
+        let config = WEB.replace("test/web:1", &image(registry));
+        let text = goes_back(&host, &config, &image(registry));
+        assert!(text.contains(telling), "{text}");
+        assert_eq!(host.containers(), []);
+    }
+}
+
+#[test]
+fn a_registry_that_does_not_answer_is_named_while_it_is_waited_for() {
+    let Some(host) = Host::with_daemon() else { return };
+    let address = format!("127.0.0.1:{}", free_port());
+    let image = format!("{address}/shop/web:1");
+    host.config(&WEB.replace("test/web:1", &image));
+    let deploying = host.spawn(&["deploy", "--yes"]);
+    let is_named = |text: &str| text.contains(&image) && text.contains("connection refused");
+    host.eventually("the deploy's progress names it", || is_named(&deploying.said()));
+    let status = said(&host.mill(&["status"]));
+    assert!(is_named(&status), "{status}");
+    let why = said(&host.mill(&["why", "web"]));
+    assert!(is_named(&why), "{why}");
+    deploying.interrupt();
+    let detached = deploying.ended();
+    let text = fs::read_to_string(host.path("spawned.log")).unwrap();
+    assert!(detached.success() && text.contains("detached: deploy #1 goes on"), "{text}");
 }
 
 #[test]
@@ -159,53 +212,73 @@ fn an_engine_that_is_down_is_named_and_waited_for() {
     let before = host.containers();
     host.kill_engine();
     host.config(&WEB.replacen("test/web:1", "test/web:2", 1));
-    let deploying = host.command(&["deploy", "--yes"]).spawn().unwrap();
-    host.eventually("the engine's absence is told", || {
-        let why = said(&host.mill(&["status"])) + &said(&host.mill(&["why", "web"]));
-        why.contains("engine")
-    });
+    let deploying = host.spawn(&["deploy", "--yes"]);
+    let is_named = |text: &str| text.contains("engine") && text.contains("docker.sock");
+    host.eventually("the deploy's progress names it", || is_named(&deploying.said()));
+    for args in [&["status"][..], &["why", "web"]] {
+        host.eventually("it is told", || is_named(&said(&host.mill(args))));
+    }
     host.start_engine();
-    let output = deploying.wait_with_output().unwrap();
-    assert!(output.status.success());
+    assert!(deploying.ended().success());
     assert_eq!(host.containers().len(), before.len());
+}
+
+/// A file system that is full soon, mounted for as long as this lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: PathBuf) -> SmallDisk {
+        fs::create_dir(&path).unwrap();
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "size=6m", "mill-test"]).arg(&path);
+        assert!(command.status().unwrap().success());
+        SmallDisk(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a daemon that still writes there is killed after this.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 #[test]
 fn a_full_disk_is_named_and_loses_nothing_acknowledged() {
     let Some(mut host) = Host::start() else { return };
-    let small = host.path("small");
-    fs::create_dir(&small).unwrap();
-    let mount = |args: &[&str]| {
-        let status = std::process::Command::new("mount").args(args).arg(&small).status().unwrap();
-        assert!(status.success());
-    };
-    mount(&["-t", "tmpfs", "-o", "size=6m", "mill-test"]);
-    let data = small.join("data");
-    host.spawn_daemon(&data);
+    let small = SmallDisk::mount(host.path("small"));
+    let (data, ballast) = (small.0.join("data"), small.0.join("ballast"));
     let leads = |host: &Host| wait(|| host.mill(&["status"]).status.success());
+    host.spawn_daemon(&data);
     assert!(leads(&host));
     host.deploy(WEB);
-    fs::write(small.join("ballast"), vec![0; 6 << 20]).unwrap_err();
-    let mut number = 2;
+    fs::write(&ballast, vec![0; 6 << 20]).unwrap_err();
+    let (mut acknowledged, mut tries) = (1, 0);
     let refused = loop {
-        let output = host.mill(&["scale", "web", &number.to_string(), "--detach"]);
-        if !output.status.success() {
-            break said(&output);
+        let output = host.mill(&["restart", "other", "--detach", "--json"]);
+        match output.status.code() {
+            Some(0) => acknowledged = json(&output)["deploy"].as_u64().unwrap(),
+            // Another deploy is under way: it writes as well.
+            Some(1) if said(&output).contains("deploy #") => {}
+            Some(_) | None => break output,
         }
-        number += 1;
-        assert!(number < 200, "the disk does not fill");
+        tries += 1;
+        assert!(tries < 500, "the disk does not fill: {}", said(&output));
     };
-    assert!(!refused.is_empty());
-    let ended = host.daemon_ended();
-    assert_eq!(ended.code(), Some(1));
+    assert!(said(&refused).contains("error: "), "{}", said(&refused));
+    assert_eq!(host.take_daemon().ended().code(), Some(1));
     let log = fs::read_to_string(host.path("daemon.log")).unwrap();
-    assert!(log.contains("space"), "{log}");
-    fs::remove_file(small.join("ballast")).unwrap();
+    let (path, remedy) = (data.join("raft/log.redb"), "free some space there");
+    for telling in
+        [path.to_str().unwrap(), "No space left", remedy, "nothing that was acknowledged"]
+    {
+        assert!(log.contains(telling), "{telling}: {log}");
+    }
+    assert!(!log.contains("panicked"), "{log}");
+    fs::remove_file(&ballast).unwrap();
     host.spawn_daemon(&data);
     assert!(leads(&host));
-    let acknowledged = json(&host.mill(&["status", "--json"]))["deploy"]["number"].as_u64();
-    assert!(acknowledged >= Some(1));
+    let known = json(&host.mill(&["status", "--json"]))["deploy"]["number"].as_u64();
+    assert!(known >= Some(acknowledged), "deploy #{acknowledged} was lost: {known:?}");
     host.kill_daemon();
-    let unmounted = std::process::Command::new("umount").arg(&small).status().unwrap();
-    assert!(unmounted.success());
 }

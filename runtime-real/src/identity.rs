@@ -1,19 +1,30 @@
-//! Who this node is: a small file in its data directory, written once and counted up per start.
+//! Who this node is: a small file in its data directory, made once and counted up per start.
 //!
-//! It also holds the hash of the API token, never the token. Written whole and synced before it
-//! replaces the old one, so a power cut leaves one or the other.
+//! It holds the hash of the API token, never the token, and remembers that the replicated state
+//! has begun: a log that is missing later was lost, and must not be taken for a new cluster's.
+//! Written whole and synced before it replaces the old one, so a power cut leaves one or the other.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use mill_core::name::NodeId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::consensus::disk::{Claim, ClaimError, Disk as _, FileDisk};
+
 /// Version of the file's format.
 const FORMAT: u32 = 1;
 const FILE: &str = "identity.json";
+/// Where it is written before it gets its name.
+const BESIDE: &str = "identity.new";
+/// What a directory may hold that no daemon has begun in: our own first steps, a new disk's.
+const BEFORE_IDENTITY: [&str; 3] = ["lock", BESIDE, "lost+found"];
+/// Only the daemon's user may look at what it keeps.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 /// A node's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,13 +40,16 @@ pub struct Identity {
     pub boot: u64,
     /// SHA-256 of the API token, in hex.
     pub token_hash: String,
+    /// Whether the replicated state has begun here: its log must be there from then on.
+    #[serde(default)]
+    begun: bool,
 }
 
 /// Why an identity could not be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The disk refused.
-    #[error("cannot {doing} {path}")]
+    #[error("cannot {doing} {}", path.display())]
     Io {
         /// A verb phrase that the path completes.
         doing: &'static str,
@@ -44,8 +58,50 @@ pub enum IdentityError {
         /// What the disk said.
         source: io::Error,
     },
+    /// Another daemon has the directory.
+    #[error(
+        "the data directory {} is in use by another mill daemon{}: stop it, or give this one a \
+         directory of its own with --data",
+        path.display(), by.map(|id| format!(" (process {id})")).unwrap_or_default()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// The other daemon's process id, if known.
+        by: Option<u32>,
+    },
+    /// Something else lives in the directory.
+    #[error(
+        "{} is not empty and was not made by mill (it has `{found}` but no {FILE}): name an empty \
+         or a new directory with --data, or restore the missing file from a backup", path.display()
+    )]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+        /// Something in it.
+        found: String,
+    },
+    /// The replicated state was here, and is not any more.
+    #[error(
+        "the replicated state of this node is lost: it had begun, and {} is missing or empty. To \
+         start without it would remove every container as unknown, so nothing was started. Restore \
+         {} from a backup; or, to give up the state, remove the whole directory {} and the \
+         containers whose label `mill.cluster` is {cluster}, then start over", log.display(),
+        log.parent().unwrap_or(directory).display(), directory.display()
+    )]
+    StateLost {
+        /// The data directory.
+        directory: PathBuf,
+        /// The file that is missing.
+        log: PathBuf,
+        /// Id of the cluster whose state it was.
+        cluster: String,
+    },
     /// The file is not an identity.
-    #[error("{path} is damaged; restore it from a backup, or empty the directory and start anew")]
+    #[error(
+        "{} is damaged; restore it from a backup, or remove the whole data directory and start \
+         over", path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -53,7 +109,7 @@ pub enum IdentityError {
         source: serde_json::Error,
     },
     /// A newer mill wrote it.
-    #[error("{path} was written by a newer mill (format {found}); run that one")]
+    #[error("{} was written by a newer mill (format {found}); run that one", path.display())]
     Newer {
         /// The file.
         path: PathBuf,
@@ -65,35 +121,86 @@ pub enum IdentityError {
     Entropy(String),
 }
 
-/// An identity, and the API token if it was just made.
+/// A data directory that this process has for itself, until this is dropped.
 #[derive(Debug)]
 pub struct Opened {
-    /// Who this node is.
+    /// Who this node is; its `boot` counts this start only once [`Opened::begin`] was called.
     pub identity: Identity,
-    /// Shown once to the person; only its hash is kept.
+    /// Shown once to the person; only its hash is kept. New until a first start succeeded.
     pub new_token: Option<String>,
+    directory: PathBuf,
+    _claim: Claim,
 }
 
-/// Reads the identity in `dir`, or makes one; counts this start.
-pub fn open(dir: &Path, name: Option<String>) -> Result<Opened, IdentityError> {
-    let io = |doing, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| IdentityError::Io { doing, path, source }
-    };
-    fs::create_dir_all(dir).map_err(io("create", dir))?;
+/// Takes `dir` and reads the identity in it, or makes one. `log` is the file of the replicated
+/// state, which must be there if it ever was.
+pub fn open(dir: &Path, log: &Path, name: Option<String>) -> Result<Opened, IdentityError> {
+    let disk = FileDisk::new(dir).map_err(io_error("create", dir))?;
     let path = dir.join(FILE);
-    let (mut identity, new_token) = match fs::read(&path) {
-        Ok(bytes) => (parse(&path, &bytes)?, None),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let (identity, token) = make(name)?;
-            (identity, Some(token))
-        }
-        Err(error) => return Err(io("read", &path)(error)),
+    if !path.exists() {
+        refuse_occupied(dir)?;
+    }
+    let claim = disk.claim().map_err(|error| match error {
+        ClaimError::Held { by } => IdentityError::InUse { path: dir.to_path_buf(), by },
+        ClaimError::Io(source) => io_error("lock", dir)(source),
+    })?;
+    let private = Permissions::from_mode(DIRECTORY_MODE);
+    fs::set_permissions(dir, private).map_err(io_error("make private", dir))?;
+    let known = match fs::read(&path) {
+        Ok(bytes) => Some(parse(&path, &bytes)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io_error("read", &path)(error)),
     };
-    identity.boot += 1;
-    let text = serde_json::to_vec_pretty(&identity).expect("an identity is plain");
-    replace(dir, &path, &text).map_err(io("write", &path))?;
-    Ok(Opened { identity, new_token })
+    let is_new = known.is_none();
+    let mut identity = known.map_or_else(|| make(name), Ok)?;
+    let mut new_token = None;
+    if identity.begun {
+        if !fs::metadata(log).is_ok_and(|found| found.len() > 0) {
+            let (directory, log) = (dir.to_path_buf(), log.to_path_buf());
+            return Err(IdentityError::StateLost { directory, log, cluster: identity.cluster });
+        }
+    } else {
+        let token = token()?;
+        identity.token_hash = token_hash(&token);
+        new_token = Some(token);
+    }
+    let opened = Opened { identity, new_token, directory: dir.to_path_buf(), _claim: claim };
+    if is_new {
+        // What is made under this identity belongs to it, also if this start goes no further.
+        opened.write()?;
+    }
+    Ok(opened)
+}
+
+impl Opened {
+    /// The replicated state is there and everything else is ready: counts this start.
+    pub fn begin(&mut self) -> Result<(), IdentityError> {
+        self.identity.boot += 1;
+        self.identity.begun = true;
+        self.write()
+    }
+
+    /// Writes beside, syncs, renames, syncs the directory.
+    fn write(&self) -> Result<(), IdentityError> {
+        let (dir, path) = (&self.directory, self.directory.join(FILE));
+        let text = serde_json::to_vec_pretty(&self.identity).expect("an identity is plain");
+        replace(dir, &path, &text).map_err(io_error("write", &path))
+    }
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
+    let path = path.to_path_buf();
+    move |source| IdentityError::Io { doing, path, source }
+}
+
+/// A directory with other things in it is a slip of the hand, or lost its identity.
+fn refuse_occupied(dir: &Path) -> Result<(), IdentityError> {
+    let entries = fs::read_dir(dir).map_err(io_error("read", dir))?;
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    match names.find(|name| !BEFORE_IDENTITY.contains(&name.as_str())) {
+        Some(found) => Err(IdentityError::Occupied { path: dir.to_path_buf(), found }),
+        None => Ok(()),
+    }
 }
 
 /// A fresh random number for the node's generators.
@@ -115,27 +222,38 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
     Ok(identity)
 }
 
-fn make(name: Option<String>) -> Result<(Identity, String), IdentityError> {
-    let mut random = [0; 40];
-    getrandom::fill(&mut random).map_err(|error| IdentityError::Entropy(error.to_string()))?;
-    let (cluster, secret) = random.split_at(8);
-    let token = format!("mill-{}", hex(secret));
+fn make(name: Option<String>) -> Result<Identity, IdentityError> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let identity = Identity {
+    Ok(Identity {
         format: FORMAT,
-        cluster: hex(cluster),
+        cluster: hex(&random::<8>()?),
         node: NodeId(1),
         name: name.unwrap_or(host),
         boot: 0,
-        token_hash: token_hash(&token),
-    };
-    Ok((identity, token))
+        token_hash: String::new(),
+        begun: false,
+    })
 }
 
-/// Writes beside, syncs, renames, syncs the directory.
+fn token() -> Result<String, IdentityError> {
+    Ok(format!("mill-{}", hex(&random::<32>()?)))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| IdentityError::Entropy(error.to_string()))?;
+    Ok(bytes)
+}
+
 fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = fs::File::create(&beside)?;
+    let beside = dir.join(BESIDE);
+    // One that an earlier version left may be readable by others.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
@@ -150,22 +268,95 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    /// One start of a daemon in `dir`, with a log that is there from then on.
+    fn start(dir: &Path, name: &str) -> Opened {
+        let log = dir.join("log");
+        let mut opened = open(dir, &log, Some(name.to_owned())).unwrap();
+        fs::write(&log, "state").unwrap();
+        opened.begin().unwrap();
+        opened
+    }
+
+    fn refusal(dir: &Path) -> String {
+        open(dir, &dir.join("log"), None).unwrap_err().to_string()
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
     #[test]
     fn an_identity_is_made_once_and_counts_its_starts() {
         let dir = tempfile::tempdir().unwrap();
-        let first = open(dir.path(), Some("a".to_owned())).unwrap();
-        let second = open(dir.path(), Some("b".to_owned())).unwrap();
-        assert_eq!((first.identity.boot, second.identity.boot), (1, 2));
-        assert_eq!(second.identity.name, "a");
-        assert_eq!(token_hash(&first.new_token.unwrap()), second.identity.token_hash);
+        let mut first = start(dir.path(), "a");
+        assert_eq!(first.identity.boot, 1);
+        let token = first.new_token.take().unwrap();
+        drop(first);
+        let second = start(dir.path(), "b");
+        assert_eq!((second.identity.boot, second.identity.name.as_str()), (2, "a"));
+        assert_eq!(token_hash(&token), second.identity.token_hash);
         assert!(second.new_token.is_none());
+    }
+
+    #[test]
+    fn a_start_that_went_no_further_counts_nothing_and_shows_a_token_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), &dir.path().join("log"), None).unwrap().identity;
+        let second = start(dir.path(), "a");
+        assert_eq!((&first.cluster, 1), (&second.identity.cluster, second.identity.boot));
+        assert_eq!(token_hash(second.new_token.as_ref().unwrap()), second.identity.token_hash);
+    }
+
+    #[test]
+    fn a_second_daemon_on_the_same_directory_is_refused_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = start(dir.path(), "a");
+        let before = fs::read(dir.path().join(FILE)).unwrap();
+        let told = refusal(dir.path());
+        assert!(told.contains(&format!("(process {})", std::process::id())), "{told}");
+        assert_eq!(fs::read(dir.path().join(FILE)).unwrap(), before);
+    }
+
+    #[test]
+    fn a_state_that_was_lost_is_not_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(start(dir.path(), "a"));
+        fs::write(dir.path().join("log"), "").unwrap();
+        assert!(refusal(dir.path()).contains("is lost"));
+        fs::remove_file(dir.path().join("log")).unwrap();
+        assert!(refusal(dir.path()).contains("Restore"));
+        drop(start_after_restore(dir.path()));
+    }
+
+    fn start_after_restore(dir: &Path) -> Opened {
+        fs::write(dir.join("log"), "state").unwrap();
+        start(dir, "a")
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_refused_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.path().join("thesis.txt"), "").unwrap();
+        assert!(refusal(dir.path()).contains("thesis.txt"));
+        assert_eq!(mode(dir.path()), 0o755);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nobody_else_may_read_an_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.path().join(BESIDE), "").unwrap();
+        drop(start(dir.path(), "a"));
+        assert_eq!((mode(dir.path()), mode(&dir.path().join(FILE))), (0o700, 0o600));
     }
 
     #[test]
     fn a_damaged_identity_is_refused_with_its_path() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE), "{").unwrap();
-        let error = open(dir.path(), None).unwrap_err().to_string();
-        assert!(error.contains("identity.json is damaged"), "{error}");
+        let told = refusal(dir.path());
+        assert!(told.contains("identity.json is damaged"), "{told}");
     }
 }

@@ -8,11 +8,12 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use mill_core::Node;
 use mill_core::recording::{Record, opening};
+use mill_core::{Event, Node};
 
 /// A recording is closed at this size.
 const FILE_BYTES: u64 = 16 << 20;
@@ -38,7 +39,7 @@ enum Line {
 impl Recorder {
     /// Records into `dir`, beginning with the node as it is.
     pub fn start(dir: &Path, boot: u64, node: &Node) -> io::Result<Recorder> {
-        fs::create_dir_all(dir)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let (to_writer, lines) = sync_channel(WAITING);
         let files = Files::open(dir, boot)?;
         std::thread::Builder::new()
@@ -77,11 +78,20 @@ impl Recorder {
 
 fn weight(record: &Record) -> u64 {
     match &record.event {
-        mill_core::Event::Restored { bytes, .. } => 4 * bytes.len() as u64,
-        mill_core::Event::Committed { entry, .. } => 600 * (1 + entry.commands.len() as u64),
-        mill_core::Event::Request { .. } => 4000,
-        mill_core::Event::Message { .. } => 2000,
-        _ => 300,
+        Event::Restored { bytes, .. } => 4 * bytes.len() as u64,
+        Event::Committed { entry, .. } => 600 * (1 + entry.commands.len() as u64),
+        Event::Request { .. } => 4000,
+        Event::Message { .. } => 2000,
+        Event::CaughtUp
+        | Event::SnapshotWanted
+        | Event::Leadership(_)
+        | Event::ProposalFailed { .. }
+        | Event::ReadConfirmed { .. }
+        | Event::RequestDropped { .. }
+        | Event::OpDone { .. }
+        | Event::ContainerDied(_)
+        | Event::EngineConnected
+        | Event::Wake => 300,
     }
 }
 
@@ -110,7 +120,10 @@ impl Files {
         }
         self.count += 1;
         let path = self.dir.join(format!("{:08}-{:06}.flight", self.boot, self.count));
-        let mut file = BufWriter::new(File::create(&path)?);
+        // Requests are recorded whole, with what people wrote into them: for the daemon's user.
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file = BufWriter::new(file);
         file.write_all(opening.as_bytes())?;
         self.current = Some(file);
         self.kept.push_back(path);

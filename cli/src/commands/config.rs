@@ -7,7 +7,7 @@ use mill_core::config::{self, Parsed, Problem, Source, supported};
 use super::{Outcome, done, pretty};
 use crate::args::Files;
 use crate::failure::Failure;
-use crate::render::problems;
+use crate::render::{counted, problems};
 
 /// A config that was read, with its text for what there may yet be to say about it.
 pub struct Loaded {
@@ -46,8 +46,9 @@ pub fn validate(files: &Files, json: bool) -> Outcome {
         );
         return done();
     }
-    let (services, tasks) = (project.services.len(), project.tasks.len());
-    println!("valid: project {}, {services} services, {tasks} tasks", project.name);
+    let services = counted(project.services.len(), "service");
+    let tasks = counted(project.tasks.len(), "task");
+    println!("valid: project {}, {services}, {tasks}", project.name);
     if !unsupported.is_empty() {
         println!("\nnot supported yet by this version, a deploy will be refused:");
         problems::print(&unsupported, &loaded.sources);
@@ -76,7 +77,6 @@ fn refuse(found: &[Problem], sources: &[Source], json: bool) -> Failure {
         return Failure::Said;
     }
     problems::print(found, sources);
-    let count = found.len();
-    let noun = if count == 1 { "problem" } else { "problems" };
-    Failure::Failed(format!("{count} {noun} in the config; nothing was changed"))
+    let count = counted(found.len(), "problem");
+    Failure::Failed(format!("{count} in the config; nothing was changed"))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use mill_runtime_real::daemon::{Daemon, DaemonOptions};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::Outcome;
@@ -21,9 +21,14 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     runtime.map_err(|error| Failure::of(&error))
 }
 
-/// Logs to standard error; `RUST_LOG` says how much.
+/// What the daemon logs: all that an operator would care about. Consensus says what matters in
+/// words of its own.
+const LOG: &str = "info,openraft=warn";
+
+/// Logs to standard error; `MILL_LOG` or `RUST_LOG` says how much.
 pub fn log(json: bool, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = ["MILL_LOG", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
+    let filter = EnvFilter::new(asked.as_deref().unwrap_or(default));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second subscriber in one process is refused, and the first is as good.
     let _ = match json {
@@ -43,7 +48,7 @@ pub async fn init(args: Init) -> Outcome {
                        use --foreground, for example in a unit of your own";
         return Err(Failure::Usage(message.to_owned()));
     }
-    log(args.log_json, "info");
+    log(args.log_json, LOG);
     let mut stop = Stop::new()?;
     let mut daemon = Daemon::start(DaemonOptions {
         data: args.data,
@@ -75,25 +80,28 @@ pub async fn init(args: Init) -> Outcome {
 
 /// The signals that ask a process to stop.
 pub struct Stop {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    signals: Vec<Signal>,
 }
 
 impl Stop {
-    /// Listens from now on.
+    /// Listens for an interrupt and for termination from now on.
     pub fn new() -> Result<Stop, Failure> {
-        let on = |kind| signal(kind).map_err(|error| Failure::of(&error));
-        Ok(Stop {
-            interrupt: on(SignalKind::interrupt())?,
-            terminate: on(SignalKind::terminate())?,
-        })
+        Stop::on(&[SignalKind::interrupt(), SignalKind::terminate()])
+    }
+
+    /// The same and the end of the terminal, which must not leave a throw-away cluster behind.
+    pub fn with_hangup() -> Result<Stop, Failure> {
+        Stop::on(&[SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
+    }
+
+    fn on(kinds: &[SignalKind]) -> Result<Stop, Failure> {
+        let listening = kinds.iter().map(|kind| signal(*kind)).collect::<Result<_, _>>();
+        Ok(Stop { signals: listening.map_err(|error| Failure::of(&error))? })
     }
 
     /// Waits for one of them.
     pub async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+        let each = self.signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+        futures_util::future::select_all(each).await;
     }
 }

@@ -90,18 +90,23 @@ pub async fn finish(client: &Client, number: u64, detach: bool, json: bool) -> O
         }
         return done();
     }
-    let view = tokio::select! {
-        view = watch(client, number, json) => view?,
+    tokio::select! {
+        code = watch(client, number, json) => code,
         _ = tokio::signal::ctrl_c() => {
             println!("\ndetached: deploy #{number} goes on; `mill status` shows how it is doing");
-            return done();
+            done()
         }
-    };
+    }
+}
+
+/// Watches a deploy to its end; the exit code says whether it succeeded.
+pub async fn watch(client: &Client, number: u64, json: bool) -> Outcome {
+    let view = follow(client, number, json).await?;
     Ok(ExitCode::from(u8::from(view.state != DeployState::Succeeded)))
 }
 
 /// Follows a deploy to its end, also across a daemon that restarts meanwhile.
-async fn watch(client: &Client, number: u64, json: bool) -> Result<DeployView, Failure> {
+async fn follow(client: &Client, number: u64, json: bool) -> Result<DeployView, Failure> {
     let mut progress = (!json).then(|| Progress::new(number));
     let mut seen = None;
     let mut lost = 0;

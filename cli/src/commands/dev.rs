@@ -3,9 +3,11 @@
 //! The same daemon, API and deploy as in production, on a directory that goes away. Whatever
 //! happens, its containers are removed at the end.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -34,7 +36,7 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
     }
     let loaded = config::load(&args.files, json)?.supported(json)?;
     log(json, "warn");
-    let mut stop = Stop::new()?;
+    let mut stop = Stop::with_hangup()?;
     let folder = tempfile::Builder::new().prefix("mill-dev-").tempdir();
     let folder = folder.map_err(|error| Failure::of(&error))?;
     let socket = folder.path().join("mill.sock");
@@ -51,15 +53,21 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
     .await
     .map_err(|error| Failure::of(&error))?;
     let client = Client::new(&socket.display().to_string());
+    // Also a reader that goes away leaves nothing behind: its panic waits for the cleaning up.
+    let showing = AssertUnwindSafe(show(&client, &loaded, args.once, json)).catch_unwind();
     let outcome = tokio::select! {
-        outcome = show(&client, &loaded, args.once, json) => outcome,
-        reason = daemon.failed() => Err(Failure::Failed(format!("the daemon stopped: {reason}"))),
-        () = stop.wait() => done(),
+        biased;
+        () = stop.wait() => Ok(done()),
+        shown = showing => shown,
+        reason = daemon.failed() => {
+            Ok(Err(Failure::Failed(format!("the daemon stopped: {reason}"))))
+        }
     };
-    if !json {
+    if !json && outcome.is_ok() {
         println!("\nremoving what was started");
     }
     let left = daemon.remove().await;
+    let outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
     match (outcome, left) {
         (outcome, Ok(())) => outcome,
         (Ok(_), Err(reason)) => {
@@ -80,7 +88,7 @@ async fn show(client: &Client, loaded: &config::Loaded, once: bool, json: bool) 
         print!("{plan}");
     }
     let Some(number) = deploy::start(client, project, &plan, false).await? else { return done() };
-    let code = deploy::finish(client, number, false, json).await?;
+    let code = deploy::watch(client, number, json).await?;
     if code != ExitCode::SUCCESS {
         return Ok(code);
     }

@@ -45,7 +45,9 @@ pub fn run(args: Args) -> Outcome {
         Command::Sim(args) => sim::sim(&args, json),
         Command::Replay(args) => replay::replay(&args, json),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "mill", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "mill", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             done()
         }
         Command::Version => version(json),

@@ -1,5 +1,9 @@
 //! Answers as text for people: colour only on a terminal and without `NO_COLOR`.
+//!
+//! `progress` is a deploy as it moves, `problems` what is wrong with a config, `table` the lists,
+//! `pipe` the end of a command whose reader has gone.
 
+pub mod pipe;
 pub mod problems;
 pub mod progress;
 pub mod table;
@@ -16,6 +20,12 @@ pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// A number of things: `1 service`, `2 services`.
+pub fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// Text in one of the sixteen colours that terminals agree on.
 pub fn painted(text: &str, code: u8) -> String {
     match colour() {
@@ -27,4 +37,3 @@ pub fn painted(text: &str, code: u8) -> String {
 pub const RED: u8 = 31;
 pub const GREEN: u8 = 32;
 pub const YELLOW: u8 = 33;
-pub const FAINT: u8 = 2;

@@ -13,6 +13,8 @@ pub struct Progress {
     state: String,
     bars: Option<Bars>,
     lines: BTreeMap<String, String>,
+    /// Why it failed, once that was printed.
+    told: Option<String>,
 }
 
 struct Bars {
@@ -32,47 +34,50 @@ impl Progress {
             let head = all.add(spinner("{spinner} {msg}"));
             Bars { all, head, services: BTreeMap::new() }
         });
-        Progress { number, state: String::new(), bars, lines: BTreeMap::new() }
+        Progress { number, state: String::new(), bars, lines: BTreeMap::new(), told: None }
     }
 
-    /// Shows how it is doing now.
+    /// Shows how it is doing now; its end is [`Progress::finish`]'s to tell.
     pub fn show(&mut self, view: &DeployView) {
-        let state = first_line(&view.state.sentence());
-        match &mut self.bars {
-            Some(bars) => bars.show(self.number, &state, view),
-            None => {
-                if self.state != state {
-                    println!("deploy #{}: {state}", self.number);
-                }
-                for service in &view.services {
-                    let line = describe(service);
-                    if self.lines.insert(service.service.to_string(), line.clone())
-                        != Some(line.clone())
-                    {
-                        println!("  {}: {line}", service.service);
-                    }
-                }
+        if view.state.is_end() {
+            return;
+        }
+        let state = view.state.sentence();
+        if let Some(bars) = &mut self.bars {
+            return bars.show(self.number, first_line(&state), view);
+        }
+        if self.state != state {
+            // Whoever reads lines has the whole reason where it belongs, and only there.
+            println!("deploy #{}: {state}", self.number);
+            self.told = reason(&view.state).map(str::to_owned);
+            self.state = state;
+        }
+        for service in &view.services {
+            let line = describe(service);
+            if self.lines.get(service.service.as_str()) != Some(&line) {
+                println!("  {}: {line}", service.service);
+                self.lines.insert(service.service.to_string(), line);
             }
         }
-        self.state = state;
     }
 
     /// Takes the moving parts away and says how it ended.
     pub fn finish(self, view: &DeployView) {
-        if let Some(bars) = &self.bars {
-            bars.clear();
-        }
-        let sentence = format!("deploy #{} {}", self.number, view.state.sentence());
-        let colour = match view.state {
-            DeployState::Succeeded => super::GREEN,
+        self.clear();
+        let told = self.told.as_deref();
+        let (sentence, colour) = match &view.state {
+            DeployState::RolledBack { reason } if told == Some(reason) => {
+                ("went back: everything is as it was before".to_owned(), super::RED)
+            }
+            DeployState::Succeeded => (view.state.sentence(), super::GREEN),
             DeployState::Resolving
             | DeployState::Rolling
             | DeployState::Removing
             | DeployState::RollingBack { .. }
             | DeployState::RolledBack { .. }
-            | DeployState::RollbackStuck { .. } => super::RED,
+            | DeployState::RollbackStuck { .. } => (view.state.sentence(), super::RED),
         };
-        println!("{}", super::painted(&sentence, colour));
+        println!("{}", super::painted(&format!("deploy #{} {sentence}", self.number), colour));
     }
 
     /// Takes the moving parts away.
@@ -115,6 +120,9 @@ fn spinner(template: &str) -> ProgressBar {
 }
 
 fn describe(service: &DeployServiceView) -> String {
+    if service.wanted == 0 {
+        return if service.settled { "removed" } else { "being removed" }.to_owned();
+    }
     let count = format!("{}/{} healthy", service.ready, service.wanted);
     match (service.settled, service.waiting.first()) {
         (true, _) => format!("{count}, done"),
@@ -123,6 +131,19 @@ fn describe(service: &DeployServiceView) -> String {
     }
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// Why it failed, if it did.
+fn reason(state: &DeployState) -> Option<&str> {
+    match state {
+        DeployState::Resolving
+        | DeployState::Rolling
+        | DeployState::Removing
+        | DeployState::Succeeded => None,
+        DeployState::RollingBack { reason }
+        | DeployState::RolledBack { reason }
+        | DeployState::RollbackStuck { reason } => Some(reason),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }

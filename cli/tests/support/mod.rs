@@ -4,40 +4,52 @@
 //! Needs root and dockerd; where they are missing the tests say so, and fail if
 //! `MILL_REQUIRE_ENGINE` is set, as it is in CI.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
 /// A condition that does not hold by then fails its test.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A program that takes longer is ended, with exit code 124.
+const LIMIT: &str = "60";
 
 /// A host with an engine, and a daemon while one runs.
 pub struct Host {
     dir: tempfile::TempDir,
     pub engine: String,
-    daemon: Option<Child>,
+    has_engine: bool,
+    daemon: Option<Running>,
     /// Ports of this host's pool: hosts share the machine's network.
     ports: String,
 }
 
 impl Host {
-    /// A host, or the reason why there cannot be one here.
-    pub fn start() -> Option<Host> {
-        if let Err(reason) = possible() {
-            assert!(std::env::var_os("MILL_REQUIRE_ENGINE").is_none(), "{reason}");
-            eprintln!("not run: {reason}");
-            return None;
-        }
+    /// A host whose engine does not answer: for what needs none.
+    pub fn bare() -> Host {
         let dir = tempfile::Builder::new().prefix("mill-host-").tempdir().unwrap();
-        let engine = text(tool(dir.path(), "start"));
-        check(&tool(dir.path(), "images"));
+        let engine = format!("unix://{}", dir.path().join("no-engine.sock").display());
         // Each test process takes a range of its own, so that tests can run side by side.
         let first = 30_000 + (std::process::id() % 300) * 100;
         let ports = format!("{first}-{}", first + 99);
-        Some(Host { dir, engine: engine.trim().to_owned(), daemon: None, ports })
+        Host { dir, engine, has_engine: false, daemon: None, ports }
+    }
+
+    /// A host, or `None` where there cannot be one.
+    pub fn start() -> Option<Host> {
+        possible(&["dockerd", "docker", "curl", "busybox"])?;
+        let mut host = Host::bare();
+        host.has_engine = true;
+        host.engine = text(tool(host.dir.path(), "start")).trim().to_owned();
+        check(&tool(host.dir.path(), "images"));
+        Some(host)
     }
 
     /// The same with a daemon that answers.
@@ -63,43 +75,46 @@ impl Host {
 
     /// Starts the daemon and does not wait.
     pub fn spawn_daemon(&mut self, data: &Path) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log"));
-        let log = log.unwrap();
+        self.daemon = Some(self.spawn_on(data, "mill.sock", "daemon.log"));
+    }
+
+    /// Another daemon, that the test keeps.
+    pub fn spawn_on(&self, data: &Path, socket: &str, log: &str) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
         command.args(["init", "--foreground", "--name", "a", "--ports", &self.ports, "--data"]);
-        command.arg(data).arg("--socket").arg(self.path("mill.sock"));
+        command.arg(data).arg("--socket").arg(self.path(socket));
         command.args(["--engine", &self.engine]);
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.daemon = Some(command.spawn().unwrap());
+        Running::start(command, self.path(log))
     }
 
     /// Power off for the daemon alone: SIGKILL.
     pub fn kill_daemon(&mut self) {
-        let mut daemon = self.daemon.take().expect("a daemon runs");
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
+        drop(self.daemon.take().expect("a daemon runs"));
     }
 
-    /// How the daemon ended by itself.
-    pub fn daemon_ended(&mut self) -> std::process::ExitStatus {
-        let mut daemon = self.daemon.take().expect("a daemon runs");
-        daemon.wait().unwrap()
-    }
-
-    pub fn daemon_pid(&self) -> u32 {
-        self.daemon.as_ref().expect("a daemon runs").id()
+    /// The daemon is the test's from now on.
+    pub fn take_daemon(&mut self) -> Running {
+        self.daemon.take().expect("a daemon runs")
     }
 
     /// Runs `mill ARGS` against this host's daemon.
     pub fn mill(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
+        let mut command = limited(env!("CARGO_BIN_EXE_mill"));
+        self.prepare(&mut command);
+        command.args(args).output().unwrap()
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    /// The same, and does not wait for its end.
+    pub fn spawn(&self, args: &[&str]) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
-        command.args(args).env("MILL_ADDRESS", self.path("mill.sock"));
-        command.current_dir(self.dir.path()).env("DOCKER_HOST", &self.engine);
-        command
+        self.prepare(&mut command);
+        command.args(args);
+        Running::start(command, self.path("spawned.log"))
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        command.env("MILL_ADDRESS", self.path("mill.sock")).env("DOCKER_HOST", &self.engine);
+        command.env("TMPDIR", self.dir.path()).current_dir(self.dir.path());
     }
 
     /// Writes `mill.toml`.
@@ -125,7 +140,7 @@ impl Host {
 
     /// Runs `docker ARGS` on this host's engine.
     pub fn docker(&self, args: &[&str]) -> String {
-        text(Command::new("docker").arg("-H").arg(&self.engine).args(args).output().unwrap())
+        text(limited("docker").arg("-H").arg(&self.engine).args(args).output().unwrap())
     }
 
     /// Names and ids of containers, running or not.
@@ -166,16 +181,107 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            // It may have ended; the test is over either way.
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
+        drop(self.daemon.take());
         if std::thread::panicking() {
             eprintln!("{}", fs::read_to_string(self.path("daemon.log")).unwrap_or_default());
         }
-        let _ = tool(self.dir.path(), "stop");
+        if self.has_engine {
+            // What it cannot remove does not change what the test found.
+            let _ = tool(self.dir.path(), "stop");
+        }
     }
+}
+
+/// A program that runs in a process group of its own, and is killed when this is dropped.
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts it; what it prints is added to `log`.
+    fn start(mut command: Command, log: PathBuf) -> Running {
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.process_group(0).spawn().unwrap();
+        Running { child, log }
+    }
+
+    /// What it has printed so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// What Ctrl-C does: the signal goes to the whole process group.
+    pub fn interrupt(&self) {
+        let group = Pid::from_child(&self.child);
+        kill_process_group(group, Signal::INT).unwrap();
+    }
+
+    /// Waits for its end; it is still there to be asked.
+    pub fn over(mut self) -> Running {
+        let over = wait(|| self.child.try_wait().unwrap().is_some());
+        assert!(over, "it does not end; it said:\n{}", self.said());
+        self
+    }
+
+    /// How it ended by itself.
+    pub fn ended(mut self) -> ExitStatus {
+        let mut status = None;
+        let over = wait(|| {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(over, "it does not end; it said:\n{}", self.said());
+        status.expect("it is over")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended; the test is done with it either way.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A registry that answers on this machine; with `login`, only to user `mill`, password `mill`.
+pub struct Registry {
+    dir: tempfile::TempDir,
+    pub address: String,
+    server: Option<Running>,
+}
+
+impl Registry {
+    /// A registry, or `None` where there cannot be one.
+    pub fn start(login: bool) -> Option<Registry> {
+        possible(&["docker-registry", "htpasswd"])?;
+        let dir = tempfile::Builder::new().prefix("mill-registry-").tempdir().unwrap();
+        let root = dir.path().display();
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut config = format!(
+            "version: 0.1\nlog: {{level: error}}\n\
+             storage: {{filesystem: {{rootdirectory: {root}/data}}}}\n\
+             http: {{addr: \"{address}\"}}\n"
+        );
+        if login {
+            let made = Command::new("htpasswd").args(["-Bbn", "mill", "mill"]).output().unwrap();
+            fs::write(dir.path().join("htpasswd"), text(made)).unwrap();
+            config += &format!("auth: {{htpasswd: {{realm: mill, path: {root}/htpasswd}}}}\n");
+        }
+        fs::write(dir.path().join("registry.yml"), config).unwrap();
+        let mut registry = Registry { dir, address, server: None };
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(registry.dir.path().join("registry.yml"));
+        registry.server = Some(Running::start(command, registry.dir.path().join("log")));
+        assert!(wait(|| TcpStream::connect(&registry.address).is_ok()), "the registry listens");
+        Some(registry)
+    }
+}
+
+/// A port that nobody listens on just now.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until it holds; false if it never does.
@@ -208,26 +314,33 @@ pub fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(output)))
 }
 
-fn possible() -> Result<(), String> {
-    let root = rustix::process::geteuid().is_root();
-    let has = |program: &str| {
-        let places = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/sbin", "/bin"];
-        places.iter().any(|place| Path::new(place).join(program).exists())
+/// `None`, and the reason printed, where a test that needs root and these cannot run.
+fn possible(programs: &[&str]) -> Option<()> {
+    let places = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/sbin", "/bin"];
+    let has = |program: &str| places.iter().any(|place| Path::new(place).join(program).exists());
+    let missing: Vec<&str> = programs.iter().copied().filter(|program| !has(program)).collect();
+    let reason = if !rustix::process::geteuid().is_root() {
+        "containers on a host of the test's own need root".to_owned()
+    } else if missing.is_empty() {
+        return Some(());
+    } else {
+        format!("missing: {} (`make setup` installs them)", missing.join(", "))
     };
-    if !root {
-        return Err("containers on a host of the test's own need root".to_owned());
-    }
-    let missing: Vec<&str> =
-        ["dockerd", "docker", "curl", "busybox"].into_iter().filter(|p| !has(p)).collect();
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(format!("missing: {} (`make setup` installs them)", missing.join(", "))),
-    }
+    assert!(std::env::var_os("MILL_REQUIRE_ENGINE").is_none(), "{reason}");
+    eprintln!("not run: {reason}");
+    None
 }
 
 fn tool(dir: &Path, verb: &str) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/engine.sh");
-    Command::new(script).arg(verb).arg(dir.join("engine")).output().unwrap()
+    limited(script.to_str().unwrap()).arg(verb).arg(dir.join("engine")).output().unwrap()
+}
+
+/// A command that cannot take for ever.
+fn limited(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", LIMIT, program]);
+    command
 }
 
 fn check(output: &Output) {

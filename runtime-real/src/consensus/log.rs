@@ -16,7 +16,7 @@ use super::disk::{Claim, Disk, DiskFile};
 use super::error::ConsensusError;
 use super::types::{Entry, LogId, Vote};
 
-pub(super) const LOG_FILE: &str = "log.redb";
+pub(crate) const LOG_FILE: &str = "log.redb";
 /// A log that is being made; it gets its name when it is whole.
 const TEMPORARY: &str = "log.tmp";
 

@@ -7,6 +7,7 @@ use mill_core::event::Leadership;
 use mill_core::name::NodeId;
 use mill_core::recording::{self, Record};
 use mill_core::{Event, Node};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
@@ -114,7 +115,7 @@ impl EventLoop {
                 };
                 self.handle(Event::Leadership(leadership));
             }
-            ConsensusEvent::Failed { reason } => return Err(reason),
+            ConsensusEvent::Failed { reason } => return Err(with_remedy(&reason)),
         }
         Ok(())
     }
@@ -141,6 +142,20 @@ impl EventLoop {
             self.handle(Event::RequestDropped { id });
         }
     }
+}
+
+/// What stopped consensus, and what to do about it.
+fn with_remedy(reason: &str) -> String {
+    let full =
+        [Errno::NOSPC, Errno::DQUOT].map(|errno| format!("(os error {})", errno.raw_os_error()));
+    let remedy = match full.iter().any(|code| reason.contains(code)) {
+        true => "free some space there",
+        false => "check that disk and the kernel's log",
+    };
+    format!(
+        "{reason}\n{remedy}, then start the daemon again; nothing that was acknowledged is lost, and \
+         containers go on running meanwhile"
+    )
 }
 
 /// Epochs begin with restore and recovery.

@@ -25,7 +25,7 @@ use crate::consensus::disk::FileDisk;
 use crate::consensus::{self, Consensus, ConsensusError};
 use crate::docker::{Engine, EngineOptions};
 use crate::host;
-use crate::identity::{self, IdentityError};
+use crate::identity::{self, Identity, IdentityError, Opened};
 use crate::recorder::Recorder;
 
 /// How a daemon is started.
@@ -89,7 +89,10 @@ pub struct Daemon {
     consensus: Consensus,
     engine: Engine,
     tasks: Vec<JoinHandle<()>>,
-    event_loop: JoinHandle<Result<(), String>>,
+    /// `None` once it has ended.
+    event_loop: Option<JoinHandle<Result<(), String>>>,
+    /// Holds the data directory for this process.
+    _identity: Opened,
     socket: PathBuf,
 }
 
@@ -106,6 +109,8 @@ pub(crate) struct Asked {
     reply: oneshot::Sender<Outcome>,
 }
 
+/// Where in the data directory consensus keeps its log.
+const LOG_DIRECTORY: &str = "raft";
 /// Requests that wait for the event loop.
 const REQUESTS_WAITING: usize = 256;
 
@@ -129,8 +134,11 @@ impl Daemon {
     /// # Errors
     /// When the directory, a socket or the log cannot be opened; nothing runs then.
     pub async fn start(options: DaemonOptions) -> Result<Daemon, StartError> {
-        let opened = identity::open(&options.data, options.name.clone())?;
-        let identity = opened.identity;
+        let raft = options.data.join(LOG_DIRECTORY);
+        let log_file = raft.join(consensus::LOG_FILE);
+        let mut opened = identity::open(&options.data, &log_file, options.name.clone())?;
+        let new_token = opened.new_token.take();
+        let identity = opened.identity.clone();
         let engine = Engine::connect(EngineOptions {
             host: options.engine.clone(),
             cluster: identity.cluster.clone(),
@@ -138,36 +146,12 @@ impl Daemon {
             config: None,
         })
         .map_err(|error| StartError::Engine(error.detail))?;
-        let raft = options.data.join("raft");
         let disk =
             FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
-        let disk = Arc::new(disk);
         let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
-        let (consensus, log) = Consensus::open(consensus_options, disk).await?;
+        let (consensus, log) = Consensus::open(consensus_options, Arc::new(disk)).await?;
         consensus.initialize_single().await?;
 
-        let clock = Clock::start();
-        let config = NodeConfig {
-            id: identity.node,
-            cluster: identity.cluster.clone(),
-            facts: NodeFacts {
-                name: identity.name.clone(),
-                boot: identity.boot,
-                advertise: options.advertise.clone(),
-                labels: Default::default(),
-                capacity: host::capacity(options.ports),
-                version: options.version.clone(),
-            },
-            timing: Timing::default(),
-        };
-        let node = Node::new(config, identity::entropy()?, clock.now());
-        let recorder = match Recorder::start(&options.data.join("flight"), identity.boot, &node) {
-            Ok(recorder) => Some(recorder),
-            Err(error) => {
-                tracing::warn!(%error, "there is no flight recorder in this run");
-                None
-            }
-        };
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING);
         let handle = Handle { requests };
         let serving = api::Serving {
@@ -180,17 +164,24 @@ impl Daemon {
         if let Some(address) = &options.listen {
             tasks.push(api::serve_tcp(address, serving).await?);
         }
+        // Nothing that can fail for the operator's reasons follows: this start counts.
+        opened.begin()?;
+        let clock = Clock::start();
+        let node = Node::new(node_config(&opened, &options), identity::entropy()?, clock.now());
+        let recorder = record(&options, &opened, &node);
         let event_loop = EventLoop::new(node, clock, consensus.clone(), engine.clone(), recorder);
         let event_loop = tokio::spawn(event_loop.run(log, asked));
-        tracing::info!(node = %identity.node, name = identity.name, boot = identity.boot, "started");
+        let Identity { node, name, boot, .. } = &opened.identity;
+        tracing::info!(%node, name, boot, "started");
         Ok(Daemon {
             handle,
-            new_token: opened.new_token,
+            new_token,
             cluster: identity.cluster,
             consensus,
             engine,
             tasks,
-            event_loop,
+            event_loop: Some(event_loop),
+            _identity: opened,
             socket: options.socket,
         })
     }
@@ -200,9 +191,14 @@ impl Daemon {
         self.handle.clone()
     }
 
-    /// Waits until the daemon cannot go on; says why.
+    /// Waits until the daemon cannot go on; says why, and what to do.
     pub async fn failed(&mut self) -> String {
-        match (&mut self.event_loop).await {
+        let Some(event_loop) = &mut self.event_loop else {
+            return "it has stopped before".to_owned();
+        };
+        let ended = event_loop.await;
+        self.event_loop = None;
+        match ended {
             Ok(Ok(())) => "it was asked to stop".to_owned(),
             Ok(Err(reason)) => reason,
             Err(panic) => format!("it hit a bug: {panic}"),
@@ -233,11 +229,42 @@ impl Daemon {
     /// Stops serving; containers go on running.
     pub async fn stop(self) {
         self.tasks.iter().for_each(JoinHandle::abort);
-        self.event_loop.abort();
-        // Whether it had ended already does not matter.
-        let _ = self.event_loop.await;
+        if let Some(event_loop) = self.event_loop {
+            event_loop.abort();
+            // It was told to end here, so how it ended does not matter.
+            let _ = event_loop.await;
+        }
         self.consensus.shutdown().await;
         // The socket may be gone already.
         let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+fn node_config(opened: &Opened, options: &DaemonOptions) -> NodeConfig {
+    let identity = &opened.identity;
+    NodeConfig {
+        id: identity.node,
+        cluster: identity.cluster.clone(),
+        facts: NodeFacts {
+            name: identity.name.clone(),
+            boot: identity.boot,
+            advertise: options.advertise.clone(),
+            labels: Default::default(),
+            capacity: host::capacity(options.ports),
+            version: options.version.clone(),
+        },
+        timing: Timing::default(),
+    }
+}
+
+/// A disk that refuses costs recordings, never service.
+fn record(options: &DaemonOptions, opened: &Opened, node: &Node) -> Option<Recorder> {
+    let directory = options.data.join("flight");
+    match Recorder::start(&directory, opened.identity.boot, node) {
+        Ok(recorder) => Some(recorder),
+        Err(error) => {
+            tracing::warn!(%error, "there is no flight recorder in this run");
+            None
+        }
     }
 }

@@ -1,0 +1,92 @@
+//! `mill dev` leaves nothing behind, however it ends.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod support;
+
+use std::fs;
+use std::net::TcpStream;
+
+use self::support::{Host, Running, wait};
+
+const WEB: &str = r#"
+[service.web]
+image = "test/web:1"
+port = 8080
+replicas = 2
+health = { path = "/healthz", interval = "500ms" }
+update = { healthy_for = "200ms", parallel = 2 }
+stop = { grace = "2s" }
+[service.worker]
+image = "test/web:1"
+command = ["/bin/sh", "-c", "trap 'exit 0' TERM; echo at work; while true; do sleep 0.1; done"]
+update = { healthy_for = "200ms" }
+stop = { grace = "2s" }
+"#;
+
+/// The endpoints that were printed.
+fn urls(text: &str) -> Vec<String> {
+    let urls = text.split_whitespace().filter_map(|word| word.strip_prefix("http://"));
+    urls.map(str::to_owned).collect()
+}
+
+fn running(host: &Host) -> Running {
+    host.config(WEB);
+    let dev = host.spawn(&["dev"]);
+    host.eventually("it prints where everything answers", || {
+        let said = dev.said();
+        urls(&said).len() == 2 && said.contains("at work")
+    });
+    dev
+}
+
+fn assert_nothing_left(host: &Host, dev: &Running) {
+    assert_eq!(host.containers(), [], "{}", dev.said());
+    let left = fs::read_dir(host.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> =
+        left.filter(|name| name.to_string_lossy().starts_with("mill-dev-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    for url in urls(&dev.said()) {
+        assert!(wait(|| TcpStream::connect(&url).is_err()), "{url} still answers");
+    }
+}
+
+#[test]
+fn ctrl_c_stops_everything_and_removes_what_was_started() {
+    let Some(host) = Host::start() else { return };
+    let dev = running(&host);
+    for url in urls(&dev.said()) {
+        TcpStream::connect(&url).unwrap();
+    }
+    assert_eq!(host.containers().len(), 3);
+    dev.interrupt();
+    let dev = dev.over();
+    assert_nothing_left(&host, &dev);
+    let said = dev.said();
+    assert!(said.contains("removing what was started"), "{said}");
+    assert!(!said.contains("goes on") && !said.contains("error"), "{said}");
+    assert_eq!(dev.ended().code(), Some(0));
+}
+
+#[test]
+fn ctrl_c_in_the_middle_of_the_deploy_leaves_nothing_either() {
+    let Some(host) = Host::start() else { return };
+    host.config(&WEB.replace("/healthz", "/never"));
+    let dev = host.spawn(&["dev"]);
+    host.eventually("a container runs", || !host.containers().is_empty());
+    dev.interrupt();
+    let dev = dev.over();
+    assert_nothing_left(&host, &dev);
+    assert!(!dev.said().contains("goes on"), "{}", dev.said());
+    assert_eq!(dev.ended().code(), Some(0));
+}
+
+#[test]
+fn a_deploy_that_fails_is_told_and_leaves_nothing() {
+    let Some(host) = Host::start() else { return };
+    host.config("[service.bad]\nimage = \"test/web:1\"\ncommand = [\"/bin/nosuch\"]\n");
+    let dev = host.spawn(&["dev", "--once"]).over();
+    assert_nothing_left(&host, &dev);
+    assert!(dev.said().contains("nosuch"), "{}", dev.said());
+    assert_eq!(dev.ended().code(), Some(1));
+}
