@@ -10,7 +10,7 @@ SEEDS ?= 0..10000
 JOBS ?= 2
 ARGS ?=
 
-.PHONY: help setup demo check test sim hunt hosts soak bench docs
+.PHONY: help setup demo lint check test sim hunt hosts soak bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,17 +26,18 @@ demo: ## install what is missing, then run three services of real containers (AR
 	examples/shop/build-images.sh
 	target/release/mill dev -f examples/shop/mill.toml $(ARGS)
 
-check: ## format, lints, dependencies, fast tests
+lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) fetch --locked --quiet
 	$(CARGO) deny --offline check bans licenses sources
-	$(NEXTEST) --workspace --exclude mill-sim-tests -E 'not binary(docker) and not binary(hosts)'
 
-test: setup ## everything that CI runs: check, all tests with real containers, the demo unattended
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) deny --offline check bans licenses sources
-	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace
+check: lint ## format, lints, dependencies, and every test that needs no container engine
+	$(NEXTEST) --workspace -E 'not (package(mill) or binary(docker))'
+
+test: setup lint ## everything that CI runs: all tests with real containers, many seeds, the demo
+	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace --no-fail-fast
+	$(MAKE) --no-print-directory hunt SEEDS=0..3000
 	$(MAKE) --no-print-directory demo ARGS=--once
 
 sim: ## one simulated cluster: make sim SEED=7
@@ -47,11 +48,11 @@ hunt: ## many simulated clusters: make hunt SEEDS=0..10000
 
 hosts: ## tests with real daemons and containers
 	tools/install.sh test
-	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace -E 'binary(docker) or binary(hosts)'
+	MILL_REQUIRE_ENGINE=1 $(NEXTEST) -p mill -p mill-runtime-real -E 'package(mill) or binary(docker)'
 
-soak: ## the large counts: 200 kills of the daemon under deploys, many seeds
+soak: ## the large counts: 200 kills of the daemon under deploys, many seeds (SEEDS=A..B)
 	tools/install.sh test
-	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 $(NEXTEST) --release -p mill -E 'test(kill)'
+	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 $(NEXTEST) -p mill -E 'binary(kill)'
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
 
 bench: ## benchmarks of functions, simulation speed and the idle daemon
