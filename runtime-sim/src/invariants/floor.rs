@@ -34,8 +34,7 @@ impl Invariant for Floor {
 }
 
 fn check(before: &Cluster, after: &Cluster, name: &Name) -> Result<(), String> {
-    let Some(service) = after.services.get(name) else { return Ok(()) };
-    let Some((_, version)) = service.target() else { return Ok(()) };
+    let Some(version) = after.wanted_version(name) else { return Ok(()) };
     // Who is up and healthy is what was known when it was decided; only what was told to stop
     // differs.
     let wanted = slots(before, &version.spec);
