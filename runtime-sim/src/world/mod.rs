@@ -183,7 +183,8 @@ impl World {
         self.log.end()
     }
 
-    /// Entries committed and operations asked for, but for probes: what a quiet cluster has none of.
+    /// Entries committed, and operations asked for but for probes and listings: what a quiet
+    /// cluster adds nothing to.
     pub fn activity(&self) -> (u64, u64) {
         (self.log.end(), self.operations)
     }
