@@ -1,6 +1,6 @@
 //! A machine: what is on it, what survives a crash of the daemon, and what survives the power.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use mill_core::api::RequestId;
@@ -48,6 +48,8 @@ pub struct Host {
     pub(super) recording: Option<Vec<String>>,
     /// Who waits for which answer.
     pub(super) waiting: BTreeMap<RequestId, usize>,
+    /// Questions whose answer nobody waits for any more.
+    pub(super) given_up: BTreeSet<RequestId>,
     pub(super) next_request: u64,
 }
 
@@ -115,6 +117,7 @@ impl Host {
             wake: None,
             recording: None,
             waiting: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             next_request: 1,
         }
     }

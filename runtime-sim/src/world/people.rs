@@ -16,6 +16,9 @@ use crate::params::Params;
 use crate::time::SimTime;
 use crate::workload::{self, Draft};
 
+/// Who waits when it is time for something else hangs up, this often of a thousand times.
+const IMPATIENCE: u64 = 300;
+
 /// Everybody who uses the cluster.
 pub(super) struct People {
     people: Vec<Person>,
@@ -30,6 +33,8 @@ struct Person {
     /// What was asked and is not answered.
     asked: Option<Asked>,
     answered: Option<Outcome>,
+    /// What was seen of the last deploy.
+    seen: Option<u64>,
     /// Whether a script decides what is asked, and not chance.
     scripted: bool,
 }
@@ -39,6 +44,10 @@ struct Person {
 pub struct Asked {
     /// Who asks.
     pub person: usize,
+    /// Which node.
+    pub node: NodeId,
+    /// Names the answer.
+    pub id: RequestId,
     /// When.
     pub at: SimTime,
     /// What.
@@ -53,20 +62,32 @@ impl People {
             let rng = root.child(&format!("person {number}"));
             // Most have a project of their own; the third shares the first's.
             let name = if number == 1 { "b" } else { "a" };
-            let draft =
-                Draft::new(name, params.services.max(1), params.bad_images, rng.child("draft"));
-            let draft_before = draft.clone();
-            Person { rng, draft, draft_before, asked: None, answered: None, scripted: false }
+            let services = params.services.max(1);
+            let draft = Draft::new(name, services, params.bad_images, rng.child("draft"));
+            Person::new(rng, draft)
         };
         let mut people: Vec<Person> = (0..params.people).map(person).collect();
         // One more, who does only what a script says.
         let rng = root.child("script");
         let draft = Draft::new("script", 1, 0, rng.child("draft"));
-        let draft_before = draft.clone();
-        let scripted =
-            Person { rng, draft, draft_before, asked: None, answered: None, scripted: true };
+        let scripted = Person { scripted: true, ..Person::new(rng, draft) };
         people.push(scripted);
         People { people, changes: 0 }
+    }
+}
+
+impl Person {
+    fn new(rng: Rng, draft: Draft) -> Person {
+        let draft_before = draft.clone();
+        Person {
+            rng,
+            draft,
+            draft_before,
+            asked: None,
+            answered: None,
+            seen: None,
+            scripted: false,
+        }
     }
 }
 
@@ -90,7 +111,11 @@ impl World {
         let pause = self.params.pause;
         let someone = &mut self.people.people[person];
         let wait = Millis(someone.rng.between(1, 2 * pause.0));
-        if someone.asked.is_none() {
+        if let Some(asked) = someone.asked.clone() {
+            if someone.rng.chance(IMPATIENCE) {
+                self.hang_up(&asked);
+            }
+        } else {
             let choice = someone.rng.below(12);
             let (request, change) = self.choose(person, choice);
             if let Some(node) = self.whom_to_ask(person) {
@@ -116,7 +141,10 @@ impl World {
             (2, _) => Request::Status,
             (3, Some(service)) => Request::Why { subject: service.to_string() },
             (4, _) => Request::Allocs { service: None },
-            (5, _) => Request::Deployment { number: None, seen: Some(0), hold: Millis::secs(5) },
+            (5, _) => {
+                let (seen, hold) = (someone.seen, Millis::secs(someone.rng.between(1, 40)));
+                Request::Deployment { number: None, seen, hold }
+            }
             (6, _) => {
                 Request::Plan { project: Box::new(someone.draft.edit(&mut self.registry, &change)) }
             }
@@ -132,18 +160,30 @@ impl World {
     /// A person asks a node.
     fn ask(&mut self, person: usize, node: NodeId, request: Request, change: Option<String>) {
         let now = self.now;
-        let asked = Asked { person, at: now, request: request.clone(), change };
+        let host = self.host_mut(node);
+        let (id, boot) = (RequestId(host.next_request), host.boots);
+        host.next_request += 1;
+        host.waiting.insert(id, person);
+        let asked = Asked { person, node, id, at: now, request: request.clone(), change };
         self.people.people[person].asked = Some(asked);
         self.people.people[person].answered = None;
         self.stats.count("questions");
-        let host = self.host_mut(node);
-        let id = RequestId(host.next_request);
-        host.next_request += 1;
-        host.waiting.insert(id, person);
-        let boot = host.boots;
         self.trace.mark(&[40, person as u64, node.0, id.0]);
         self.trace.transition(now, || format!("person {person} asks {node}: {}", brief(&request)));
         self.tell(node, boot, Event::Request { id, request });
+    }
+
+    /// A person does not wait for the answer any longer.
+    fn hang_up(&mut self, asked: &Asked) {
+        let (now, node, id) = (self.now, asked.node, asked.id);
+        self.stats.count("questions given up");
+        self.trace.transition(now, || format!("person {} hangs up on {node}", asked.person));
+        self.people.people[asked.person].asked = None;
+        let host = self.host_mut(node);
+        host.waiting.remove(&id);
+        host.given_up.insert(id);
+        let boot = host.boots;
+        self.tell(node, boot, Event::RequestDropped { id });
     }
 
     /// The node that most say leads, or any that is up.
@@ -167,7 +207,12 @@ impl World {
 
     pub(super) fn answered(&mut self, node: NodeId, id: RequestId, outcome: &Outcome) {
         let now = self.now;
-        let Some(person) = self.host_mut(node).waiting.remove(&id) else {
+        let host = self.host_mut(node);
+        let Some(person) = host.waiting.remove(&id) else {
+            // An answer may cross with the news that nobody waits for it.
+            if host.given_up.remove(&id) {
+                return;
+            }
             let nobody = format!("{node} answered request {} twice, or nobody's", id.0);
             super::record(&mut self.violation, now, Err(("answers", nobody)));
             return;
@@ -180,6 +225,9 @@ impl World {
             someone.draft = someone.draft_before.clone();
         }
         self.trace.transition(now, || format!("person {person} is told: {}", told(outcome)));
+        if let Ok(Answer::Deployment(view)) = outcome {
+            someone.seen = Some(view.fingerprint);
+        }
         self.stats.count(match outcome {
             Ok(Answer::Started { .. }) => "deploys acknowledged",
             Ok(_) => "answers",
