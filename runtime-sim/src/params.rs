@@ -33,6 +33,8 @@ pub struct Params {
     pub latency: (Millis, Millis),
     /// Messages lost while nothing is wrong, of a thousand.
     pub loss: u64,
+    /// Until a quorum's disks have an entry: lowest and highest.
+    pub sync: (Millis, Millis),
     /// An operation of the engine: lowest and highest.
     pub engine: (Millis, Millis),
     /// Fetching an image that is not there: lowest and highest.
@@ -70,6 +72,7 @@ impl Params {
             faults,
             latency: if slow { (Millis(20), Millis(400)) } else { (Millis(0), Millis(5)) },
             loss: if rng.chance(300) { rng.between(1, 100) } else { 0 },
+            sync: if rng.chance(300) { (Millis(5), Millis(800)) } else { (Millis(1), Millis(10)) },
             engine: if slow { (Millis(50), Millis(3000)) } else { (Millis(5), Millis(300)) },
             pull: (Millis(100), Millis::secs(rng.between(1, 40))),
             drift: if rng.chance(500) { rng.between(0, 50_000) } else { 0 },
@@ -91,6 +94,7 @@ impl Params {
             faults: BTreeSet::new(),
             latency: (Millis(0), Millis(2)),
             loss: 0,
+            sync: (Millis(1), Millis(5)),
             engine: (Millis(5), Millis(100)),
             pull: (Millis(100), Millis::secs(2)),
             drift: 0,

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use mill_core::cluster::command::Entry;
+use mill_core::cluster::command::{Entry, ProposalId};
 use mill_core::cluster::{Cluster, Revision};
 use mill_core::name::NodeId;
 
@@ -79,6 +79,11 @@ impl Log {
     /// Whether anything waits to be committed.
     pub fn has_in_flight(&self) -> bool {
         !self.in_flight.is_empty()
+    }
+
+    /// What waits to be committed, oldest first.
+    pub fn in_flight(&self) -> impl Iterator<Item = ProposalId> {
+        self.in_flight.iter().map(|entry| entry.id)
     }
 
     /// Commits the oldest entry in flight; `None` if there is none.

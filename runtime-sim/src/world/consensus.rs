@@ -83,6 +83,14 @@ impl World {
         self.elections.wins_at = None;
         let (now, term) = (self.now, self.log.term);
         self.trace.transition(now, || format!("{leader} lost its lead of term {term}"));
+        // Whoever waits for an entry may be told that its fate is unknown before that is decided.
+        for id in self.log.in_flight().collect::<Vec<_>>() {
+            if self.draw.consensus.chance(500) {
+                let wait = Millis(self.draw.consensus.below(NOTICES.0));
+                let event = Event::ProposalFailed { id, fate: Fate::Unknown };
+                self.tell_after(wait, id.node, id.boot, event);
+            }
+        }
         let boot = self.host(leader).boots;
         let notices = Millis(self.draw.consensus.below(NOTICES.0));
         self.after(notices, Happening::HearOfLeader { node: leader, boot });
@@ -140,9 +148,10 @@ impl World {
     fn commit_soon(&mut self) {
         if !self.elections.committing {
             self.elections.committing = true;
-            let there = self.network.delay();
-            let back = self.network.delay();
-            self.after(Millis(there.0 + back.0 + 1), Happening::Commit);
+            let way = self.network.delay().0 + self.network.delay().0;
+            let (low, high) = self.params.sync;
+            let sync = self.draw.consensus.between(low.0, high.0);
+            self.after(Millis(way + sync), Happening::Commit);
         }
     }
 

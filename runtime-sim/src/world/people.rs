@@ -35,9 +35,22 @@ struct Person {
     answered: Option<Outcome>,
     /// What was seen of the last deploy.
     seen: Option<u64>,
-    /// Whether a script decides what is asked, and not chance.
-    scripted: bool,
+    habit: Habit,
 }
+
+/// What a person comes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    /// To deploy and look, now and then.
+    Operates,
+    /// To look at the status all the time, and to believe whoever claims to lead.
+    Watches,
+    /// To do what a test says.
+    Scripted,
+}
+
+/// Between two looks of one who watches, on average.
+const LOOKS: Millis = Millis(500);
 
 /// A question of a person.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,11 +80,15 @@ impl People {
             Person::new(rng, draft)
         };
         let mut people: Vec<Person> = (0..params.people).map(person).collect();
-        // One more, who does only what a script says.
-        let rng = root.child("script");
-        let draft = Draft::new("script", 1, 0, rng.child("draft"));
-        let scripted = Person { scripted: true, ..Person::new(rng, draft) };
-        people.push(scripted);
+        let other = |name: &str, habit| {
+            let rng = root.child(name);
+            let draft = Draft::new(name, 1, 0, rng.child("draft"));
+            Person { habit, ..Person::new(rng, draft) }
+        };
+        if params.people > 0 {
+            people.push(other("watcher", Habit::Watches));
+        }
+        people.push(other("script", Habit::Scripted));
         People { people, changes: 0 }
     }
 }
@@ -86,7 +103,7 @@ impl Person {
             asked: None,
             answered: None,
             seen: None,
-            scripted: false,
+            habit: Habit::Operates,
         }
     }
 }
@@ -105,15 +122,20 @@ impl World {
     }
 
     pub(super) fn act(&mut self, person: usize) {
-        if !self.in_turmoil() || self.people.people[person].scripted {
+        let habit = self.people.people[person].habit;
+        if !self.in_turmoil() || habit == Habit::Scripted {
             return;
         }
-        let pause = self.params.pause;
+        let pause = if habit == Habit::Watches { LOOKS } else { self.params.pause };
         let someone = &mut self.people.people[person];
         let wait = Millis(someone.rng.between(1, 2 * pause.0));
         if let Some(asked) = someone.asked.clone() {
             if someone.rng.chance(IMPATIENCE) {
                 self.hang_up(&asked);
+            }
+        } else if habit == Habit::Watches {
+            if let Some(node) = self.somebody_who_claims_to_lead(person) {
+                self.ask(person, node, Request::Status, None);
             }
         } else {
             let choice = someone.rng.below(12);
@@ -169,7 +191,8 @@ impl World {
         self.people.people[person].answered = None;
         self.stats.count("questions");
         self.trace.mark(&[40, person as u64, node.0, id.0]);
-        self.trace.transition(now, || format!("person {person} asks {node}: {}", brief(&request)));
+        let text = format!("person {person} asks {node}: {}", brief(&request));
+        self.tell_story(&request, text);
         self.tell(node, boot, Event::Request { id, request });
     }
 
@@ -184,6 +207,15 @@ impl World {
         host.given_up.insert(id);
         let boot = host.boots;
         self.tell(node, boot, Event::RequestDropped { id });
+    }
+
+    /// Any node that believes it leads, rightly or not.
+    fn somebody_who_claims_to_lead(&mut self, person: usize) -> Option<NodeId> {
+        let leads = |belief: &Leadership| matches!(belief, Leadership::Leader { .. });
+        let beliefs = self.beliefs().into_iter().filter(|(_, belief)| leads(belief));
+        let claim: Vec<NodeId> = beliefs.map(|(node, _)| node).collect();
+        let rng = &mut self.people.people[person].rng;
+        (!claim.is_empty()).then(|| claim[rng.below(claim.len() as u64) as usize])
     }
 
     /// The node that most say leads, or any that is up.
@@ -205,6 +237,16 @@ impl World {
         Some(if rng.chance(800) { leader.unwrap_or(any) } else { any })
     }
 
+    /// Looking at the status is no news in a timeline.
+    fn tell_story(&mut self, request: &Request, text: String) {
+        let now = self.now;
+        if *request == Request::Status {
+            self.trace.detail(now, || text);
+        } else {
+            self.trace.transition(now, || text);
+        }
+    }
+
     pub(super) fn answered(&mut self, node: NodeId, id: RequestId, outcome: &Outcome) {
         let now = self.now;
         let host = self.host_mut(node);
@@ -224,10 +266,10 @@ impl World {
         if refused && asked.change.is_some() {
             someone.draft = someone.draft_before.clone();
         }
-        self.trace.transition(now, || format!("person {person} is told: {}", told(outcome)));
         if let Ok(Answer::Deployment(view)) = outcome {
             someone.seen = Some(view.fingerprint);
         }
+        self.tell_story(&asked.request, format!("person {person} is told: {}", told(outcome)));
         self.stats.count(match outcome {
             Ok(Answer::Started { .. }) => "deploys acknowledged",
             Ok(_) => "answers",
