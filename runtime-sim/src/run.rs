@@ -68,6 +68,7 @@ fn stay_quiet(world: &mut World) -> Option<Violation> {
     world.run_for(QUIET);
     let before = world.activity();
     world.run_for(QUIET);
+    world.compare_all();
     let after = world.activity();
     if let Some(violation) = world.violation() {
         return Some(violation.clone());

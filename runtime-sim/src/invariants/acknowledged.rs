@@ -53,7 +53,7 @@ impl Invariant for Acknowledged {
                     Ok(())
                 }
             },
-            Moment::Effect { .. } | Moment::State { .. } => Ok(()),
+            Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
             Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
         }
     }

@@ -17,7 +17,7 @@ impl Invariant for EqualState {
 
     fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         match moment {
-            Moment::Committed { at, hash, .. } => {
+            Moment::Agreed { at, hash } => {
                 self.0.insert(*at, *hash);
                 Ok(())
             }
@@ -26,7 +26,7 @@ impl Invariant for EqualState {
                 Some(_) => Err(format!("{node} has another state at {at} than the others")),
                 None => Err(format!("{node} is at {at}, which was never committed")),
             },
-            Moment::Effect { .. } | Moment::Belief { .. } => Ok(()),
+            Moment::Committed { .. } | Moment::Effect { .. } | Moment::Belief { .. } => Ok(()),
             Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
         }
     }

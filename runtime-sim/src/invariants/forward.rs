@@ -19,7 +19,10 @@ impl Invariant for Forward {
                 allocs(before, after)?;
                 deploys(before, after)
             }
-            Moment::Effect { .. } | Moment::State { .. } | Moment::Belief { .. } => Ok(()),
+            Moment::Effect { .. }
+            | Moment::Agreed { .. }
+            | Moment::State { .. }
+            | Moment::Belief { .. } => Ok(()),
             Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
         }
     }

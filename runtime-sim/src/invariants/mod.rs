@@ -34,8 +34,10 @@ use crate::world::people::Asked;
 pub(crate) enum Moment<'a> {
     /// A node asks for something to be done; nothing is done yet.
     Effect { host: &'a Host, effect: &'a Effect },
-    /// An entry was committed; `hash` is that of the state after it.
-    Committed { before: &'a Cluster, entry: &'a Entry, at: Revision, after: &'a Cluster, hash: u64 },
+    /// An entry was committed.
+    Committed { before: &'a Cluster, entry: &'a Entry, at: Revision, after: &'a Cluster },
+    /// The hash that the state at a revision has.
+    Agreed { at: Revision, hash: u64 },
     /// A node's own copy of the state.
     State { node: NodeId, at: Revision, hash: u64 },
     /// A node was told who leads.

@@ -50,7 +50,7 @@ impl Invariant for Reads {
                 }
                 Ok(_) | Err(_) => Ok(()),
             },
-            Moment::Effect { .. } | Moment::State { .. } => Ok(()),
+            Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
             Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
         }
     }
