@@ -31,6 +31,8 @@ pub(super) struct Images {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Lookup {
     state: State,
+    /// When it was asked for last.
+    asked_at: Mono,
     report: Option<ImageReport>,
 }
 
@@ -52,6 +54,13 @@ impl Images {
             *self = Images { deploy: number, asked: BTreeMap::new() };
         }
         self.asked.retain(|reference, _| deploy.images.get(reference) == Some(&None));
+        for lookup in self.asked.values_mut() {
+            // A try that takes longer than the failures before is a pull that goes on.
+            let goes_on = lookup.asked_at + RETRY <= now;
+            if matches!(lookup.state, State::Asked(_)) && goes_on {
+                lookup.report = None;
+            }
+        }
         for (reference, _) in deploy.images.iter().filter(|(_, pin)| pin.is_none()) {
             let due = match self.asked.get(reference).map(|lookup| lookup.state) {
                 None => true,
@@ -62,7 +71,7 @@ impl Images {
                 let op = ContainerOp::Resolve { reference: reference.clone() };
                 let state = State::Asked(out.container(op));
                 let report = self.asked.remove(reference).and_then(|lookup| lookup.report);
-                self.asked.insert(reference.clone(), Lookup { state, report });
+                self.asked.insert(reference.clone(), Lookup { state, asked_at: now, report });
             }
         }
     }
@@ -79,7 +88,7 @@ impl Images {
             Err(error) => (State::Retry(now + RETRY), Some(ImageReport::Trying(error.clone()))),
             Ok(_) => (State::Retry(now + RETRY), None),
         };
-        *lookup = Lookup { state, report };
+        *lookup = Lookup { state, report, ..*lookup };
         true
     }
 

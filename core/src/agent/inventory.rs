@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::{ContainerOp, Observed, OpError, OpOutput};
+use crate::container::{ContainerOp, Observed, OpError, OpErrorKind, OpOutput};
 use crate::effect::OpId;
 use crate::name::AllocId;
 use crate::node::Wake;
@@ -18,20 +18,19 @@ const RETRY: Millis = Millis::secs(1);
 const LOOK_AGAIN: Millis = Millis::secs(30);
 
 /// Whether the engine's containers are known.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Inventory {
     state: State,
     /// What was listed and not taken yet.
     fresh: Option<Seen>,
     /// Whether there ever was a listing in this boot.
     known: bool,
-    /// Why the last try failed, if it did.
-    pub trouble: Option<OpError>,
+    /// Why the last try failed, if it did; at first, that there was none.
+    trouble: Option<OpError>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
-    #[default]
     Stale,
     Asked(OpId),
     Retry(Mono),
@@ -43,6 +42,18 @@ pub(super) struct Seen {
     /// What was started by operations from this one on may be missing.
     pub asked: u64,
     pub containers: BTreeMap<AllocId, Observed>,
+}
+
+impl Default for Inventory {
+    fn default() -> Inventory {
+        let detail = "the container engine has not said yet what runs here".to_owned();
+        Inventory {
+            state: State::Stale,
+            fresh: None,
+            known: false,
+            trouble: Some(OpError { kind: OpErrorKind::EngineDown, detail }),
+        }
+    }
 }
 
 impl Inventory {
@@ -57,6 +68,19 @@ impl Inventory {
             self.state = State::Asked(out.container(ContainerOp::List));
         }
         self.known.then(|| self.fresh.take())
+    }
+
+    /// The operation that lists just now.
+    pub fn under_way(&self) -> Option<u64> {
+        match self.state {
+            State::Asked(id) => Some(id.seq),
+            State::Stale | State::Retry(_) => None,
+        }
+    }
+
+    /// Why nobody can say what runs, while nobody can.
+    pub fn trouble(&self) -> Option<&OpError> {
+        self.trouble.as_ref()
     }
 
     /// Whether that operation was the listing.

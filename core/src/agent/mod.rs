@@ -61,6 +61,9 @@ impl Agent {
         }
         if let Some(task) = self.tasks.values_mut().find(|task| task.waits_for(id)) {
             task.op_done(now.mono, id, result, &mut self.jitter);
+            if let Some(listing) = self.inventory.under_way() {
+                task.outruns(listing);
+            }
         }
     }
 
@@ -132,7 +135,7 @@ impl Agent {
 
     /// Why the engine cannot be asked, while it cannot.
     pub fn trouble(&self) -> Option<&OpError> {
-        self.inventory.trouble.as_ref()
+        self.inventory.trouble()
     }
 
     /// When to be stepped again.

@@ -13,6 +13,9 @@ use crate::units::Millis;
 /// starts fast is used fast, whatever its interval.
 const EAGER_INTERVAL: Millis = Millis(250);
 
+/// Probes that may fail after a start before people are told: most programs take a moment.
+const MISSES_BEFORE_TOLD: u32 = 8;
+
 /// What is known of a container's health since it was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Probing {
@@ -25,6 +28,10 @@ pub(super) struct Probing {
     next: Next,
     /// What the last failing probe got.
     pub last_failure: Option<String>,
+    /// Probes that failed since the start, forgiven or not, and what the first of the late ones
+    /// got: one text, so that answers that vary are no news.
+    misses: u32,
+    late_answer: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +62,8 @@ impl Probing {
             failures: 0,
             next: Next::At(now),
             last_failure: None,
+            misses: 0,
+            late_answer: None,
         }
     }
 
@@ -64,6 +73,11 @@ impl Probing {
             Verdict::Healthy { .. } => Phase::Healthy,
             Verdict::Unhealthy => Phase::Unhealthy,
         }
+    }
+
+    /// What its probes get, if it has been long in becoming healthy.
+    pub fn unanswered(&self) -> Option<&str> {
+        self.late_answer.as_deref().filter(|_| self.verdict == Verdict::Open)
     }
 
     /// How long it has been healthy.
@@ -104,6 +118,10 @@ impl Probing {
                 return;
             }
             Err(error) => {
+                self.misses = self.misses.saturating_add(1);
+                if self.misses >= MISSES_BEFORE_TOLD {
+                    self.late_answer.get_or_insert_with(|| error.detail.clone());
+                }
                 self.last_failure = Some(error.detail);
                 false
             }

@@ -24,6 +24,8 @@ use crate::time::Mono;
 
 /// Lines of output that a report carries.
 const OUTPUT_LINES: u32 = 20;
+/// Bytes of output that a report carries: it goes into the log of every node.
+const OUTPUT_BYTES: usize = 4096;
 
 /// What this node does for one alloc.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ pub(super) struct Task {
     failures: Failures,
     health: HealthSpec,
     trouble: Option<Trouble>,
+    /// What was seen to end before its start was answered.
+    died: Option<Observed>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +130,7 @@ impl Task {
             failures: Failures::default(),
             health: HealthSpec::default(),
             trouble: None,
+            died: None,
         }
     }
 
@@ -154,6 +159,11 @@ impl Task {
 
     pub fn has_ended(&self) -> bool {
         matches!(self.stage, Stage::Ended(_))
+    }
+
+    /// A listing that is under way may have looked before its last operation was done.
+    pub fn outruns(&mut self, listing: u64) {
+        self.touched = self.touched.max(listing);
     }
 
     /// Whether a listing asked for by operation `asked` can speak of this task.
@@ -195,8 +205,16 @@ impl Task {
             Stage::Ended(phase) => *phase,
         };
         let keeps_trouble = !matches!(phase, Phase::Healthy | Phase::Running) || self.restarts > 0;
-        let trouble = self.trouble.clone().filter(|_| keeps_trouble);
+        let trouble = self.trouble.clone().filter(|_| keeps_trouble).or_else(|| self.unanswered());
         Status { phase, restarts: self.restarts, trouble }
+    }
+
+    /// What keeps a container that runs from being healthy, once that takes long.
+    fn unanswered(&self) -> Option<Trouble> {
+        let Stage::Up { probing, .. } = &self.stage else { return None };
+        let answer = probing.unanswered()?;
+        let detail = format!("its health check does not pass yet: {answer}");
+        Some(Trouble { kind: TroubleKind::Unhealthy, detail, output: Vec::new() })
     }
 
     /// Asks for the next operation, if one is due.
@@ -356,6 +374,9 @@ impl Task {
                 self.exists = true;
                 self.stage = up(now, &observed, false);
                 self.observed(now, Some(&observed), jitter);
+                if let Some(died) = self.died.take() {
+                    self.observed(now, Some(&died), jitter);
+                }
             }
             (Stage::Starting(_), Err(error)) if error.kind == OpErrorKind::Gone => {
                 self.exists = false;
@@ -366,7 +387,7 @@ impl Task {
             }
             (Stage::Tailing { running, .. }, result) => {
                 if let (Ok(OpOutput::Lines(lines)), Some(trouble)) = (result, &mut self.trouble) {
-                    trouble.output = lines;
+                    trouble.output = last_words(lines);
                 }
                 let then = self.after_failure(now, jitter);
                 self.stage = match running {
@@ -378,11 +399,11 @@ impl Task {
                 self.stopped(exit, then);
             }
             (Stage::Stopping { then, .. }, Err(error)) => {
-                self.op_failed(now, error, jitter, |at| Stage::Stop { at, then });
+                self.try_again(now, error, jitter, |at| Stage::Stop { at, then });
             }
             (Stage::Removing { end, .. }, Ok(_)) => self.stage = Stage::Ended(end),
             (Stage::Removing { end, .. }, Err(error)) => {
-                self.op_failed(now, error, jitter, |at| Stage::Remove { at, end });
+                self.try_again(now, error, jitter, |at| Stage::Remove { at, end });
             }
             (_, _) => {}
         }
@@ -409,18 +430,32 @@ impl Task {
         jitter: &mut Rng,
         again: impl FnOnce(Mono) -> Stage,
     ) {
-        let kind = error.kind;
-        self.trouble =
-            Some(Trouble { kind: TroubleKind::Op(kind), detail: error.detail, output: Vec::new() });
-        self.stage = if kind.is_permanent() {
-            Stage::Remove { at: Mono(0), end: Phase::Failed }
-        } else {
-            again(now + self.backoff.next(jitter))
-        };
+        let permanent = error.kind.is_permanent();
+        self.try_again(now, error, jitter, again);
+        if permanent {
+            self.stage = Stage::Remove { at: Mono(0), end: Phase::Failed };
+        }
+    }
+
+    /// The same is tried again later: what is to go has to go, whatever the engine says.
+    fn try_again(
+        &mut self,
+        now: Mono,
+        error: OpError,
+        jitter: &mut Rng,
+        again: impl FnOnce(Mono) -> Stage,
+    ) {
+        let (kind, detail) = (TroubleKind::Op(error.kind), error.detail);
+        self.trouble = Some(Trouble { kind, detail, output: Vec::new() });
+        self.stage = again(now + self.backoff.next(jitter));
     }
 
     /// What the engine says of its container; `None` if there is none.
     pub fn observed(&mut self, now: Mono, observed: Option<&Observed>, jitter: &mut Rng) {
+        if let Stage::Starting(_) = &self.stage {
+            // The news may overtake the answer to the start.
+            self.died = observed.cloned();
+        }
         let Stage::Up { started, .. } = &self.stage else { return };
         let exit = match observed {
             Some(seen) if seen.started < *started => return,
@@ -460,6 +495,27 @@ impl Task {
         // What is due at once was taken up by the step that made it due, or waits for more state.
         at.filter(|(at, _)| *at > Mono(0))
     }
+}
+
+/// The end of what a container said, as much as a report carries.
+fn last_words(lines: Vec<String>) -> Vec<String> {
+    let mut left = OUTPUT_BYTES;
+    let mut kept: Vec<String> = Vec::new();
+    for mut line in lines.into_iter().rev() {
+        if line.len() > left {
+            let end = (0..=left).rev().find(|end| line.is_char_boundary(*end));
+            line.truncate(end.expect("0 is a boundary"));
+            line.push('…');
+            left = 0;
+        }
+        left = left.saturating_sub(line.len());
+        kept.push(line);
+        if left == 0 {
+            break;
+        }
+    }
+    kept.reverse();
+    kept
 }
 
 fn up(now: Mono, observed: &Observed, healthy: bool) -> Stage {

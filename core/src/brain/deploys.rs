@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Blocked, Brain, Draft};
 use crate::cluster::Cluster;
-use crate::cluster::alloc::{Alloc, Phase, TroubleKind};
+use crate::cluster::alloc::{Alloc, Desired, Phase, TroubleKind};
 use crate::cluster::command::Command;
 use crate::cluster::deploy::{Deploy, DeployState};
 use crate::container::OpErrorKind;
@@ -26,6 +26,7 @@ impl Brain {
     pub(super) fn move_deploy(&mut self, draft: &mut Draft<'_>, steps: &[(&Name, Step)]) {
         let Some((number, deploy)) = draft.cluster.running_deploy() else {
             self.deploy_since = None;
+            self.trying_since = None;
             return;
         };
         let mine: Vec<&(&Name, Step)> =
@@ -33,17 +34,13 @@ impl Brain {
         let next = match &deploy.state {
             DeployState::Resolving => self.resolve(draft, number, deploy),
             DeployState::Rolling => self.roll(draft, number, deploy, &mine),
-            DeployState::Removing => {
-                let done = mine.iter().all(|(_, step)| step.settled);
-                done.then_some(DeployState::Succeeded)
-            }
+            DeployState::Removing => self.remove(draft, deploy, &mine),
             DeployState::RollingBack { reason } => self.roll_back(draft, deploy, reason, &mine),
             DeployState::Succeeded
             | DeployState::RolledBack { .. }
             | DeployState::RollbackStuck { .. } => None,
         };
         if let Some(to) = next {
-            self.deploy_since = None;
             let from = deploy.state.clone();
             draft.commands.push(Command::AdvanceDeploy { deploy: number, from, to });
         }
@@ -52,9 +49,10 @@ impl Brain {
     /// Whether the deploy has been in its state for longer than allowed.
     fn overdue(&mut self, draft: &mut Draft<'_>, allowed: Millis) -> bool {
         let now = draft.now.mono;
-        let number = draft.cluster.last_deploy;
-        let known = self.deploy_since.filter(|(known, _)| *known == number);
-        let (_, since) = *self.deploy_since.insert(known.unwrap_or((number, now)));
+        let Some((number, deploy)) = draft.cluster.running_deploy() else { return false };
+        let step = deploy.state.step();
+        let known = self.deploy_since.filter(|known| (known.0, known.1) == (number, step));
+        let (.., since) = *self.deploy_since.insert(known.unwrap_or((number, step, now)));
         draft.wake_at(since + allowed, Wake::Deadline);
         since + allowed <= now
     }
@@ -77,7 +75,8 @@ impl Brain {
                         image: image.clone(),
                     }),
                     ImageReport::Failed(error) => {
-                        return Some(DeployState::RollingBack { reason: error.detail.clone() });
+                        // Nothing has moved yet: there is nothing to go back from.
+                        return Some(DeployState::RolledBack { reason: error.detail.clone() });
                     }
                     ImageReport::Trying(error) => {
                         trying = Some(error.detail.clone());
@@ -96,14 +95,32 @@ impl Brain {
             trying.get_or_insert_with(|| trouble.detail.clone());
         }
         self.wait_for_images(draft.cluster, number, deploy, &waiting);
-        let (allowed, why) = match trying {
-            Some(why) => (TRYING_DEADLINE, why),
-            None => (PULLING_DEADLINE, "they are still being pulled".to_owned()),
+        let late = |allowed: Millis, why: &str| DeployState::RolledBack {
+            reason: format!("its images could not be had within {allowed}: {why}"),
         };
-        self.overdue(draft, allowed).then(|| {
-            let reason = format!("its images could not be had within {allowed}: {why}");
-            DeployState::RollingBack { reason }
-        })
+        let now = draft.now.mono;
+        self.trying_since = trying.as_ref().map(|_| self.trying_since.unwrap_or(now));
+        if let (Some(why), Some(since)) = (trying, self.trying_since) {
+            draft.wake_at(since + TRYING_DEADLINE, Wake::Deadline);
+            if since + TRYING_DEADLINE <= now {
+                return Some(late(TRYING_DEADLINE, &why));
+            }
+        }
+        let still = "they are still being pulled";
+        self.overdue(draft, PULLING_DEADLINE).then(|| late(PULLING_DEADLINE, still))
+    }
+
+    /// What is not wanted any more goes. That is all that is waited for, and not for ever: what
+    /// became of the rest after it had soaked is no business of the deploy any more.
+    fn remove(
+        &mut self,
+        draft: &mut Draft<'_>,
+        deploy: &Deploy,
+        steps: &[&(&Name, Step)],
+    ) -> Option<DeployState> {
+        let gone = steps.iter().all(|(_, step)| step.pruned);
+        let allowed = deadline(draft, deploy);
+        (gone || self.overdue(draft, allowed)).then_some(DeployState::Succeeded)
     }
 
     /// Tells the services of a deploy which of their images cannot be had, and why.
@@ -133,7 +150,7 @@ impl Brain {
         deploy: &Deploy,
         steps: &[&(&Name, Step)],
     ) -> Option<DeployState> {
-        if let Some(reason) = failure(draft, number, deploy) {
+        if let Some(reason) = failure(draft, deploy) {
             return Some(DeployState::RollingBack { reason });
         }
         for (name, step) in steps {
@@ -154,7 +171,10 @@ impl Brain {
                 None => name.to_string(),
             });
             let late: Vec<String> = late.collect();
-            let reason = format!("not finished within {allowed}: {}", late.join("; "));
+            let mut reason = format!("not finished within {allowed}: {}", late.join("; "));
+            if let Some((id, alloc)) = its_allocs(draft, deploy).find(|(_, a)| is_unwell(a)) {
+                reason.push_str(&format!(". {}", explain(id, alloc)));
+            }
             DeployState::RollingBack { reason }
         })
     }
@@ -188,13 +208,33 @@ fn deadline(draft: &Draft<'_>, deploy: &Deploy) -> Millis {
 }
 
 /// Why a new replica of the deploy cannot become healthy, if one cannot.
-fn failure(draft: &Draft<'_>, number: u64, deploy: &Deploy) -> Option<String> {
-    let services = deploy.changes.keys();
-    let mut allocs = services.flat_map(|name| draft.cluster.allocs_of(name));
-    let (id, alloc) = allocs.find(|(_, alloc)| {
-        alloc.template == number && has_failed(alloc) && !is_placed_anew(draft.cluster, alloc)
-    })?;
+fn failure(draft: &Draft<'_>, deploy: &Deploy) -> Option<String> {
+    let mut allocs = its_allocs(draft, deploy);
+    let (id, alloc) =
+        allocs.find(|(_, alloc)| has_failed(alloc) && !is_placed_anew(draft.cluster, alloc))?;
     Some(explain(id, alloc))
+}
+
+/// The allocs that a deploy placed: of what it wants, and since it began.
+fn its_allocs<'a>(
+    draft: &Draft<'a>,
+    deploy: &'a Deploy,
+) -> impl Iterator<Item = (&'a AllocId, &'a Alloc)> {
+    let cluster = draft.cluster;
+    deploy.changes.iter().flat_map(move |(name, change)| {
+        let service = cluster.services.get(name);
+        let version = service.zip(change.to).and_then(|(s, to)| s.versions.get(&to));
+        let template = version.map(|version| version.template);
+        let allocs = cluster.allocs_of(name);
+        allocs.filter(move |(_, a)| Some(a.template) == template && a.placed > deploy.begun)
+    })
+}
+
+/// Whether it should be healthy, is not, and it is known why.
+fn is_unwell(alloc: &Alloc) -> bool {
+    alloc.desired == Desired::Run
+        && alloc.status.phase != Phase::Healthy
+        && alloc.status.trouble.is_some()
 }
 
 fn has_failed(alloc: &Alloc) -> bool {

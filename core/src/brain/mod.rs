@@ -18,7 +18,7 @@ use self::liveness::Heard;
 pub(crate) use self::liveness::Said;
 pub use self::waiting::Blocked;
 use crate::cluster::alloc::Phase;
-use crate::cluster::command::{COMMANDS_PER_ENTRY, Command, ProposalId};
+use crate::cluster::command::{BYTES_PER_ENTRY, COMMANDS_PER_ENTRY, Command, Entry, ProposalId};
 use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
 use crate::container::OpError;
@@ -28,6 +28,7 @@ use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
 use crate::timing::Timing;
+use crate::units::Millis;
 
 /// The leader's decisions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,15 +38,19 @@ pub(crate) struct Brain {
     /// When this node began to lead.
     since: Mono,
     heard: BTreeMap<NodeId, Heard>,
-    /// Since when an alloc has been seen healthy.
-    healthy_since: BTreeMap<AllocId, Mono>,
+    /// Since when an alloc has been seen healthy, and after how many restarts.
+    healthy_since: BTreeMap<AllocId, (u32, Mono)>,
     /// When the running deploy entered its state, as far as this leader saw.
-    deploy_since: Option<(u64, Mono)>,
+    deploy_since: Option<(u64, u8, Mono)>,
+    /// Since when its images cannot be had for a reason that is known.
+    trying_since: Option<Mono>,
     /// Slots that failed, and when they may be filled again.
     retry: BTreeMap<Slot, Retry>,
     /// What services wait for.
     blocked: BTreeMap<Name, Vec<Blocked>>,
     in_flight: Option<ProposalId>,
+    /// Nothing is proposed before that: the last proposal failed.
+    held_until: Mono,
     /// Whether anything changed since the last step.
     dirty: bool,
     /// Whether what people are told changed, though the state did not.
@@ -80,9 +85,11 @@ impl Brain {
             heard: BTreeMap::new(),
             healthy_since: BTreeMap::new(),
             deploy_since: None,
+            trying_since: None,
             retry: BTreeMap::new(),
             blocked: BTreeMap::new(),
             in_flight: None,
+            held_until: Mono(0),
             dirty: true,
             news: false,
             wake: None,
@@ -107,7 +114,15 @@ impl Brain {
         self.dirty = true;
     }
 
-    /// A proposal was committed, refused or lost.
+    /// A proposal was refused or lost: tried again, but not at once.
+    pub fn proposal_failed(&mut self, now: Now, id: ProposalId) {
+        if self.in_flight == Some(id) {
+            self.held_until = now.mono + HOLD_AFTER_FAILURE;
+        }
+        self.proposal_done(id);
+    }
+
+    /// A proposal was committed.
     pub fn proposal_done(&mut self, id: ProposalId) {
         if self.in_flight == Some(id) {
             self.in_flight = None;
@@ -133,45 +148,60 @@ impl Brain {
     /// Proposes what should be, if anything differs from what is.
     pub fn step(&mut self, now: Now, cluster: &Cluster, id: &str, out: &mut Outbox) {
         let due = self.wake.is_some_and(|(at, _)| at <= now.mono);
-        if self.in_flight.is_some() || !(self.dirty || due) {
+        if self.in_flight.is_some() || !(self.dirty || due) || now.mono < self.held_until {
             return;
         }
         self.dirty = false;
-        self.observe(now.mono, cluster);
-        let mut draft = Draft { now, cluster, commands: Vec::new(), wake: None };
+        let mut facts = Draft { now, cluster, commands: Vec::new(), wake: None };
         if cluster.id.is_none() {
-            draft.commands.push(Command::Found { cluster: id.to_owned() });
+            facts.commands.push(Command::Found { cluster: id.to_owned() });
         }
-        self.judge_nodes(&mut draft);
-        self.pass_on_reports(&mut draft);
+        self.judge_nodes(&mut facts);
+        self.pass_on_reports(&mut facts);
+        let Draft { commands, wake, .. } = facts;
+        // What is decided is decided on the state as the facts in the same entry leave it.
+        let ahead = ahead(cluster, now, &commands);
+        let cluster = ahead.as_ref().unwrap_or(cluster);
+        self.observe(now.mono, cluster);
+        let mut draft = Draft { now, cluster, commands, wake };
         self.move_services(&mut draft);
         self.forget(&mut draft);
         let Draft { mut commands, wake, .. } = draft;
         self.wake = wake;
+        let fits = fits(&commands);
+        self.dirty = commands.len() > fits;
+        commands.truncate(fits);
         if !commands.is_empty() {
-            self.dirty = commands.len() > COMMANDS_PER_ENTRY;
-            commands.truncate(COMMANDS_PER_ENTRY);
             self.in_flight = Some(out.propose(now.wall, commands));
         }
     }
 
     /// When to be stepped again.
     pub fn next_wake(&self) -> Option<(Mono, Wake)> {
-        self.wake.filter(|_| self.in_flight.is_none())
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let held = self.dirty.then_some((self.held_until, Wake::Retry));
+        let due = [self.wake, held.filter(|(at, _)| *at > Mono(0))].into_iter().flatten().min();
+        due.map(|(at, why)| (at.max(self.held_until), why))
     }
 
     /// Keeps the leader's own timers in step with the state.
     fn observe(&mut self, now: Mono, cluster: &Cluster) {
-        let healthy = |id: &AllocId| {
-            let alloc = cluster.allocs.get(id);
-            alloc.is_some_and(|alloc| alloc.status.phase == Phase::Healthy)
-        };
-        self.healthy_since.retain(|id, _| healthy(id));
-        for (id, alloc) in &cluster.allocs {
-            if alloc.status.phase == Phase::Healthy && !self.healthy_since.contains_key(id) {
-                self.healthy_since.insert(id.clone(), now);
-            }
-        }
+        // Health counts only while its node is heard and can look: what is replicated is what it
+        // was when somebody last looked.
+        let looked_at =
+            |node: &NodeId| self.heard.get(node).is_some_and(|heard| heard.said.trouble.is_none());
+        let healthy = cluster
+            .allocs
+            .iter()
+            .filter(|(_, alloc)| alloc.status.phase == Phase::Healthy && looked_at(&alloc.node));
+        let since = healthy.map(|(id, alloc)| {
+            let restarts = alloc.status.restarts;
+            let known = self.healthy_since.get(id).filter(|(known, _)| *known == restarts);
+            (id.clone(), known.copied().unwrap_or((restarts, now)))
+        });
+        self.healthy_since = since.collect();
         self.blocked.retain(|service, _| cluster.services.contains_key(service));
         self.retry.retain(|slot, _| cluster.services.contains_key(&slot.service));
     }
@@ -208,6 +238,31 @@ impl Brain {
             draft.commands.extend(surplus.map(|(id, _)| Command::Forget { alloc: id.clone() }));
         }
     }
+}
+
+/// After a proposal failed, this long nothing is proposed.
+const HOLD_AFTER_FAILURE: Millis = Millis(200);
+
+/// The state as it will be after these commands; `None` if there are none.
+fn ahead(cluster: &Cluster, now: Now, commands: &[Command]) -> Option<Cluster> {
+    if commands.is_empty() {
+        return None;
+    }
+    let mut ahead = cluster.clone();
+    let at = Revision { index: cluster.revision.index + 1, ..cluster.revision };
+    let id = ProposalId { node: NodeId(0), boot: 0, seq: 0 };
+    ahead.apply(at, &Entry { id, wall: now.wall, commands: commands.to_vec() });
+    Some(ahead)
+}
+
+/// How many of these fit into one entry; at least one.
+fn fits(commands: &[Command]) -> usize {
+    let mut left = BYTES_PER_ENTRY;
+    let fitting = commands.iter().take(COMMANDS_PER_ENTRY).take_while(|command| {
+        left = left.saturating_sub(command.weight());
+        left > 0
+    });
+    fitting.count().max(1).min(commands.len())
 }
 
 /// Ended allocs that are kept per slot.

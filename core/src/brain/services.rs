@@ -7,6 +7,7 @@ use crate::agent::FAILURE_WINDOW;
 use crate::cluster::alloc::{Alloc, Phase, StopReason};
 use crate::cluster::command::Command;
 use crate::cluster::deploy::{DeployState, Version};
+use crate::cluster::node::NodeRecord;
 use crate::cluster::{Cluster, Revision};
 use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
@@ -60,7 +61,8 @@ impl Brain {
         let mut blocked = Vec::new();
         for (index, waiting) in &step.waiting {
             if let Waiting::Soak(alloc) = waiting
-                && let (Some(since), Some(target)) = (self.healthy_since.get(alloc), &input.target)
+                && let (Some((_, since)), Some(target)) =
+                    (self.healthy_since.get(alloc), &input.target)
             {
                 draft.wake_at(*since + target.healthy_for, Wake::Soaked);
             }
@@ -86,7 +88,7 @@ impl Brain {
             id,
             alloc,
             reachable: cluster.is_up(alloc.node),
-            healthy_for: self.healthy_since.get(id).map(|since| now.since(*since)),
+            healthy_for: self.healthy_since.get(id).map(|(_, since)| now.since(*since)),
         })
         .collect()
     }
@@ -185,15 +187,18 @@ fn each_node(spec: &ServiceSpec) -> bool {
     spec.replicas == Replicas::EachNode
 }
 
+/// Whether a node has the labels that a spec requires.
+fn suits(spec: &ServiceSpec, node: &NodeRecord) -> bool {
+    let mut required = spec.place.require.iter();
+    required.all(|(key, value)| node.facts.labels.get(key) == Some(value))
+}
+
 /// Slots that a spec wants: numbers, or for one on each node the numbers of suitable nodes.
 pub(crate) fn wanted_slots(cluster: &Cluster, spec: &ServiceSpec) -> Vec<u64> {
     match spec.replicas {
         Replicas::Count(count) => (0..u64::from(count)).collect(),
         Replicas::EachNode => {
-            let suitable = cluster.nodes.iter().filter(|(_, node)| {
-                let mut required = spec.place.require.iter();
-                required.all(|(key, value)| node.facts.labels.get(key) == Some(value))
-            });
+            let suitable = cluster.nodes.iter().filter(|(_, node)| suits(spec, node));
             suitable.map(|(id, _)| id.0).collect()
         }
     }
@@ -201,7 +206,7 @@ pub(crate) fn wanted_slots(cluster: &Cluster, spec: &ServiceSpec) -> Vec<u64> {
 
 /// The order that a service can be updated in: without a second place to go, the old one first.
 pub(crate) fn update_order(cluster: &Cluster, spec: &ServiceSpec) -> UpdateOrder {
-    let up = cluster.nodes.values().filter(|node| node.is_up()).count();
+    let up = cluster.nodes.values().filter(|node| node.is_up() && suits(spec, node)).count();
     let slots = wanted_slots(cluster, spec).len();
     let owns_port = spec.container.owned_port().is_some();
     let no_second_place = each_node(spec) || up <= slots;

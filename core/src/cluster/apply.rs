@@ -84,6 +84,7 @@ impl Cluster {
                     state: DeployState::Resolving,
                     changes: Default::default(),
                     images: Default::default(),
+                    begun: at,
                     started: wall,
                     ended: None,
                 };
@@ -266,7 +267,7 @@ impl Cluster {
         let names: Vec<Name> = deploy.changes.keys().cloned().collect();
         let text = format!("deploy #{number}: {}", to.sentence());
         self.history.record(wall, format!("#{number}"), text);
-        if matches!(to, DeployState::RollingBack { .. }) {
+        if matches!(to, DeployState::RollingBack { .. } | DeployState::RolledBack { .. }) {
             // Back to what it ran: a service that was new is removed.
             for name in &names {
                 if let Some(service) = self.services.get_mut(name) {
@@ -428,8 +429,9 @@ impl Service {
         let current = self.stable.and_then(|stable| self.versions.get(&stable));
         let same = current.filter(|v| !restart && v.spec.container == spec.container);
         let template = same.map_or(number, |version| version.template);
-        // A restart keeps the bytes; a new reference has to be resolved.
-        let kept = current.filter(|v| v.spec.container.image == spec.container.image);
+        // A restart keeps the bytes. What is replaced by a deploy is resolved anew: its tag may
+        // mean something else by now.
+        let kept = current.filter(|_| restart || same.is_some());
         let image = kept.and_then(|version| version.image.clone());
         self.versions.insert(number, Version { spec: spec.clone(), template, image });
     }

@@ -40,6 +40,34 @@ pub struct Entry {
 /// The most commands in one entry; what is more waits for the next.
 pub const COMMANDS_PER_ENTRY: usize = 1000;
 
+/// The most bytes in one entry, by [`Command::weight`]; what is more waits for the next.
+pub const BYTES_PER_ENTRY: usize = 2 << 20;
+
+impl Command {
+    /// How many bytes it takes at most when it is written, as far as that is bounded by what
+    /// people and containers say.
+    pub fn weight(&self) -> usize {
+        // A control character takes six bytes in JSON.
+        const ESCAPED: usize = 6;
+        let said = match self {
+            Command::Report { status, .. } => status.trouble.as_ref().map_or(0, |trouble| {
+                trouble.detail.len() + trouble.output.iter().map(String::len).sum::<usize>()
+            }),
+            Command::AdvanceDeploy { from, to, .. } => from.reason().len() + to.reason().len(),
+            Command::Found { .. }
+            | Command::RegisterNode { .. }
+            | Command::SetLiveness { .. }
+            | Command::StartDeploy { .. }
+            | Command::PinImage { .. }
+            | Command::SettleService { .. }
+            | Command::Place { .. }
+            | Command::Stop { .. }
+            | Command::Forget { .. } => 0,
+        };
+        1024 + ESCAPED * said
+    }
+}
+
 /// A change of the replicated state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

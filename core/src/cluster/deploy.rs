@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Revision;
 use crate::config::model::ServiceSpec;
 use crate::container::PinnedImage;
 use crate::name::Name;
@@ -24,6 +25,8 @@ pub struct Deploy {
     pub changes: BTreeMap<Name, Change>,
     /// Images to resolve, by reference; pinned once known.
     pub images: BTreeMap<String, Option<PinnedImage>>,
+    /// Where in the log it was started: what was placed later is its doing.
+    pub begun: Revision,
     /// When it was started.
     pub started: Wall,
     /// When it reached its end.
@@ -82,6 +85,34 @@ impl DeployState {
             DeployState::Succeeded
             | DeployState::RolledBack { .. }
             | DeployState::RollbackStuck { .. } => true,
+        }
+    }
+}
+
+impl DeployState {
+    /// Why it failed; empty if it did not.
+    pub fn reason(&self) -> &str {
+        match self {
+            DeployState::Resolving
+            | DeployState::Rolling
+            | DeployState::Removing
+            | DeployState::Succeeded => "",
+            DeployState::RollingBack { reason }
+            | DeployState::RolledBack { reason }
+            | DeployState::RollbackStuck { reason } => reason,
+        }
+    }
+
+    /// A number for each state, ascending along the way.
+    pub(crate) fn step(&self) -> u8 {
+        match self {
+            DeployState::Resolving => 0,
+            DeployState::Rolling => 1,
+            DeployState::Removing => 2,
+            DeployState::Succeeded => 3,
+            DeployState::RollingBack { .. } => 4,
+            DeployState::RolledBack { .. } => 5,
+            DeployState::RollbackStuck { .. } => 6,
         }
     }
 }

@@ -123,7 +123,7 @@ impl Node {
             Event::ProposalFailed { id, fate } => {
                 self.requests.proposal_failed(id, fate, &mut self.out);
                 if let Some(brain) = &mut self.brain {
-                    brain.proposal_done(id);
+                    brain.proposal_failed(now, id);
                 }
             }
             Event::ReadConfirmed { id, confirmed } => self.read_confirmed(now, id, confirmed),
@@ -197,7 +197,8 @@ impl Node {
         if let Some(brain) = &mut self.brain {
             brain.state_changed();
         }
-        self.requests.state_changed();
+        // Entries of this node may be in it, and will not be seen any more.
+        self.requests.jumped(&mut self.out);
     }
 
     fn lead(&mut self, now: Now, leadership: Leadership) {

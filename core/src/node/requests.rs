@@ -86,6 +86,13 @@ impl Requests {
         reply(out, request, outcome);
     }
 
+    /// The state jumped ahead: what became of entries that were under way is not known.
+    pub fn jumped(&mut self, out: &mut Outbox) {
+        self.changed = true;
+        let under_way: Vec<ProposalId> = self.proposed.values().map(|p| p.id).collect();
+        under_way.into_iter().for_each(|id| self.proposal_failed(id, Fate::Unknown, out));
+    }
+
     /// An entry of this node will not be seen committed.
     pub fn proposal_failed(&mut self, id: ProposalId, fate: Fate, out: &mut Outbox) {
         let Some(request) = self.proposal(id) else { return };
@@ -352,7 +359,7 @@ fn refused(refusal: &Refusal) -> ApiError {
     let error = ApiError::new(ErrorCode::Conflict, refusal.to_string());
     match refusal {
         Refusal::DeployRunning(number) => {
-            error.hint(format!("watch it with `mill deploys attach {number}`, or wait for its end"))
+            error.hint(format!("`mill status` shows deploy #{number}; wait for its end"))
         }
         Refusal::Founded(_)
         | Refusal::Missing { .. }

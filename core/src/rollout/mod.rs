@@ -81,6 +81,8 @@ pub struct Step {
     pub ready: u32,
     /// Nothing is left to do or wait for, but for what may not be pruned yet.
     pub settled: bool,
+    /// Nothing that is in no wanted slot is left.
+    pub pruned: bool,
     /// Slots that wait, and for what.
     pub waiting: Vec<(u64, Waiting)>,
 }
@@ -154,6 +156,7 @@ fn prune(input: &Input<'_>, wanted: &[u64], reason: StopReason, step: &mut Step)
         }
         left |= view.reachable;
     }
+    step.pruned = !left;
     step.settled = !left;
 }
 

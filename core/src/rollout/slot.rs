@@ -118,20 +118,24 @@ impl<'a> SlotState<'a> {
             }
             return;
         }
-        if budget.turns == 0 {
+        // Who serves nobody needs no turn to be replaced.
+        if budget.turns == 0 && self.is_served() {
             waiting(Waiting::Turn, step);
             return;
         }
+        if pace == Pace::Back && !self.is_served() {
+            old.iter().for_each(|view| stop(view, StopReason::RolledBack, step));
+        }
         match target.order {
             UpdateOrder::StartFirst => {
-                budget.turns -= 1;
+                budget.turns = budget.turns.saturating_sub(1);
                 step.place.push(self.index);
             }
             UpdateOrder::StopFirst if self.is_served() && budget.spare == 0 => {
                 waiting(Waiting::Floor, step);
             }
             UpdateOrder::StopFirst => {
-                budget.turns -= 1;
+                budget.turns = budget.turns.saturating_sub(1);
                 budget.spare -= u32::from(self.is_served());
                 let reason = replaced_because(pace);
                 old.iter().for_each(|view| stop(view, reason, step));

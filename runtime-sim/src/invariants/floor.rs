@@ -35,16 +35,14 @@ impl Invariant for Floor {
 
 fn check(before: &Cluster, after: &Cluster, name: &Name) -> Result<(), String> {
     let Some(version) = after.wanted_version(name) else { return Ok(()) };
-    // Who is up and healthy is what was known when it was decided; only what was told to stop
-    // differs.
-    let wanted = slots(before, &version.spec);
-    let serves = |alloc: &Alloc| {
-        alloc.is_wanted() && alloc.status.phase == Phase::Healthy && before.is_up(alloc.node)
-    };
-    let served_before = served(before, name, &wanted, |_, alloc| serves(alloc));
-    let served_after = served(before, name, &wanted, |id, alloc| {
-        serves(alloc) && after.allocs.get(id).is_some_and(Alloc::is_wanted)
+    // Who is up and healthy is as the facts in the same entry say: Mill decided knowing them. Only
+    // what it told to stop differs.
+    let wanted = slots(after, &version.spec);
+    let serves = |alloc: &Alloc| alloc.status.phase == Phase::Healthy && after.is_up(alloc.node);
+    let served_before = served(after, name, &wanted, |id, alloc| {
+        serves(alloc) && before.allocs.get(id).is_some_and(Alloc::is_wanted)
     });
+    let served_after = served(after, name, &wanted, |_, alloc| serves(alloc) && alloc.is_wanted());
     let floor = wanted.len() - allowance(&version.spec).min(wanted.len());
     if served_after < served_before && served_after < floor {
         return Err(format!(

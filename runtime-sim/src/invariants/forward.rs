@@ -2,6 +2,8 @@
 
 use mill_core::cluster::Cluster;
 use mill_core::cluster::alloc::Desired;
+use mill_core::cluster::command::{Command, Entry};
+use mill_core::name::AllocId;
 
 use super::{Invariant, Moment};
 
@@ -15,8 +17,8 @@ impl Invariant for Forward {
 
     fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         match moment {
-            Moment::Committed { before, after, .. } => {
-                allocs(before, after)?;
+            Moment::Committed { before, entry, after, .. } => {
+                allocs(before, entry, after)?;
                 deploys(before, after)
             }
             Moment::Effect { .. }
@@ -28,10 +30,10 @@ impl Invariant for Forward {
     }
 }
 
-fn allocs(before: &Cluster, after: &Cluster) -> Result<(), String> {
+fn allocs(before: &Cluster, entry: &Entry, after: &Cluster) -> Result<(), String> {
     for (id, was) in &before.allocs {
         let Some(is) = after.allocs.get(id) else {
-            if was.is_live() {
+            if was.is_live() && !ends(entry, id) {
                 return Err(format!("{id} was live and is forgotten"));
             }
             continue;
@@ -50,6 +52,15 @@ fn allocs(before: &Cluster, after: &Cluster) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether an entry says that an alloc has ended.
+fn ends(entry: &Entry, id: &AllocId) -> bool {
+    let says = |command: &Command| {
+        let Command::Report { alloc, status, .. } = command else { return false };
+        alloc == id && status.phase.is_end()
+    };
+    entry.commands.iter().any(says)
 }
 
 fn deploys(before: &Cluster, after: &Cluster) -> Result<(), String> {

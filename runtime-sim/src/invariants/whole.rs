@@ -21,7 +21,7 @@ impl Invariant for Whole {
         let Moment::Committed { before, entry, after, .. } = moment else { return Ok(()) };
         for command in &entry.commands {
             match command {
-                Command::SettleService { deploy, service } => settled(before, *deploy, service)?,
+                Command::SettleService { deploy, service } => settled(after, *deploy, service)?,
                 Command::AdvanceDeploy { deploy, .. } => {
                     let was = before.deploys.get(deploy).map(|deploy| deploy.state.is_end());
                     if let (Some(false), Some(is)) = (was, after.deploys.get(deploy)) {
@@ -43,18 +43,18 @@ impl Invariant for Whole {
     }
 }
 
-fn settled(before: &Cluster, number: u64, name: &Name) -> Result<(), String> {
-    let Some(service) = before.services.get(name) else { return Ok(()) };
-    let running = before.running_deploy().is_some_and(|(running, _)| running == number);
+fn settled(after: &Cluster, number: u64, name: &Name) -> Result<(), String> {
+    let Some(service) = after.services.get(name) else { return Ok(()) };
+    let running = after.running_deploy().is_some_and(|(running, _)| running == number);
     let Some((_, version)) = service.target().filter(|_| running) else { return Ok(()) };
     let Replicas::Count(count) = version.spec.replicas else { return Ok(()) };
     for index in 0..u64::from(count) {
-        let healthy = before.allocs_of(name).any(|(_, alloc)| {
+        let healthy = after.allocs_of(name).any(|(_, alloc)| {
             alloc.slot.index == index
                 && alloc.template == version.template
                 && alloc.is_wanted()
                 && alloc.status.phase == Phase::Healthy
-                && before.is_up(alloc.node)
+                && after.is_up(alloc.node)
         });
         if !healthy {
             return Err(format!(
