@@ -14,6 +14,7 @@ mod one_leader;
 mod outlives;
 mod pinned;
 mod reads;
+mod storm;
 mod whole;
 
 use std::fmt;
@@ -34,8 +35,14 @@ use crate::world::people::Asked;
 pub(crate) enum Moment<'a> {
     /// A node asks for something to be done; nothing is done yet.
     Effect { host: &'a Host, effect: &'a Effect },
-    /// An entry was committed.
-    Committed { before: &'a Cluster, entry: &'a Entry, at: Revision, after: &'a Cluster },
+    /// An entry was committed; so many of its commands held.
+    Committed {
+        before: &'a Cluster,
+        entry: &'a Entry,
+        at: Revision,
+        after: &'a Cluster,
+        held: usize,
+    },
     /// The hash that the state at a revision has.
     Agreed { at: Revision, hash: u64 },
     /// A node's own copy of the state.
@@ -93,6 +100,7 @@ impl Default for Invariants {
             Box::new(outlives::Outlives::default()),
             Box::new(pinned::Pinned::default()),
             Box::new(reads::Reads::default()),
+            Box::new(storm::Storm::default()),
             Box::new(whole::Whole),
         ])
     }

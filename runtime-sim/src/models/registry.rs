@@ -54,6 +54,13 @@ impl Registry {
         self.tags.insert(reference.to_owned(), build);
     }
 
+    /// Changes how the containers behave that are started from now on from what a tag means.
+    pub fn rebuild(&mut self, reference: &str, behaviour: Behaviour) {
+        if let Some(build) = self.tags.get(reference) {
+            self.builds.insert(*build, behaviour);
+        }
+    }
+
     /// What a tag means now.
     ///
     /// # Errors

@@ -187,8 +187,9 @@ impl World {
                 Err(refusal) => format!("{at} {} refused: {refusal}", describe(command)),
             });
         }
+        let held = results.iter().filter(|result| result.is_ok()).count();
         let after = &self.log.reference;
-        let moment = Moment::Committed { before: &before, entry: &entry, at, after };
+        let moment = Moment::Committed { before: &before, entry: &entry, at, after, held };
         let observed = self.invariants.observe(&moment);
         super::record(&mut self.violation, now, observed);
         if is_compared(at) {

@@ -1,7 +1,9 @@
 //! Deploys that work, fail and are interrupted.
 
 use mill_core::api::{Answer, ErrorCode, Request};
+use mill_core::cluster::alloc::Phase;
 use mill_core::cluster::deploy::DeployState;
+use mill_core::name::NodeId;
 use mill_core::units::Millis;
 use mill_runtime_sim::Fault;
 use mill_runtime_sim::models::registry::{Behaviour, Crash};
@@ -231,4 +233,100 @@ fn finish(scenario: &mut Scenario, request: Request) {
         }
         other => panic!("it is a deploy: {other:?}"),
     }
+}
+
+#[test]
+fn a_deploy_ends_though_what_it_removed_was_needed() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1", "web:2", "api:1"]);
+    scenario.run(&shop("web:1", "api:1"));
+    let number = scenario.start(&WEB.replace("web:1", "web:2"));
+    scenario.until("the API is on its way out", |world| {
+        world.cluster().deploys[&number].state == DeployState::Removing
+    });
+    // From here on the front is of no use, for longer than any deadline.
+    let node = scenario.world.leader().expect("one node leads itself");
+    for container in 0..4 {
+        scenario.world.inject(Fault::SickContainer(node, container), Millis::mins(60));
+    }
+    assert_eq!(scenario.end_of(number), DeployState::Succeeded);
+}
+
+#[test]
+fn a_deploy_that_moved_nothing_goes_back_at_once_though_its_service_is_ill() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1"]);
+    scenario.run(WEB);
+    scenario.world.inject(Fault::SickContainer(NodeId(1), 0), Millis::mins(60));
+    scenario.wait(Millis::secs(30));
+    let begun = scenario.world.now();
+    let state = scenario.deploy(&WEB.replace("web:1", "web:typo"));
+    assert!(reason(&state).contains("web:typo"), "{state:?}");
+    assert!(scenario.world.now().since(begun) < Millis::secs(10));
+}
+
+#[test]
+fn replicas_that_are_added_and_crash_fail_their_deploy_with_their_last_words() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1"]);
+    scenario.run(WEB);
+    // The bytes are pinned, but what they do depends on how many there are.
+    let crash = Crash::Always(Millis(50));
+    scenario.world.registry().rebuild("web:1", Behaviour { crash, ..Behaviour::default() });
+    let scale = Request::Scale { service: "web".parse().expect("a name"), replicas: 3 };
+    let Ok(Answer::Started { number, .. }) = scenario.ask(scale) else { panic!("it starts") };
+    let begun = scenario.world.now();
+    let state = scenario.end_of(number);
+    assert!(reason(&state).contains("the last words"), "{state:?}");
+    assert!(scenario.world.now().since(begun) < Millis::mins(1), "long before its deadline");
+}
+
+#[test]
+fn a_deadline_says_what_the_health_check_got() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.image("web:1", Behaviour { ready_after: None, ..Behaviour::default() });
+    let state = scenario.deploy(&format!("{WEB}[service.web.update]\ndeadline = \"15s\"\n"));
+    assert!(reason(&state).contains("not finished within 15s"), "{state:?}");
+    assert!(reason(&state).contains("connection refused"), "{state:?}");
+}
+
+#[test]
+fn a_tag_that_moved_is_resolved_anew_when_its_containers_are_replaced_anyway() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1"]);
+    scenario.run(WEB);
+    let digest = |scenario: &Scenario| {
+        let container = scenario.container(&scenario.alloc("web").0).expect("it runs");
+        container.spec.image.digest.clone()
+    };
+    let before = digest(&scenario);
+    scenario.images(&["web:1"]);
+    finish(&mut scenario, Request::Restart { service: "web".parse().expect("a name") });
+    assert_eq!(digest(&scenario), before, "a restart keeps the bytes");
+    scenario.run(&format!("{WEB}[service.web.env]\nDEBUG = \"1\"\n"));
+    assert_ne!(digest(&scenario), before);
+}
+
+#[test]
+fn a_machine_that_restarts_in_a_rollout_does_not_pass_for_healthy() {
+    // Its engine comes up long after its daemon: until then nobody knows what runs there.
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1", "web:2"]);
+    scenario.run(&WEB.replace("port = 8080", "port = 8080\nreplicas = 3"));
+    let config = WEB.replace("web:1", "web:2").replace("port = 8080", "port = 8080\nreplicas = 3");
+    let number = scenario.start(&config);
+    scenario.until("a new one is healthy", |world| {
+        let name = "web".parse().expect("a name");
+        let mut new = world.cluster().allocs_of(&name).filter(|(_, a)| a.template == number);
+        new.any(|(_, alloc)| alloc.status.phase == Phase::Healthy)
+    });
+    scenario.world.inject(Fault::EngineDown(NodeId(1)), Millis::secs(60));
+    scenario.world.inject(Fault::PowerOff(NodeId(1)), Millis::secs(2));
+    let stopped = |scenario: &Scenario| {
+        scenario.allocs("web").into_values().filter(|a| a.template != number).count()
+    };
+    let before = stopped(&scenario);
+    scenario.wait(Millis::secs(50));
+    assert_eq!(stopped(&scenario), before, "nothing moves on while nobody can look");
+    assert!(scenario.end_of(number).is_end());
 }
