@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use mill_core::cluster::alloc::Phase;
 use mill_core::cluster::deploy::{Service, Version};
 use mill_core::config::model::{HealthCheck, Replicas};
-use mill_core::name::Name;
+use mill_core::name::{Name, NodeId};
 
 use crate::models::engine::Container;
 use crate::world::World;
+use crate::world::host::Host;
 
 impl World {
     /// Everything that the cluster has still to do; empty once it has converged.
@@ -61,7 +62,7 @@ impl World {
                     && alloc.status.phase == Phase::Healthy
                     && container.is_some_and(serves)
             });
-            if !served {
+            if !served && self.has_room(version, *index) {
                 pending.push(format!("{name}.{index} is not healthy"));
             }
         }
@@ -72,10 +73,38 @@ impl World {
         }
     }
 
+    /// Whether a machine could take a slot: one for which none has room waits, rightly.
+    fn has_room(&self, version: &Version, index: u64) -> bool {
+        let spec = &version.spec;
+        let each_node = spec.replicas == Replicas::EachNode;
+        let mine = |id: NodeId| !each_node || id.0 == index;
+        let mut nodes = self.cluster().nodes.iter().filter(|(id, _)| mine(**id));
+        nodes.any(|(id, record)| {
+            let live = || self.cluster().allocs_on(*id).filter(|(_, alloc)| alloc.is_live());
+            let cpu: u64 = live().map(|(_, alloc)| alloc.cpu.0).sum();
+            let memory: u64 = live().map(|(_, alloc)| alloc.memory.0).sum();
+            let owned = spec.container.owned_port();
+            let taken = owned.is_some() && live().any(|(_, alloc)| alloc.port == owned);
+            let has = record.facts.capacity;
+            let mut required = spec.place.require.iter();
+            required.all(|(label, value)| record.facts.labels.get(label) == Some(value))
+                && cpu + spec.container.reserved_cpu().0 <= has.cpu.0
+                && memory + spec.container.reserved_memory().0 <= has.memory.0
+                && !taken
+        })
+    }
+
     fn wanted_slots(&self, version: &Version) -> BTreeSet<u64> {
         match version.spec.replicas {
             Replicas::Count(count) => (0..u64::from(count)).collect(),
-            Replicas::EachNode => self.hosts().map(|host| host.id.0).collect(),
+            Replicas::EachNode => {
+                let required = &version.spec.place.require;
+                let suits = |host: &&Host| {
+                    let labels = &host.facts.labels;
+                    required.iter().all(|(label, value)| labels.get(label) == Some(value))
+                };
+                self.hosts().filter(suits).map(|host| host.id.0).collect()
+            }
         }
     }
 

@@ -167,9 +167,21 @@ impl Draft {
             spec.update.order = self.order();
             spec.container.stop.grace = Millis::secs(self.rng.between(1, 20));
             spec.container.health.interval = Millis::secs(self.rng.between(1, 10));
-            if self.rng.chance(200) {
-                spec.container.port = None;
-                spec.container.health.check = HealthCheck::Running;
+            spec.update.healthy_for = Millis::secs(self.rng.between(0, 15));
+            spec.update.deadline = Millis::secs(self.rng.between(20, 300));
+            match self.rng.below(10) {
+                0 | 1 => {
+                    spec.container.port = None;
+                    spec.container.health.check = HealthCheck::Running;
+                }
+                2 => self.own_a_port(name, &mut spec),
+                3 => {
+                    spec.place.require.insert("zone".to_owned(), "a".to_owned());
+                }
+                4 => spec.place.spread = Some("zone".to_owned()),
+                // Two of them fill a machine: room is scarce where there are few.
+                5 => spec.container.cpu = Some(Millicores(3_000)),
+                _ => {}
             }
             self.project.services.insert(name.clone(), spec);
         }
@@ -177,6 +189,14 @@ impl Draft {
             spec.container.image = image;
             spec.container.env.insert(CHANGE.to_owned(), Text::from(change));
         });
+    }
+
+    /// Its image cannot listen on `$PORT`: one replica a node, and the old one goes first.
+    fn own_a_port(&mut self, name: &Name, spec: &mut ServiceSpec) {
+        let number = name.as_str().bytes().map(u16::from).sum::<u16>();
+        spec.container.port = Some(1_000 + number);
+        spec.container.fixed_port = true;
+        spec.replicas = Replicas::Count(1);
     }
 
     fn behaviour(&mut self) -> Behaviour {

@@ -20,7 +20,15 @@ fn swarm(seeds: Range<u64>) -> Stats {
 fn every_seed_holds_and_together_they_reach_everything() {
     let stats = swarm(0..60);
     let reached = |what: &str| stats.counts.get(what).copied().unwrap_or(0);
-    for what in ["deploys acknowledged", "refusals", "elections", "snapshots sent"] {
+    let reachable = [
+        "deploys acknowledged",
+        "deploys succeeded",
+        "deploys went back",
+        "refusals",
+        "elections",
+        "snapshots sent",
+    ];
+    for what in reachable {
         assert!(reached(what) > 0, "no run reached: {what}");
     }
     for kind in FaultKind::ALL {

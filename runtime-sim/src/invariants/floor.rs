@@ -66,8 +66,12 @@ fn slots(cluster: &Cluster, spec: &ServiceSpec) -> BTreeSet<u64> {
         Replicas::Count(count) => (0..u64::from(count)).collect(),
         // The slot of a node that is down can be filled nowhere else, so it is not missed.
         Replicas::EachNode => {
-            let up = cluster.nodes.iter().filter(|(_, record)| record.is_up());
-            up.map(|(node, _)| node.0).collect()
+            let suitable = cluster.nodes.iter().filter(|(_, record)| {
+                let labels = &record.facts.labels;
+                let mut required = spec.place.require.iter();
+                record.is_up() && required.all(|(key, value)| labels.get(key) == Some(value))
+            });
+            suitable.map(|(node, _)| node.0).collect()
         }
     }
 }

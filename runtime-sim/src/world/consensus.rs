@@ -6,7 +6,8 @@
 
 use mill_core::Event;
 use mill_core::api::RequestId;
-use mill_core::cluster::command::Entry;
+use mill_core::cluster::command::{Command, Entry};
+use mill_core::cluster::deploy::DeployState;
 use mill_core::cluster::{Cluster, Revision};
 use mill_core::event::{Fate, Leadership};
 use mill_core::name::NodeId;
@@ -186,6 +187,19 @@ impl World {
                 Ok(_) => format!("{at} {}", describe(command)),
                 Err(refusal) => format!("{at} {} refused: {refusal}", describe(command)),
             });
+        }
+        for (command, result) in entry.commands.iter().zip(&results) {
+            if let (Command::AdvanceDeploy { to, .. }, Ok(_)) = (command, result) {
+                self.stats.count(match to {
+                    DeployState::Succeeded => "deploys succeeded",
+                    DeployState::RolledBack { .. } => "deploys went back",
+                    DeployState::RollbackStuck { .. } => "deploys stuck going back",
+                    DeployState::Resolving
+                    | DeployState::Rolling
+                    | DeployState::Removing
+                    | DeployState::RollingBack { .. } => "deploys moved on",
+                });
+            }
         }
         let held = results.iter().filter(|result| result.is_ok()).count();
         let after = &self.log.reference;
