@@ -9,6 +9,8 @@ SEED ?= 1
 SEEDS ?= 0..10000
 JOBS ?= 2
 ARGS ?=
+# Tests that need a container engine of their own.
+HOSTS := binary(docker) or binary(hosts) or binary(kill) or binary(dev)
 
 .PHONY: help setup demo check test sim hunt hosts soak bench docs
 
@@ -30,7 +32,7 @@ check: ## format, lints, dependencies, fast tests
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) deny --offline check bans licenses sources
-	$(NEXTEST) --workspace --exclude mill-sim-tests -E 'not binary(docker) and not binary(hosts)'
+	$(NEXTEST) --workspace --exclude mill-sim-tests -E 'not ($(HOSTS))'
 
 test: setup ## everything that CI runs: check, all tests with real containers, the demo unattended
 	$(CARGO) fmt --all --check
@@ -47,12 +49,15 @@ hunt: ## many simulated clusters: make hunt SEEDS=0..10000
 
 hosts: ## tests with real daemons and containers
 	tools/install.sh test
-	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace -E 'binary(docker) or binary(hosts)'
+	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace -E '$(HOSTS)'
 
 soak: ## the large counts: 200 kills of the daemon under deploys, many seeds
 	tools/install.sh test
-	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 $(NEXTEST) --release -p mill -E 'test(kill)'
+	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 $(NEXTEST) --release -p mill -E 'binary(kill)'
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
 
 bench: ## benchmarks of functions, simulation speed and the idle daemon
 	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-runtime-real
+	tools/install.sh test
+	$(CARGO) build --locked --release --bin mill
+	tools/idle.sh
