@@ -9,6 +9,8 @@ SEED ?= 1
 SEEDS ?= 0..10000
 JOBS ?= 2
 ARGS ?=
+# Tests that need a container engine of their own.
+HOSTS := binary(docker) or binary(hosts) or binary(kill) or binary(dev)
 
 .PHONY: help setup demo lint check test sim hunt hosts soak bench
 
@@ -57,3 +59,6 @@ soak: ## the large counts: 200 kills of the daemon under deploys, many seeds (SE
 
 bench: ## benchmarks of functions, simulation speed and the idle daemon
 	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-runtime-real
+	tools/install.sh test
+	$(CARGO) build --locked --release --bin mill
+	tools/idle.sh

@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
@@ -119,7 +120,7 @@ pub struct Init {
     pub name: Option<String>,
     /// Address that others reach this node at.
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
-    pub advertise: String,
+    pub advertise: IpAddr,
     /// Stay in the foreground; needed where there is no systemd.
     #[arg(long)]
     pub foreground: bool,

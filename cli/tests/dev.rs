@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 
 use self::support::{Host, Running, wait};
@@ -19,7 +20,7 @@ update = { healthy_for = "200ms", parallel = 2 }
 stop = { grace = "2s" }
 [service.worker]
 image = "test/web:1"
-command = ["/bin/sh", "-c", "trap 'exit 0' TERM; echo at work; while true; do sleep 0.1; done"]
+command = ["/bin/sh", "-c", "trap 'exit 0' TERM; while true; do echo at work; sleep 0.1; done"]
 update = { healthy_for = "200ms" }
 stop = { grace = "2s" }
 "#;
@@ -89,4 +90,20 @@ fn a_deploy_that_fails_is_told_and_leaves_nothing() {
     assert_nothing_left(&host, &dev);
     assert!(dev.said().contains("nosuch"), "{}", dev.said());
     assert_eq!(dev.ended().code(), Some(1));
+}
+
+#[test]
+fn a_reader_that_goes_away_leaves_nothing_either() {
+    let Some(host) = Host::start() else { return };
+    host.config(WEB);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let dev = host.spawn_into(&["dev"], writer);
+    let mut lines = BufReader::new(reader).lines();
+    assert!(lines.any(|line| line.unwrap().contains("at work")), "{}", dev.said());
+    assert_eq!(host.containers().len(), 3);
+    drop(lines);
+    let dev = dev.over();
+    assert_nothing_left(&host, &dev);
+    assert_eq!(dev.said(), "");
+    assert_eq!(dev.ended().code(), Some(141));
 }

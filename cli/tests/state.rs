@@ -59,7 +59,7 @@ fn nobody_else_may_read_what_a_daemon_keeps() {
 fn a_second_daemon_on_the_same_directory_is_refused_and_counts_nothing() {
     let mut host = Host::bare();
     host.start_daemon();
-    let second = host.spawn_on(&host.path("data"), "second.sock", "second.log").over();
+    let second = host.spawn_on(&host.path("data"), "second.sock", "second.log", &[]).over();
     refusal(second, &["is in use by another mill daemon (process ", "--data"]);
     assert_eq!(boot(&host), 1);
     assert!(host.mill(&["status"]).status.success());
@@ -69,7 +69,7 @@ fn a_second_daemon_on_the_same_directory_is_refused_and_counts_nothing() {
 fn a_second_daemon_on_the_same_socket_is_refused() {
     let mut host = Host::bare();
     host.start_daemon();
-    let second = host.spawn_on(&host.path("other"), "mill.sock", "second.log").over();
+    let second = host.spawn_on(&host.path("other"), "mill.sock", "second.log", &[]).over();
     refusal(second, &["cannot listen on", "is another mill running here?"]);
     assert!(host.mill(&["status"]).status.success());
 }
@@ -82,7 +82,7 @@ fn a_daemon_whose_state_was_lost_refuses_to_begin_anew() {
     let (raft, kept) = (host.path("data/raft"), host.path("kept"));
     fs::rename(&raft, &kept).unwrap();
     for _ in 0..2 {
-        let again = host.spawn_on(&host.path("data"), "mill.sock", "lost.log").over();
+        let again = host.spawn_on(&host.path("data"), "mill.sock", "lost.log", &[]).over();
         refusal(again, &["state of this node is lost", "log.redb", "Restore", "start over"]);
     }
     assert_eq!(boot(&host), 1);
@@ -97,7 +97,7 @@ fn a_directory_of_something_else_is_refused_and_stays_as_it_is() {
     let data = host.path("data");
     fs::create_dir(&data).unwrap();
     fs::write(data.join("thesis.txt"), "done").unwrap();
-    let daemon = host.spawn_on(&data, "mill.sock", "daemon.log").over();
+    let daemon = host.spawn_on(&data, "mill.sock", "daemon.log", &[]).over();
     refusal(daemon, &["thesis.txt", "name an empty"]);
     assert_eq!(data.read_dir().unwrap().count(), 1);
 }
@@ -108,7 +108,7 @@ fn a_damaged_identity_is_refused_with_its_path_and_a_remedy() {
     host.start_daemon();
     host.kill_daemon();
     fs::write(host.path("data/identity.json"), "{\"format\":1,").unwrap();
-    let daemon = host.spawn_on(&host.path("data"), "mill.sock", "damaged.log").over();
+    let daemon = host.spawn_on(&host.path("data"), "mill.sock", "damaged.log", &[]).over();
     refusal(daemon, &["identity.json is damaged", "restore it from a backup"]);
 }
 

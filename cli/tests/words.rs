@@ -21,6 +21,7 @@ fn wrong_usage_exits_with_2_and_shows_how() {
         &["sim"],
         &["deploy", "--nope"],
         &["init", "--foreground", "--ports", "9-1"],
+        &["init", "--foreground", "--advertise", "here"],
         &["dev", "--nodes", "3"],
     ] {
         let output = host.mill(args);
@@ -128,4 +129,16 @@ fn the_examples_are_valid() {
         seen += 1;
     }
     assert!(seen > 0);
+}
+
+#[test]
+fn dev_without_a_container_engine_says_how_to_get_one() {
+    let host = Host::bare();
+    host.config("[service.web]\nimage = \"test/web:1\"\n");
+    let output = host.mill(&["dev"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for telling in ["the container engine does not answer", "no-engine.sock", "install and start"] {
+        assert!(text.contains(telling), "{telling}: {text}");
+    }
 }

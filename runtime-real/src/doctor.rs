@@ -68,6 +68,12 @@ pub async fn examine(engine: Option<String>, data: &Path, ports: PortPool) -> Ve
     found
 }
 
+/// What is wrong with the container engine, if it does not answer.
+pub async fn engine_is_missing(engine: Option<String>) -> Option<Finding> {
+    let found = engine_findings(engine).await;
+    found.into_iter().find(|finding| finding.grade == Grade::Broken)
+}
+
 fn fine(subject: &'static str, seen: impl Into<String>) -> Finding {
     Finding { subject, grade: Grade::Fine, seen: seen.into(), remedy: None }
 }
@@ -104,7 +110,9 @@ async fn engine_findings(host: Option<String>) -> Vec<Finding> {
         Err(error) => {
             let remedy = "install and start it (Debian: apt-get install docker.io), or name its \
                           socket with --engine";
-            return vec![bad("container engine", Grade::Broken, error.detail, remedy)];
+            // The detail ends by sending people here.
+            let seen = error.detail.split("; is it running?").next().unwrap_or_default();
+            return vec![bad("container engine", Grade::Broken, seen, remedy)];
         }
     };
     let root = Path::new(&info.data_root);

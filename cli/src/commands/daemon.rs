@@ -8,8 +8,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::Outcome;
-use crate::args::Init;
+use crate::args::{DEFAULT_SOCKET, Init};
 use crate::failure::Failure;
+use crate::render;
 
 /// Threads of the daemon; it waits far more than it works.
 const THREADS: usize = 2;
@@ -29,7 +30,10 @@ const LOG: &str = "info,openraft=warn";
 pub fn log(json: bool, default: &str) {
     let asked = ["MILL_LOG", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
     let filter = EnvFilter::new(asked.as_deref().unwrap_or(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(render::colour_on(&std::io::stderr()))
+        .with_writer(std::io::stderr);
     // A second subscriber in one process is refused, and the first is as good.
     let _ = match json {
         true => builder.json().try_init(),
@@ -53,7 +57,7 @@ pub async fn init(args: Init) -> Outcome {
     let mut daemon = Daemon::start(DaemonOptions {
         data: args.data,
         name: args.name,
-        advertise: args.advertise,
+        advertise: args.advertise.to_string(),
         socket: args.socket.clone(),
         listen: args.listen.clone(),
         engine: args.engine,
@@ -67,6 +71,9 @@ pub async fn init(args: Init) -> Outcome {
         println!("API token, shown only now: {token}");
     }
     println!("the API answers at {}", args.socket.display());
+    if args.socket != Path::new(DEFAULT_SOCKET) {
+        println!("set MILL_ADDRESS={} for the other commands", args.socket.display());
+    }
     let failed = tokio::select! {
         () = stop.wait() => None,
         reason = daemon.failed() => Some(reason),

@@ -17,8 +17,9 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::render::progress::Progress;
 
-/// How long the daemon may hold a question about a deploy that does not move.
-const HOLD_MS: u64 = 15_000;
+/// How long the daemon may hold a question about a deploy that does not move. What a deploy waits
+/// for is not always a change of the replicated state, so people are not left longer without it.
+const HOLD_MS: u64 = 2_000;
 /// Between two tries to reach a daemon that was lost while a deploy is watched.
 const RETRY: Duration = Duration::from_millis(500);
 /// Tries until the watcher gives up; the deploy goes on without it.

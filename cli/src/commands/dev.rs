@@ -15,6 +15,7 @@ use mill_core::api::Answer;
 use mill_core::api::view::{ServiceView, StatusView};
 use mill_core::cluster::node::PortPool;
 use mill_runtime_real::daemon::{Daemon, DaemonOptions};
+use mill_runtime_real::doctor::{self, Finding};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -25,6 +26,8 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::render::{self, painted};
 
+/// What is logged: what goes wrong, in Mill's words.
+const LOG: &str = "warn,openraft=off";
 /// An answer that takes longer fails `--once`.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -35,7 +38,11 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         return Err(Failure::Usage(message.to_owned()));
     }
     let loaded = config::load(&args.files, json)?.supported(json)?;
-    log(json, "warn");
+    let engine = std::env::var("DOCKER_HOST").ok();
+    if let Some(Finding { seen, remedy, .. }) = doctor::engine_is_missing(engine.clone()).await {
+        return Err(Failure::Failed(format!("{seen}\n{}", remedy.unwrap_or_default())));
+    }
+    log(json, LOG);
     let mut stop = Stop::with_hangup()?;
     let folder = tempfile::Builder::new().prefix("mill-dev-").tempdir();
     let folder = folder.map_err(|error| Failure::of(&error))?;
@@ -46,7 +53,7 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         advertise: "127.0.0.1".to_owned(),
         socket: socket.clone(),
         listen: None,
-        engine: std::env::var("DOCKER_HOST").ok(),
+        engine,
         ports: PortPool::default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })

@@ -86,9 +86,10 @@ fn print_status(view: &StatusView) {
     }
     println!();
     table::print(&nodes);
-    if !view.services.is_empty() {
-        println!();
-        print_services(view);
+    println!();
+    match view.services.is_empty() {
+        true => println!("no services yet; `mill deploy` starts what mill.toml says"),
+        false => print_services(view),
     }
     if let Some(deploy) = &view.deploy {
         println!("\ndeploy #{}: {}", deploy.number, deploy.state.sentence());
@@ -119,6 +120,10 @@ fn print_services(view: &StatusView) {
 }
 
 fn print_allocs(views: &[AllocView]) {
+    if views.is_empty() {
+        println!("no containers; `mill deploy` starts them, `mill ps --all` shows ended ones");
+        return;
+    }
     let mut allocs =
         table::table(&["ALLOC", "STATE", "NODE", "PORT", "VERSION", "RESTARTS", "IMAGE"]);
     for view in views {

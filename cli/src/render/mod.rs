@@ -8,11 +8,16 @@ pub mod problems;
 pub mod progress;
 pub mod table;
 
-use std::io::IsTerminal as _;
+use std::io::IsTerminal;
 
 /// Whether what is printed to standard output may be coloured.
 pub fn colour() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && is_terminal()
+    colour_on(&std::io::stdout())
+}
+
+/// Whether what is printed there may be coloured.
+pub fn colour_on(output: &impl IsTerminal) -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && output.is_terminal()
 }
 
 /// Whether a person watches standard output.

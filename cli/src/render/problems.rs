@@ -1,12 +1,10 @@
 //! Problems of a config on standard error, each with its place.
 
-use std::io::IsTerminal as _;
-
 use mill_core::config::{Problem, Source};
 
 /// Prints every problem; the first line of each in red where a person looks.
 pub fn print(problems: &[Problem], sources: &[Source]) {
-    let coloured = std::io::stderr().is_terminal() && super::colour();
+    let coloured = super::colour_on(&std::io::stderr());
     for problem in problems {
         let text = problem.render(sources);
         match text.split_once('\n') {

@@ -53,7 +53,7 @@ impl Progress {
             self.state = state;
         }
         for service in &view.services {
-            let line = describe(service);
+            let line = describe(service, &view.state);
             if self.lines.get(service.service.as_str()) != Some(&line) {
                 println!("  {}: {line}", service.service);
                 self.lines.insert(service.service.to_string(), line);
@@ -100,7 +100,7 @@ impl Bars {
             bar.set_length(u64::from(service.wanted.max(1)));
             let full = service.wanted == 0 && service.settled;
             bar.set_position(u64::from(if full { 1 } else { service.ready }));
-            bar.set_message(describe(service));
+            bar.set_message(describe(service, &view.state));
         }
     }
 
@@ -119,14 +119,19 @@ fn spinner(template: &str) -> ProgressBar {
     bar
 }
 
-fn describe(service: &DeployServiceView) -> String {
+fn describe(service: &DeployServiceView, state: &DeployState) -> String {
+    let waiting = service.waiting.first().map(|waiting| first_line(waiting));
+    if reason(state).is_some() {
+        // What is counted is the new version, and that is on its way out.
+        return waiting.unwrap_or("going back").to_owned();
+    }
     if service.wanted == 0 {
         return if service.settled { "removed" } else { "being removed" }.to_owned();
     }
     let count = format!("{}/{} healthy", service.ready, service.wanted);
-    match (service.settled, service.waiting.first()) {
+    match (service.settled, waiting) {
         (true, _) => format!("{count}, done"),
-        (false, Some(waiting)) => format!("{count}, {}", first_line(waiting)),
+        (false, Some(waiting)) => format!("{count}, {waiting}"),
         (false, None) => count,
     }
 }

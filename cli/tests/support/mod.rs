@@ -75,15 +75,15 @@ impl Host {
 
     /// Starts the daemon and does not wait.
     pub fn spawn_daemon(&mut self, data: &Path) {
-        self.daemon = Some(self.spawn_on(data, "mill.sock", "daemon.log"));
+        self.daemon = Some(self.spawn_on(data, "mill.sock", "daemon.log", &[]));
     }
 
     /// Another daemon, that the test keeps.
-    pub fn spawn_on(&self, data: &Path, socket: &str, log: &str) -> Running {
+    pub fn spawn_on(&self, data: &Path, socket: &str, log: &str, more: &[&str]) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
         command.args(["init", "--foreground", "--name", "a", "--ports", &self.ports, "--data"]);
         command.arg(data).arg("--socket").arg(self.path(socket));
-        command.args(["--engine", &self.engine]);
+        command.args(["--engine", &self.engine]).args(more);
         Running::start(command, self.path(log))
     }
 
@@ -110,6 +110,14 @@ impl Host {
         self.prepare(&mut command);
         command.args(args);
         Running::start(command, self.path("spawned.log"))
+    }
+
+    /// The same with its standard output somewhere else.
+    pub fn spawn_into(&self, args: &[&str], stdout: impl Into<Stdio>) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
+        self.prepare(&mut command);
+        command.args(args);
+        Running::start_into(command, self.path("spawned.log"), Some(stdout.into()))
     }
 
     fn prepare(&self, command: &mut Command) {
@@ -200,9 +208,14 @@ pub struct Running {
 
 impl Running {
     /// Starts it; what it prints is added to `log`.
-    fn start(mut command: Command, log: PathBuf) -> Running {
+    fn start(command: Command, log: PathBuf) -> Running {
+        Running::start_into(command, log, None)
+    }
+
+    fn start_into(mut command: Command, log: PathBuf, stdout: Option<Stdio>) -> Running {
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let stdout = stdout.unwrap_or_else(|| file.try_clone().unwrap().into());
+        command.stdin(Stdio::null()).stdout(stdout).stderr(file);
         let child = command.process_group(0).spawn().unwrap();
         Running { child, log }
     }

@@ -82,6 +82,8 @@ impl Dispatch {
                     tracing::error!(limit, "an entry was too large for the log");
                     Fate::Refused
                 }
+                // The daemon stops: nobody waits for the answer any more.
+                Proposal::Unknown { .. } if results.is_closed() => return,
                 Proposal::Unknown { reason } => {
                     tracing::warn!(reason, "the fate of a proposal is unknown");
                     Fate::Unknown

@@ -7,6 +7,7 @@
 mod dispatch;
 mod event_loop;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -61,22 +62,29 @@ pub enum StartError {
         /// The directory.
         path: PathBuf,
         /// What the disk said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Its log.
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
     /// A socket of the API.
-    #[error("cannot listen on {address}: is another mill running here?")]
+    #[error("cannot listen on {address}{}", taken(source))]
     Listen {
         /// The address or path.
         address: String,
         /// What the kernel said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The container engine's address.
     #[error("{0}")]
     Engine(String),
+}
+
+fn taken(source: &io::Error) -> &'static str {
+    match source.kind() == io::ErrorKind::AddrInUse {
+        true => ", another program does: is another mill running here?",
+        false => "",
+    }
 }
 
 /// A running daemon.
@@ -228,6 +236,7 @@ impl Daemon {
 
     /// Stops serving; containers go on running.
     pub async fn stop(self) {
+        tracing::info!("stopping; containers go on running");
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Some(event_loop) = self.event_loop {
             event_loop.abort();
