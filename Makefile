@@ -26,7 +26,7 @@ demo: ## install what is missing, then run three services of real containers (AR
 	tools/install.sh engine
 	$(CARGO) build --locked --release --bin mill
 	examples/shop/build-images.sh
-	target/release/mill dev -f examples/shop/mill.toml $(ARGS)
+	$${CARGO_TARGET_DIR:-target}/release/mill dev -f examples/shop/mill.toml $(ARGS)
 
 lint:
 	$(CARGO) fmt --all --check
