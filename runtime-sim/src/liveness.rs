@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mill_core::cluster::alloc::Phase;
+use mill_core::cluster::alloc::{Alloc, Phase};
 use mill_core::cluster::deploy::{Service, Version};
 use mill_core::config::model::{HealthCheck, Replicas};
 use mill_core::name::{Name, NodeId};
@@ -62,7 +62,9 @@ impl World {
                     && alloc.status.phase == Phase::Healthy
                     && container.is_some_and(serves)
             });
-            if !served && self.has_room(version, *index) {
+            let in_slot = |alloc: &Alloc| alloc.slot.index == *index && alloc.is_wanted();
+            let filled = self.cluster().allocs_of(name).any(|(_, alloc)| in_slot(alloc));
+            if !served && (filled || self.has_room(version, *index)) {
                 pending.push(format!("{name}.{index} is not healthy"));
             }
         }

@@ -41,6 +41,7 @@ fn drive(world: &mut World) -> Option<Violation> {
         return Some(violation.clone());
     }
     world.heal_all();
+    world.mend_images();
     converge(world).or_else(|| stay_quiet(world))
 }
 

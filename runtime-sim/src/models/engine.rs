@@ -195,6 +195,11 @@ impl Engine {
         error(OpErrorKind::Unhealthy, "connection refused")
     }
 
+    /// Nothing that runs is sick any more.
+    pub(crate) fn cure(&mut self, now: SimTime) {
+        self.containers.values_mut().for_each(|container| container.sick_until = now);
+    }
+
     /// The power is gone: every process with it.
     pub(crate) fn power_off(&mut self) {
         for container in self.containers.values_mut() {

@@ -32,7 +32,7 @@ pub enum Crash {
     Never,
     /// Every time, after this long.
     Always(Millis),
-    /// At random, after this long on average, while there is turmoil.
+    /// At random, after this long on average.
     Sometimes(Millis),
 }
 

@@ -167,9 +167,7 @@ impl World {
             let after = match behaviour.crash {
                 Crash::Never => None,
                 Crash::Always(after) => Some(after),
-                Crash::Sometimes(mean) => {
-                    Some(Millis(self.draw.engine.below(2 * mean.0))).filter(|_| self.in_turmoil())
-                }
+                Crash::Sometimes(mean) => Some(Millis(self.draw.engine.below(2 * mean.0))),
             };
             if let Some(after) = after {
                 let exit = CRASHED;
@@ -205,13 +203,10 @@ impl World {
 
     /// A process ends: by itself, by a signal, by somebody's hand.
     pub(super) fn process_ends(&mut self, node: NodeId, alloc: &AllocId, started: u64, exit: Exit) {
-        let (now, in_turmoil) = (self.now, self.in_turmoil());
+        let (now, mended) = (self.now, self.mended);
         let host = self.host_mut(node);
-        let Some(container) = host.engine.container(alloc).filter(|c| c.started == started) else {
-            return;
-        };
-        let by_itself = exit == CRASHED;
-        if by_itself && matches!(container.behaviour.crash, Crash::Sometimes(_)) && !in_turmoil {
+        let there = host.engine.container(alloc).is_some_and(|c| c.started == started);
+        if !there || (mended && exit == CRASHED) {
             return;
         }
         // Whoever would have killed it after its grace is dead.

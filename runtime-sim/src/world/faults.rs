@@ -366,8 +366,9 @@ impl World {
         for fault in self.faults.active.clone() {
             self.heal(&fault);
         }
-        let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
+        let (now, nodes): (_, Vec<NodeId>) = (self.now, self.hosts.keys().copied().collect());
         for node in nodes {
+            self.host_mut(node).engine.cure(now);
             self.boot(node);
         }
     }

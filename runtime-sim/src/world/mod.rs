@@ -87,6 +87,8 @@ pub struct World {
     violation: Option<Violation>,
     trace: Trace,
     stats: Stats,
+    /// Whether images that end by themselves do so no more.
+    mended: bool,
     /// Container operations asked for, but for probes and looks.
     operations: u64,
     draw: Draws,
@@ -128,6 +130,7 @@ impl World {
             violation: None,
             trace: Trace::new(listener),
             stats: Stats::default(),
+            mended: false,
             operations: 0,
             draw: Draws { engine: root.child("engine"), consensus: root.child("consensus") },
             params,
@@ -187,6 +190,12 @@ impl World {
     /// cluster adds nothing to.
     pub fn activity(&self) -> (u64, u64) {
         (self.log.end(), self.operations)
+    }
+
+    /// Bad images are good from now on: some are what a service is to run, since they were
+    /// healthy for as long as its config asks.
+    pub fn mend_images(&mut self) {
+        self.mended = true;
     }
 
     /// What was violated first, if anything was.
