@@ -55,8 +55,13 @@ impl<T> Histogram<T> {
 
     /// Counts a value.
     pub fn record(&mut self, value: u64) {
+        self.record_n(value, 1);
+    }
+
+    /// Counts a value several times.
+    pub fn record_n(&mut self, value: u64, times: u64) {
         let bits = u64::BITS - value.leading_zeros();
-        self.counts[bits as usize] += 1;
+        self.counts[bits as usize] += times;
     }
 
     /// What it holds.
