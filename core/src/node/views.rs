@@ -9,7 +9,7 @@ use crate::api::view::{
 use crate::api::{ApiError, ErrorCode};
 use crate::brain::services::wanted_slots;
 use crate::cluster::alloc::{Alloc, Desired, Phase};
-use crate::cluster::deploy::{Deploy, Service, Version};
+use crate::cluster::deploy::{Deploy, DeployState, Service, Version};
 use crate::event::Leadership;
 use crate::name::{AllocId, Name, NodeId};
 use crate::units::{Bytes, Millicores};
@@ -64,7 +64,10 @@ impl Node {
         };
         let endpoint = |alloc: &Alloc| {
             let node = self.cluster.nodes.get(&alloc.node)?;
-            Some(format!("{}:{}", node.facts.advertise, alloc.port?))
+            let host = &node.facts.advertise;
+            // An IPv6 address has colons of its own (RFC 3986, section 3.2.2).
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            Some(format!("{host}:{}", alloc.port?))
         };
         ServiceView {
             name: name.clone(),
@@ -164,7 +167,16 @@ impl Node {
     fn view_deploy(&self, number: u64, deploy: &Deploy) -> DeployView {
         let services = deploy.changes.iter().map(|(name, change)| {
             let service = self.cluster.services.get(name);
-            let version = service.zip(change.to).and_then(|(s, to)| s.versions.get(&to));
+            let goal = match deploy.state {
+                DeployState::RollingBack { .. } => change.from,
+                DeployState::Resolving
+                | DeployState::Rolling
+                | DeployState::Removing
+                | DeployState::Succeeded
+                | DeployState::RolledBack { .. }
+                | DeployState::RollbackStuck { .. } => change.to,
+            };
+            let version = service.zip(goal).and_then(|(s, goal)| s.versions.get(&goal));
             let ready = |version: &Version| {
                 let allocs = self.cluster.allocs_of(name).map(|(_, alloc)| alloc);
                 count(allocs.filter(|a| a.template == version.template && self.serves(a)))
