@@ -62,7 +62,12 @@ impl World {
                     && alloc.status.phase == Phase::Healthy
                     && container.is_some_and(serves)
             });
-            let in_slot = |alloc: &Alloc| alloc.slot.index == *index && alloc.is_wanted();
+            // Another version's replica in it is rightly kept while there is no room beside it.
+            let in_slot = |alloc: &Alloc| {
+                alloc.slot.index == *index
+                    && alloc.template == version.template
+                    && alloc.is_wanted()
+            };
             let filled = self.cluster().allocs_of(name).any(|(_, alloc)| in_slot(alloc));
             if !served && (filled || self.has_room(version, *index)) {
                 pending.push(format!("{name}.{index} is not healthy"));
