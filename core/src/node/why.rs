@@ -33,8 +33,23 @@ impl Node {
         if let Some((id, record)) = node {
             return Ok(self.why_node(*id, record));
         }
+        if let Some(why) = self.why_gone(subject) {
+            return Ok(why);
+        }
         let message = format!("there is no service, slot, alloc or node `{subject}`");
         Err(ApiError::new(ErrorCode::NotFound, message).hint("`mill ps` lists what there is"))
+    }
+
+    /// Answers for a service, or a slot of one, that is not there any more, by its last deploy.
+    fn why_gone(&self, subject: &str) -> Option<WhyView> {
+        let slot = subject.parse::<Slot>().ok();
+        let name = slot.map(|slot| slot.service).or_else(|| subject.parse().ok())?;
+        let mut deploys = self.cluster.deploys.iter().rev();
+        let (number, deploy) = deploys.find(|(_, deploy)| deploy.changes.contains_key(&name))?;
+        let mut told = deploy.state.sentence().lines().map(str::to_owned).collect::<Vec<_>>();
+        told[0] = format!("deploy #{number}: {}", told[0]);
+        let summary = format!("{name} does not run and is not to");
+        Some(WhyView { subject: subject.to_owned(), summary, because: told })
     }
 
     fn why_alloc(&self, id: &AllocId, alloc: &Alloc) -> WhyView {

@@ -98,6 +98,9 @@ fn a_command_that_ends_at_once_fails_its_deploy_with_its_last_words() {
     scenario.settled();
     assert!(scenario.world.cluster().services.is_empty(), "a service that was new is gone");
     assert!(scenario.processes().is_empty(), "nothing half-done stays behind");
+    let why = scenario.ask(Request::Why { subject: "web".to_owned() });
+    let Ok(Answer::Why(why)) = why else { panic!("it is known why: {why:?}") };
+    assert!(why.because.concat().contains("exit code 1"), "{why:?}");
 }
 
 #[test]
