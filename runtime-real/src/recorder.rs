@@ -10,25 +10,33 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
+use mill_core::Node;
 use mill_core::recording::{Record, opening};
-use mill_core::{Event, Node};
 
 /// A recording is closed at this size.
 const FILE_BYTES: u64 = 16 << 20;
 /// Recordings that are kept.
-const KEPT: usize = 2;
+const KEPT: usize = 4;
 /// Events that wait for the disk.
 const WAITING: usize = 4096;
+/// After something could not be written, so many events pass before a new recording is tried: a
+/// checkpoint is the dearest thing to write.
+const PASSED_OVER: u64 = 1000;
 
 /// Hands events to the writer.
 #[derive(Debug)]
 pub struct Recorder {
     to_writer: SyncSender<Line>,
-    written: u64,
+    /// The writer wants a new recording: the last is full, or could not be written.
+    wanted: Arc<AtomicBool>,
     /// Nothing is recorded until the next checkpoint.
     broken: bool,
+    /// Events that were passed over since it broke.
+    passed_over: u64,
 }
 
 enum Line {
@@ -41,29 +49,32 @@ impl Recorder {
     pub fn start(dir: &Path, boot: u64, node: &Node) -> io::Result<Recorder> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let (to_writer, lines) = sync_channel(WAITING);
-        let files = Files::open(dir, boot)?;
+        let wanted = Arc::new(AtomicBool::new(false));
+        let files = Files::open(dir, boot, wanted.clone())?;
         std::thread::Builder::new()
             .name("recorder".to_owned())
             .spawn(move || write(&lines, files))?;
-        let mut recorder = Recorder { to_writer, written: 0, broken: true };
+        let mut recorder = Recorder { to_writer, wanted, broken: false, passed_over: 0 };
         recorder.begin(node);
         Ok(recorder)
     }
 
     /// One event was handled; `node` is as it was left.
     pub fn add(&mut self, record: Record, node: &Node) {
-        // What an event weighs is known only when it is written; this is near enough for a bound.
-        self.written += weight(&record);
-        if self.broken || self.written > FILE_BYTES {
+        if self.wanted.swap(false, Ordering::Relaxed) {
             self.begin(node);
-            return;
+        } else if !self.broken {
+            self.send(Line::Add(Box::new(record)));
+        } else if self.passed_over < PASSED_OVER {
+            self.passed_over += 1;
+        } else {
+            self.begin(node);
         }
-        self.send(Line::Add(Box::new(record)));
     }
 
     fn begin(&mut self, node: &Node) {
         self.broken = false;
-        self.written = 0;
+        self.passed_over = 0;
         self.send(Line::Begin(opening(node)));
     }
 
@@ -76,25 +87,6 @@ impl Recorder {
     }
 }
 
-fn weight(record: &Record) -> u64 {
-    match &record.event {
-        Event::Restored { bytes, .. } => 4 * bytes.len() as u64,
-        Event::Committed { entry, .. } => 600 * (1 + entry.commands.len() as u64),
-        Event::Request { .. } => 4000,
-        Event::Message { .. } => 2000,
-        Event::CaughtUp
-        | Event::SnapshotWanted
-        | Event::Leadership(_)
-        | Event::ProposalFailed { .. }
-        | Event::ReadConfirmed { .. }
-        | Event::RequestDropped { .. }
-        | Event::OpDone { .. }
-        | Event::ContainerDied(_)
-        | Event::EngineConnected
-        | Event::Wake => 300,
-    }
-}
-
 /// The recordings in a directory.
 struct Files {
     dir: PathBuf,
@@ -102,16 +94,21 @@ struct Files {
     count: u64,
     kept: VecDeque<PathBuf>,
     current: Option<BufWriter<File>>,
+    /// Bytes of the current one.
+    size: u64,
+    /// Events for which there was no current one.
+    lost: u64,
+    wanted: Arc<AtomicBool>,
 }
 
 impl Files {
-    fn open(dir: &Path, boot: u64) -> io::Result<Files> {
+    fn open(dir: &Path, boot: u64, wanted: Arc<AtomicBool>) -> io::Result<Files> {
         let entries = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path()));
         let flight = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "flight");
         let mut kept: Vec<PathBuf> = entries.filter(flight).collect();
         kept.sort();
         let (kept, dir) = (kept.into(), dir.to_path_buf());
-        Ok(Files { dir, boot, count: 0, kept, current: None })
+        Ok(Files { dir, boot, count: 0, kept, current: None, size: 0, lost: 0, wanted })
     }
 
     fn begin(&mut self, opening: &str) -> io::Result<()> {
@@ -126,6 +123,7 @@ impl Files {
         let mut file = BufWriter::new(file);
         file.write_all(opening.as_bytes())?;
         self.current = Some(file);
+        self.size = opening.len() as u64;
         self.kept.push_back(path);
         while self.kept.len() > KEPT {
             if let Some(oldest) = self.kept.pop_front() {
@@ -136,9 +134,21 @@ impl Files {
     }
 
     fn add(&mut self, record: &Record) -> io::Result<()> {
-        let Some(file) = &mut self.current else { return Ok(()) };
-        serde_json::to_writer(&mut *file, record)?;
-        file.write_all(b"\n")
+        let Some(file) = &mut self.current else {
+            self.lost += 1;
+            if self.lost.is_multiple_of(PASSED_OVER) {
+                self.wanted.store(true, Ordering::Relaxed);
+            }
+            return Ok(());
+        };
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        let was_full = self.size > FILE_BYTES;
+        self.size += line.len() as u64;
+        if !was_full && self.size > FILE_BYTES {
+            self.wanted.store(true, Ordering::Relaxed);
+        }
+        file.write_all(&line)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -156,6 +166,10 @@ fn write(lines: &Receiver<Line>, mut files: Files) {
                 Line::Begin(opening) => files.begin(&opening),
                 Line::Add(record) => files.add(&record),
             };
+            if written.is_err() {
+                // What was cut off cannot be gone on with: a recording has no holes.
+                files.current = None;
+            }
             failing = report(written, failing);
             next = lines.try_recv().ok();
         }
