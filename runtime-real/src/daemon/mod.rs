@@ -74,6 +74,15 @@ pub enum StartError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Something else is where the API's socket should be.
+    #[error(
+        "cannot listen on {}: something that is not a socket is there, and was left as it is; \
+         name another path with --socket, or move it away", path.display()
+    )]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
     /// The container engine's address.
     #[error("{0}")]
     Engine(String),
@@ -118,9 +127,10 @@ impl Handle {
     /// Asks; the answer may take as long as the request says.
     pub async fn ask(&self, request: Request) -> Outcome {
         let gone = || {
-            let error =
-                ApiError::new(mill_core::api::ErrorCode::Internal, "the daemon is stopping");
-            error.hint("start it again and repeat this")
+            let message = "the daemon was stopped before it answered";
+            // A watcher that reads this asks again, and so finds the daemon that comes next.
+            let error = ApiError::new(mill_core::api::ErrorCode::NoLeader, message);
+            error.hint("what was asked may or may not be done: when it runs again, look with `mill status`")
         };
         let (reply, answer) = oneshot::channel();
         self.requests.send(Asked { request, reply }).await.map_err(|_| gone())?;
