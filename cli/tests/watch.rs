@@ -4,7 +4,7 @@
 
 mod support;
 
-use self::support::{Host, Running};
+use self::support::{Host, Running, said};
 
 /// Goes back after a while.
 const BAD: &str = r#"
@@ -43,4 +43,50 @@ fn a_daemon_that_is_restarted_is_waited_for_by_who_watches_and_by_who_waits() {
     assert_eq!(text.matches("waiting: ").count(), 1, "{text}");
     assert!(text.contains("~ web") && text.contains("+ web"), "{text}");
     assert_eq!((first.ended().code(), second.ended().code()), (Some(1), Some(0)));
+}
+
+const TICKS: &str = r#"
+[service.clock]
+image = "test/web:1"
+command = ["/bin/sh", "-c", "echo begins; i=0; while true; do echo tick $i; i=$((i+1)); sleep 0.1; done"]
+update = { healthy_for = "200ms" }
+stop = { grace = "0s" }
+"#;
+
+/// What is followed so far, without the alloc.
+fn followed(following: &Running) -> Vec<String> {
+    let said = following.said();
+    let lines = said.lines().filter_map(|line| Some(line.split_once(' ')?.1.trim().to_owned()));
+    lines.filter(|line| line == "begins" || line.starts_with("tick ")).collect()
+}
+
+#[test]
+fn logs_are_followed_through_the_lives_of_a_container_and_of_the_engine() {
+    let Some(host) = Host::with_daemon() else { return };
+    host.deploy(TICKS);
+    let following = host.spawn(&["logs", "-f", "-n", "0"]);
+    host.eventually("it follows", || followed(&following).len() > 5);
+    assert!(!followed(&following).contains(&"begins".to_owned()), "{}", following.said());
+    let (name, _) = host.containers().into_iter().next().unwrap();
+    host.docker(&["kill", &name]);
+    let lives = || followed(&following).iter().filter(|line| *line == "begins").count();
+    host.eventually("the next life is shown", || lives() == 1);
+    host.kill_engine();
+    host.eventually("the engine is missed", || following.said().contains("error: "));
+    let logs = host.mill(&["logs"]);
+    assert_eq!(logs.status.code(), Some(1), "{}", said(&logs));
+    assert!(said(&logs).contains("engine"), "{}", said(&logs));
+    host.start_engine();
+    let before = followed(&following).len();
+    host.eventually("it goes on", || followed(&following).len() > before + 5);
+    let lines = followed(&following);
+    let second = lines.iter().position(|line| line == "begins").unwrap();
+    for life in [&lines[..second], &lines[second + 1..]] {
+        let number = |line: &String| line["tick ".len()..].parse::<u32>().unwrap();
+        let ticks: Vec<u32> =
+            life.iter().take_while(|line| *line != "begins").map(number).collect();
+        assert!(ticks.is_sorted_by(|a, b| a < b), "a line came twice: {ticks:?}");
+    }
+    following.interrupt();
+    assert!(following.ended().success());
 }

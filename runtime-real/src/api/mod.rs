@@ -8,6 +8,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
+pub use self::logs::LINES_MAX;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
