@@ -4,7 +4,7 @@
 
 mod support;
 
-use self::support::{Host, Running, said};
+use self::support::{Host, Running, Signal, said};
 
 /// Goes back after a while.
 const BAD: &str = r#"
@@ -89,4 +89,23 @@ fn logs_are_followed_through_the_lives_of_a_container_and_of_the_engine() {
     }
     following.interrupt();
     assert!(following.ended().success());
+}
+
+#[test]
+fn a_daemon_that_is_stuck_is_not_waited_for_without_end() {
+    let mut host = Host::bare();
+    host.start_daemon();
+    host.config(TICKS);
+    let daemon = host.take_daemon();
+    daemon.signal(Signal::STOP);
+    let commands = [&["status"][..], &["logs", "-f"], &["restart", "clock"]];
+    let running = commands.map(|args| host.spawn_into(args, args[0]));
+    let running = running.map(Running::over);
+    daemon.signal(Signal::CONT);
+    for (asked, changes) in running.into_iter().zip([false, false, true]) {
+        let text = asked.said();
+        assert!(text.contains("did not answer for 15 s"), "{text}");
+        assert_eq!(text.contains("may or may not be done"), changes, "{text}");
+        assert_eq!(asked.ended().code(), Some(3));
+    }
 }

@@ -27,6 +27,8 @@ fn wrong_usage_exits_with_2_and_shows_how() {
         &["sim", "--seed", "1", "--nodes", "21"],
         &["sim", "--seeds", "0..2", "--trace"],
         &["logs", "-n", "100001"],
+        &["status", "--address", "localhost:7400"],
+        &["status", "--address", "https://localhost:7400"],
     ] {
         let output = host.mill(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));

@@ -31,7 +31,7 @@ const VAIN_MAX: u32 = 3;
 pub async fn deploy(args: Deploy, json: bool) -> Outcome {
     let loaded = config::load(&args.files, json)?.supported(json)?;
     let project = &loaded.parsed.project;
-    let client = Client::new(&args.target.address);
+    let client = Client::new(&args.target.address)?;
     let mut waiting = Waiting::default();
     let mut agreed = None;
     let number = loop {
@@ -137,7 +137,8 @@ async fn deployment(
     lost: &mut u32,
 ) -> Result<Option<DeployView>, Failure> {
     let seen = seen.map(|seen| format!("&seen={seen}")).unwrap_or_default();
-    match client.get(&format!("/v1/deploys/{which}?hold={HOLD_MS}{seen}")).await {
+    let path = format!("/v1/deploys/{which}?hold={HOLD_MS}{seen}");
+    match client.held(&path, Duration::from_millis(HOLD_MS)).await {
         Ok(Answer::Deployment(view)) => {
             *lost = 0;
             Ok(Some(view))

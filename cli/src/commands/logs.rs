@@ -25,7 +25,7 @@ enum Event {
 
 /// `mill logs`.
 pub async fn logs(args: Logs, json: bool) -> Outcome {
-    let client = Client::new(&args.target.address);
+    let client = Client::new(&args.target.address)?;
     let mut query = vec![format!("tail={}", args.lines), format!("follow={}", args.follow)];
     query.push(format!("all={}", args.all));
     if !args.names.is_empty() {
