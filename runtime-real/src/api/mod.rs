@@ -3,6 +3,7 @@
 
 mod logs;
 mod routes;
+mod tcp;
 
 use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -60,7 +61,7 @@ pub(crate) async fn serve_tcp(
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let checked = middleware::from_fn_with_state(serving.clone(), authenticate);
     let router = router(serving).layer(checked);
-    Ok(spawn(async move { axum::serve(listener, router).await }))
+    Ok(tokio::spawn(tcp::serve(listener, router, tcp::Limits::default())))
 }
 
 fn spawn(serving: impl Future<Output = std::io::Result<()>> + Send + 'static) -> JoinHandle<()> {
