@@ -6,7 +6,12 @@
 #   tools/engine.sh stop DIR      removes containers, engine and what they left, not DIR itself
 set -euo pipefail
 verb=${1:-}
-dir=${2:-}
+case "$verb" in start | images | kill | stop) ;; *) sed -n '2,6p' "$0"; exit 2 ;; esac
+dir=${2:?name a directory}
+# What is removed and killed is found by this path: one that is too short finds everything.
+dir=$(realpath -ms -- "$dir")
+case "${2}" in /*) ;; *) echo "$2 is not an absolute path" >&2; exit 2 ;; esac
+if [ "$dir" = / ]; then echo "/ is not a directory that can be thrown away" >&2; exit 2; fi
 socket=$dir/docker.sock
 engine() { docker -H "unix://$socket" "$@"; }
 
@@ -59,6 +64,10 @@ kill_engine() {
 }
 
 stop() {
+  if [ ! -f "$dir/dockerd.log" ]; then
+    echo "$dir was not made by \`$0 start\`: there is no dockerd.log in it" >&2
+    exit 2
+  fi
   if [ -S "$socket" ] && engine info >/dev/null 2>&1; then
     engine ps -aq | xargs -r docker -H "unix://$socket" rm -f >/dev/null 2>&1 || true
   fi
@@ -75,5 +84,4 @@ case "$verb" in
   images) images ;;
   kill) kill_engine ;;
   stop) stop ;;
-  *) sed -n '2,6p' "$0"; exit 2 ;;
 esac

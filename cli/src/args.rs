@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use mill_core::name::Name;
+use mill_runtime_real::LOG_LINES_MAX;
 
 /// A container orchestrator for 3 to 20 nodes, in one binary.
 #[derive(Debug, Parser)]
@@ -117,7 +118,7 @@ pub struct Dev {
 pub struct Init {
     /// What people call this node; the host's name by default.
     #[arg(long)]
-    pub name: Option<String>,
+    pub name: Option<Name>,
     /// Address that others reach this node at.
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     pub advertise: IpAddr,
@@ -238,7 +239,8 @@ pub struct Logs {
     #[arg(short, long)]
     pub follow: bool,
     /// Lines of each alloc to begin with.
-    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(short = 'n', long, default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(LOG_LINES_MAX)))]
     pub lines: u32,
     /// Only what is younger: `10m`, `2h`.
     #[arg(long)]
@@ -301,10 +303,10 @@ pub struct Sim {
     #[arg(long, default_value_t = 1)]
     pub jobs: u32,
     /// Nodes, instead of what the seed says.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub nodes: Option<u32>,
-    /// Print every event, not only the last ones.
-    #[arg(long)]
+    /// Print every event of one seed, not only the last ones.
+    #[arg(long, conflicts_with = "seeds")]
     pub trace: bool,
 }
 

@@ -1,6 +1,7 @@
 //! Speaks HTTP to a daemon, over its unix socket or TCP.
 
 use std::env;
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use http_body_util::{BodyExt as _, Full};
@@ -12,8 +13,17 @@ use mill_core::api::{Answer, ApiError};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 use crate::failure::Failure;
+
+/// A daemon that runs takes a connection at once, wherever it is.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// An answer takes no longer than that, and than the daemon was asked to hold it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+
+/// What is asked with a body and changes nothing.
+pub const PLAN: &str = "/v1/plan";
 
 /// A daemon's API.
 #[derive(Clone, Debug)]
@@ -30,30 +40,44 @@ enum Address {
 
 impl Client {
     /// A client for `http://HOST:PORT` or the path of a socket.
-    pub fn new(address: &str) -> Client {
+    ///
+    /// # Errors
+    /// When the address is neither; says what to write.
+    pub fn new(address: &str) -> Result<Client, Failure> {
         let path = address.strip_prefix("unix://").unwrap_or(address);
         let address = match address.strip_prefix("http://") {
             Some(host) => Address::Tcp(host.trim_end_matches('/').to_owned()),
-            None => Address::Unix(path.to_owned()),
+            None if path.contains('/') && !path.contains("://") => Address::Unix(path.to_owned()),
+            None => {
+                let message = format!(
+                    "`{address}` is not an address of a daemon; write the path of its socket, \
+                     /run/mill/mill.sock or ./mill.sock, or http://HOST:PORT"
+                );
+                return Err(Failure::Usage(message));
+            }
         };
-        Client { address, token: env::var("MILL_TOKEN").ok() }
+        Ok(Client { address, token: env::var("MILL_TOKEN").ok() })
     }
 
     /// Asks and reads the answer.
     pub async fn get(&self, path: &str) -> Result<Answer, Failure> {
-        self.answer(Method::GET, path, Bytes::new()).await
+        self.answer(Method::GET, path, Bytes::new(), ANSWER_WITHIN).await
+    }
+
+    /// The same of what the daemon may hold for a while.
+    pub async fn held(&self, path: &str, hold: Duration) -> Result<Answer, Failure> {
+        self.answer(Method::GET, path, Bytes::new(), hold + ANSWER_WITHIN).await
     }
 
     /// Asks with a body and reads the answer.
     pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
         let body = serde_json::to_vec(body).expect("requests have text keys only");
-        self.answer(Method::POST, path, body.into()).await
+        self.answer(Method::POST, path, body.into(), ANSWER_WITHIN).await
     }
 
     /// Asks and reads the answer as text.
     pub async fn text(&self, path: &str) -> Result<String, Failure> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
-        let body = self.body(response).await?;
+        let body = self.ask(Method::GET, path, Bytes::new(), ANSWER_WITHIN).await?;
         String::from_utf8(body.into()).map_err(|_| self.garbled())
     }
 
@@ -62,7 +86,11 @@ impl Client {
         &self,
         path: &str,
     ) -> Result<impl Stream<Item = String> + Unpin + use<>, Failure> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        let mut sender = self.connect().await?;
+        // Only the beginning is waited for so long: events come when they happen.
+        let response = self.send(&mut sender, Method::GET, path, Bytes::new());
+        let response = timeout(ANSWER_WITHIN, response).await;
+        let response = response.unwrap_or_else(|_| Err(self.silent(ANSWER_WITHIN)))?;
         let lines =
             stream::unfold((response.into_body(), Vec::new()), async |(mut body, mut rest)| {
                 loop {
@@ -83,10 +111,52 @@ impl Client {
         Ok(Box::pin(lines))
     }
 
-    async fn answer(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Failure> {
-        let response = self.send(method, path, body).await?;
-        let body = self.body(response).await?;
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let body = self.ask(method, path, body, limit).await?;
         serde_json::from_slice(&body).map_err(|_| self.garbled())
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, Failure> {
+        let changes = method == Method::POST && path != PLAN;
+        let mut sender = self.connect().await?;
+        let asking = async {
+            let response = self.send(&mut sender, method, path, body).await?;
+            self.body(response).await
+        };
+        let answered = timeout(limit, asking).await;
+        match answered.unwrap_or_else(|_| Err(self.silent(limit))) {
+            // It may have been sent before the daemon was lost.
+            Err(Failure::Unreachable(text)) if changes => Err(Failure::Unreachable(format!(
+                "{text}\nwhat was asked may or may not be done: look with `mill status` before \
+                 you repeat it"
+            ))),
+            answered => answered,
+        }
+    }
+
+    async fn connect(&self) -> Result<Sender, Failure> {
+        let connecting = async {
+            let connected = match &self.address {
+                Address::Unix(path) => handshake(UnixStream::connect(path).await?).await,
+                Address::Tcp(host) => handshake(TcpStream::connect(host).await?).await,
+            };
+            connected.map_err(std::io::Error::other)
+        };
+        let connected = timeout(CONNECT_WITHIN, connecting).await;
+        let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        connected.map_err(|error| self.unreachable(&error))
     }
 
     async fn body(&self, response: Response<Incoming>) -> Result<Bytes, Failure> {
@@ -97,6 +167,7 @@ impl Client {
     /// Sends and reads the head; an error status becomes the error in the body.
     async fn send(
         &self,
+        sender: &mut Sender,
         method: Method,
         path: &str,
         body: Bytes,
@@ -112,16 +183,7 @@ impl Client {
         let request = request
             .body(Full::new(body))
             .map_err(|error| Failure::Usage(format!("this cannot be asked: {error}")))?;
-        let response = match &self.address {
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await;
-                exchange(stream.map_err(|error| self.unreachable(&error))?, request).await
-            }
-            Address::Tcp(host) => {
-                let stream = TcpStream::connect(host).await;
-                exchange(stream.map_err(|error| self.unreachable(&error))?, request).await
-            }
-        };
+        let response = sender.send_request(request).await;
         let response = response.map_err(|error| self.unreachable(&error))?;
         if response.status() == StatusCode::OK {
             return Ok(response);
@@ -149,6 +211,15 @@ impl Client {
         Failure::Unreachable(format!("no daemon answers at {what}: {error}\n{hint}"))
     }
 
+    fn silent(&self, limit: Duration) -> Failure {
+        let (Address::Unix(what) | Address::Tcp(what)) = &self.address;
+        Failure::Unreachable(format!(
+            "the daemon at {what} took the connection and did not answer for {} s\n\
+             is it stopped or stuck? its log and `mill doctor` may say",
+            limit.as_secs()
+        ))
+    }
+
     fn garbled(&self) -> Failure {
         let message = "the daemon answered what this version does not understand; \
                        is it another version? compare `mill version`";
@@ -156,12 +227,13 @@ impl Client {
     }
 }
 
-async fn exchange(
+type Sender = http1::SendRequest<Full<Bytes>>;
+
+async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, hyper::Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+) -> Result<Sender, hyper::Error> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends when the response was read or dropped; its error shows there.
     tokio::spawn(connection);
-    sender.send_request(request).await
+    Ok(sender)
 }

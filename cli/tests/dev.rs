@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 
-use self::support::{Host, Running, wait};
+use self::support::{Host, Running, pause, wait};
 
 const WEB: &str = r#"
 [service.web]
@@ -80,6 +80,20 @@ fn ctrl_c_in_the_middle_of_the_deploy_leaves_nothing_either() {
     assert_nothing_left(&host, &dev);
     assert!(!dev.said().contains("goes on"), "{}", dev.said());
     assert_eq!(dev.ended().code(), Some(0));
+}
+
+#[test]
+fn ctrl_c_in_the_first_second_leaves_nothing_and_is_no_success_of_once() {
+    let Some(host) = Host::start() else { return };
+    host.config(&WEB.replace("/healthz", "/never"));
+    for millis in [60, 120, 240, 400, 700] {
+        let dev = host.spawn(&["dev", "--once"]);
+        pause(millis);
+        dev.interrupt();
+        let dev = dev.over();
+        assert_nothing_left(&host, &dev);
+        assert_ne!(dev.ended().code(), Some(0));
+    }
 }
 
 #[test]

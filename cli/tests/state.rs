@@ -75,6 +75,15 @@ fn a_second_daemon_on_the_same_socket_is_refused() {
 }
 
 #[test]
+fn a_file_where_the_socket_should_be_is_refused_and_stays_as_it_is() {
+    let host = Host::bare();
+    fs::write(host.path("mill.sock"), "thesis").unwrap();
+    let daemon = host.spawn_on(&host.path("data"), "mill.sock", "daemon.log", &[]).over();
+    refusal(daemon, &["mill.sock", "not a socket", "--socket"]);
+    assert_eq!(fs::read_to_string(host.path("mill.sock")).unwrap(), "thesis");
+}
+
+#[test]
 fn a_daemon_whose_state_was_lost_refuses_to_begin_anew() {
     let mut host = Host::bare();
     host.start_daemon();

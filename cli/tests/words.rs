@@ -23,6 +23,13 @@ fn wrong_usage_exits_with_2_and_shows_how() {
         &["init", "--foreground", "--ports", "9-1"],
         &["init", "--foreground", "--advertise", "here"],
         &["dev", "--nodes", "3"],
+        &["init", "--foreground", "--name", "A b"],
+        &["sim", "--seed", "1", "--nodes", "0"],
+        &["sim", "--seed", "1", "--nodes", "21"],
+        &["sim", "--seeds", "0..2", "--trace"],
+        &["logs", "-n", "100001"],
+        &["status", "--address", "localhost:7400"],
+        &["status", "--address", "https://localhost:7400"],
     ] {
         let output = host.mill(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));

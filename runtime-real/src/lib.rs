@@ -12,3 +12,5 @@ pub mod doctor;
 mod host;
 mod identity;
 mod recorder;
+
+pub use api::LINES_MAX as LOG_LINES_MAX;

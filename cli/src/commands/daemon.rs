@@ -56,7 +56,7 @@ pub async fn init(args: Init) -> Outcome {
     let mut stop = Stop::new()?;
     let mut daemon = Daemon::start(DaemonOptions {
         data: args.data,
-        name: args.name,
+        name: args.name.map(|name| name.to_string()),
         advertise: args.advertise.to_string(),
         socket: args.socket.clone(),
         listen: args.listen.clone(),

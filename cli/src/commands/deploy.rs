@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mill_core::api::view::DeployView;
-use mill_core::api::{Answer, ErrorCode};
+use mill_core::api::{Answer, ApiError, ErrorCode};
 use mill_core::cluster::deploy::DeployState;
 use mill_core::config::model::Project;
 use mill_core::plan::Plan;
@@ -25,31 +25,47 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Tries until the watcher gives up; the deploy goes on without it.
 const TRIES: u32 = 120;
 
+/// Refusals that a waiter takes while no deploy runs: one may have ended just then.
+const VAIN_MAX: u32 = 3;
+
 /// `mill deploy`.
 pub async fn deploy(args: Deploy, json: bool) -> Outcome {
     let loaded = config::load(&args.files, json)?.supported(json)?;
     let project = &loaded.parsed.project;
-    let client = Client::new(&args.target.address);
-    let plan = plan::ask(&client, project).await?;
-    if args.dry_run || !json {
-        match json {
-            true => println!("{}", pretty(&plan)),
-            false => print!("{plan}"),
+    let client = Client::new(&args.target.address)?;
+    let mut waiting = Waiting::default();
+    let mut agreed = None;
+    let number = loop {
+        let plan = plan::ask(&client, project).await?;
+        let is_known = agreed.as_ref() == Some(&plan.fingerprint());
+        if args.dry_run || !(json || is_known) {
+            match json {
+                true => println!("{}", pretty(&plan)),
+                false => print!("{plan}"),
+            }
         }
-    }
-    if args.dry_run {
-        return done();
-    }
-    if plan.is_empty() {
-        if json {
-            println!("{}", pretty(&json!({ "unchanged": true })));
+        if args.dry_run {
+            return done();
         }
-        return done();
-    }
-    if !args.yes {
-        confirm(json)?;
-    }
-    let Some(number) = start(&client, project, &plan, args.wait).await? else { return done() };
+        if plan.is_empty() {
+            if json {
+                println!("{}", pretty(&json!({ "unchanged": true })));
+            }
+            return done();
+        }
+        if !(args.yes || is_known) {
+            confirm(json)?;
+        }
+        agreed = Some(plan.fingerprint());
+        match start(&client, project, &plan).await {
+            Ok(Some(number)) => break number,
+            Ok(None) => return done(),
+            Err(Failure::Refused(error)) if args.wait && waiting.is_for(&error) => {
+                waiting.wait(&client, &error).await?;
+            }
+            Err(failure) => return Err(failure),
+        }
+    };
     finish(&client, number, args.detach, json).await
 }
 
@@ -58,27 +74,83 @@ pub async fn start(
     client: &Client,
     project: &Project,
     plan: &Plan,
-    wait: bool,
 ) -> Result<Option<u64>, Failure> {
-    loop {
-        let body = json!({ "project": project, "expect": plan.fingerprint() });
-        match client.post("/v1/deploys", &body).await {
-            Ok(Answer::Started { number, .. }) => return Ok(Some(number)),
-            Ok(_) => return Ok(None),
-            Err(Failure::Refused(error)) if wait && error.code == ErrorCode::Conflict => {
-                eprintln!("waiting: {}", error.message);
-                let latest: Result<Answer, Failure> =
-                    client.get(&format!("/v1/deploys/latest?hold={HOLD_MS}")).await;
-                if let Ok(Answer::Deployment(view)) = latest
-                    && !view.state.is_end()
-                {
-                    let path =
-                        format!("/v1/deploys/latest?hold={HOLD_MS}&seen={}", view.fingerprint);
-                    client.get(&path).await?;
-                }
-            }
-            Err(failure) => return Err(failure),
+    let body = json!({ "project": project, "expect": plan.fingerprint() });
+    match client.post("/v1/deploys", &body).await? {
+        Answer::Started { number, .. } => Ok(Some(number)),
+        _ => Ok(None),
+    }
+}
+
+/// Waits for the deploys of others. What each leaves needs a plan of its own.
+#[derive(Default)]
+struct Waiting {
+    /// What was last said to be waited for.
+    told: Option<String>,
+    /// Refusals in a row while no deploy ran: then it is something else that is in the way.
+    vain: u32,
+}
+
+impl Waiting {
+    /// Whether what was refused may be done after a wait.
+    fn is_for(&self, error: &ApiError) -> bool {
+        match error.code {
+            ErrorCode::Conflict => self.vain < VAIN_MAX,
+            // Another deploy came and ended between our plan and our start.
+            ErrorCode::PlanChanged => self.told.is_some(),
+            ErrorCode::Invalid
+            | ErrorCode::Unsupported
+            | ErrorCode::Forbidden
+            | ErrorCode::NotFound
+            | ErrorCode::NoLeader
+            | ErrorCode::Unknown
+            | ErrorCode::Busy
+            | ErrorCode::Internal => false,
         }
+    }
+
+    async fn wait(&mut self, client: &Client, error: &ApiError) -> Result<(), Failure> {
+        if error.code == ErrorCode::Conflict && self.told.as_ref() != Some(&error.message) {
+            eprintln!("waiting: {}", error.message);
+            self.told = Some(error.message.clone());
+        }
+        let (mut seen, mut lost) = (None, 0);
+        loop {
+            match deployment(client, "latest", seen, &mut lost).await? {
+                Some(view) if view.state.is_end() => break,
+                Some(view) => seen = Some(view.fingerprint),
+                None => {}
+            }
+        }
+        self.vain = if seen.is_some() { 0 } else { self.vain + 1 };
+        if self.vain > 0 {
+            tokio::time::sleep(RETRY).await;
+        }
+        Ok(())
+    }
+}
+
+/// What is new of a deploy; `None` if the daemon is lost just now and is asked again.
+async fn deployment(
+    client: &Client,
+    which: &str,
+    seen: Option<u64>,
+    lost: &mut u32,
+) -> Result<Option<DeployView>, Failure> {
+    let seen = seen.map(|seen| format!("&seen={seen}")).unwrap_or_default();
+    let path = format!("/v1/deploys/{which}?hold={HOLD_MS}{seen}");
+    match client.held(&path, Duration::from_millis(HOLD_MS)).await {
+        Ok(Answer::Deployment(view)) => {
+            *lost = 0;
+            Ok(Some(view))
+        }
+        Ok(other) => Err(Failure::Failed(format!("the daemon answered something else: {other:?}"))),
+        Err(failure) if *lost < TRIES && is_passing(&failure) => {
+            *lost += 1;
+            tokio::time::sleep(RETRY).await;
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }
 
@@ -94,7 +166,8 @@ pub async fn finish(client: &Client, number: u64, detach: bool, json: bool) -> O
     tokio::select! {
         code = watch(client, number, json) => code,
         _ = tokio::signal::ctrl_c() => {
-            println!("\ndetached: deploy #{number} goes on; `mill status` shows how it is doing");
+            // Standard output is a program's with --json.
+            eprintln!("\ndetached: deploy #{number} goes on; `mill status` shows how it is doing");
             done()
         }
     }
@@ -112,22 +185,9 @@ async fn follow(client: &Client, number: u64, json: bool) -> Result<DeployView, 
     let mut seen = None;
     let mut lost = 0;
     loop {
-        let mut path = format!("/v1/deploys/{number}?hold={HOLD_MS}");
-        if let Some(seen) = seen {
-            path.push_str(&format!("&seen={seen}"));
-        }
-        let view = match client.get(&path).await {
-            Ok(Answer::Deployment(view)) => view,
-            Ok(other) => {
-                return Err(Failure::Failed(format!(
-                    "the daemon answered something else: {other:?}"
-                )));
-            }
-            Err(failure) if lost < TRIES && is_passing(&failure) => {
-                lost += 1;
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
+        let view = match deployment(client, &number.to_string(), seen, &mut lost).await {
+            Ok(Some(view)) => view,
+            Ok(None) => continue,
             Err(failure) => {
                 if let Some(progress) = &progress {
                     progress.clear();
@@ -135,7 +195,6 @@ async fn follow(client: &Client, number: u64, json: bool) -> Result<DeployView, 
                 return Err(failure);
             }
         };
-        lost = 0;
         if json && seen != Some(view.fingerprint) {
             println!("{}", serde_json::to_string(&view).expect("a view has text keys only"));
         }

@@ -16,6 +16,7 @@ use mill_core::api::view::{ServiceView, StatusView};
 use mill_core::cluster::node::PortPool;
 use mill_runtime_real::daemon::{Daemon, DaemonOptions};
 use mill_runtime_real::doctor::{self, Finding};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -47,6 +48,7 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
     let folder = tempfile::Builder::new().prefix("mill-dev-").tempdir();
     let folder = folder.map_err(|error| Failure::of(&error))?;
     let socket = folder.path().join("mill.sock");
+    let client = Client::new(&socket.display().to_string())?;
     let mut daemon = Daemon::start(DaemonOptions {
         data: folder.path().join("data"),
         name: Some("dev".to_owned()),
@@ -59,12 +61,11 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
     })
     .await
     .map_err(|error| Failure::of(&error))?;
-    let client = Client::new(&socket.display().to_string());
     // Also a reader that goes away leaves nothing behind: its panic waits for the cleaning up.
     let showing = AssertUnwindSafe(show(&client, &loaded, args.once, json)).catch_unwind();
     let outcome = tokio::select! {
         biased;
-        () = stop.wait() => Ok(done()),
+        () = stop.wait() => Ok(interrupted(args.once)),
         shown = showing => shown,
         reason = daemon.failed() => {
             Ok(Err(Failure::Failed(format!("the daemon stopped: {reason}"))))
@@ -87,6 +88,14 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
     }
 }
 
+/// Ctrl-C is how watching ends, and not how a check succeeds.
+fn interrupted(once: bool) -> Outcome {
+    match once {
+        true => Err(Failure::Failed("interrupted before everything answered".to_owned())),
+        false => done(),
+    }
+}
+
 /// Deploys, says where everything answers, and shows logs for as long as it is let.
 async fn show(client: &Client, loaded: &config::Loaded, once: bool, json: bool) -> Outcome {
     let project = &loaded.parsed.project;
@@ -94,7 +103,7 @@ async fn show(client: &Client, loaded: &config::Loaded, once: bool, json: bool) 
     if !json {
         print!("{plan}");
     }
-    let Some(number) = deploy::start(client, project, &plan, false).await? else { return done() };
+    let Some(number) = deploy::start(client, project, &plan).await? else { return done() };
     let code = deploy::watch(client, number, json).await?;
     if code != ExitCode::SUCCESS {
         return Ok(code);
@@ -104,12 +113,12 @@ async fn show(client: &Client, loaded: &config::Loaded, once: bool, json: bool) 
         print_urls(&status);
     }
     if once {
-        return check(&status).await;
+        return check(&status, json).await;
     }
     if !json {
         println!("\nlogs follow; Ctrl-C stops and removes everything\n");
     }
-    logs::print(client, "/v1/logs?follow=true&tail=20", json).await
+    logs::print(client, "/v1/logs?follow=true&tail=20", true, json).await
 }
 
 /// The first plan, once the node leads and has registered.
@@ -142,8 +151,11 @@ fn print_urls(status: &StatusView) {
 }
 
 /// Asks every endpoint once.
-async fn check(status: &StatusView) -> Outcome {
-    println!();
+async fn check(status: &StatusView, json: bool) -> Outcome {
+    if !json {
+        println!();
+    }
+    let mut answers = Vec::new();
     for service in &status.services {
         if service.healthy < service.wanted {
             let ServiceView { name, healthy, wanted, .. } = service;
@@ -153,6 +165,8 @@ async fn check(status: &StatusView) -> Outcome {
             let answer = timeout(ANSWER_WITHIN, ask(endpoint)).await;
             let answer = answer.unwrap_or_else(|_| Err(format!("no answer in {ANSWER_WITHIN:?}")));
             match answer {
+                Ok(line) if json => answers
+                    .push(json!({ "service": service.name, "endpoint": endpoint, "answer": line })),
                 Ok(line) => println!("{} at {endpoint} answered: {line}", service.name),
                 Err(error) => {
                     let name = &service.name;
@@ -161,7 +175,10 @@ async fn check(status: &StatusView) -> Outcome {
             }
         }
     }
-    println!("{}", painted("everything answers", render::GREEN));
+    match json {
+        true => println!("{}", json!({ "answers": answers })),
+        false => println!("{}", painted("everything answers", render::GREEN)),
+    }
     done()
 }
 

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 
 /// `mill restart`.
 pub async fn restart(args: Restart, json: bool) -> Outcome {
-    let client = Client::new(&args.target.address);
+    let client = Client::new(&args.target.address)?;
     let path = format!("/v1/services/{}/restart", args.service);
     let number = started(client.post(&path, &json!({})).await?)?;
     deploy::finish(&client, number, args.detach, json).await
@@ -18,7 +18,7 @@ pub async fn restart(args: Restart, json: bool) -> Outcome {
 
 /// `mill scale`.
 pub async fn scale(args: Scale, json: bool) -> Outcome {
-    let client = Client::new(&args.target.address);
+    let client = Client::new(&args.target.address)?;
     let path = format!("/v1/services/{}/scale", args.service);
     let number = started(client.post(&path, &json!({ "replicas": args.replicas })).await?)?;
     deploy::finish(&client, number, args.detach, json).await

@@ -9,7 +9,7 @@ use mill_core::plan::{self, Plan};
 
 use super::{Outcome, config, done, pretty};
 use crate::args::PlanArgs;
-use crate::client::Client;
+use crate::client::{Client, PLAN};
 use crate::failure::Failure;
 
 /// `mill plan`.
@@ -18,7 +18,7 @@ pub async fn plan(args: PlanArgs, json: bool) -> Outcome {
     let project = &loaded.parsed.project;
     let plan = match &args.state {
         Some(path) => offline(path, project)?,
-        None => ask(&Client::new(&args.target.address), project).await?,
+        None => ask(&Client::new(&args.target.address)?, project).await?,
     };
     match json {
         true => println!("{}", pretty(&plan)),
@@ -29,7 +29,7 @@ pub async fn plan(args: PlanArgs, json: bool) -> Outcome {
 
 /// What a cluster says that deploying `project` would do.
 pub async fn ask(client: &Client, project: &Project) -> Result<Plan, Failure> {
-    match client.post("/v1/plan", project).await? {
+    match client.post(PLAN, project).await? {
         Answer::Plan(plan) => Ok(plan),
         other => Err(Failure::Failed(format!("the daemon answered something else: {other:?}"))),
     }

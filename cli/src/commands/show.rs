@@ -12,7 +12,7 @@ use crate::render::{self, painted, table};
 
 /// `mill status`.
 pub async fn status(args: StatusArgs, json: bool) -> Outcome {
-    let client = Client::new(&args.target.address);
+    let client = Client::new(&args.target.address)?;
     if args.state {
         println!("{}", client.text("/v1/state").await?);
         return done();
@@ -27,7 +27,7 @@ pub async fn status(args: StatusArgs, json: bool) -> Outcome {
 
 /// `mill ps`.
 pub async fn ps(args: Ps, json: bool) -> Outcome {
-    let client = Client::new(&args.target.address);
+    let client = Client::new(&args.target.address)?;
     let path = match &args.service {
         Some(service) => format!("/v1/allocs?service={service}"),
         None => "/v1/allocs".to_owned(),
@@ -43,7 +43,7 @@ pub async fn ps(args: Ps, json: bool) -> Outcome {
 
 /// `mill why`.
 pub async fn why(args: Why, json: bool) -> Outcome {
-    let client = Client::new(&args.target.address);
+    let client = Client::new(&args.target.address)?;
     if !args.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
         let message = format!("there is no service, slot, alloc or node `{}`", args.name);
         return Err(ApiError::new(ErrorCode::NotFound, message).into());
@@ -86,6 +86,11 @@ fn print_status(view: &StatusView) {
     }
     println!();
     table::print(&nodes);
+    for node in &view.nodes {
+        if let Some(trouble) = &node.trouble {
+            println!("{}: {trouble}", node.name);
+        }
+    }
     println!();
     match view.services.is_empty() {
         true => println!("no services yet; `mill deploy` starts what mill.toml says"),

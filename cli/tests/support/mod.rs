@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process_group};
 use serde_json::Value;
 
 /// A condition that does not hold by then fails its test.
@@ -106,10 +107,15 @@ impl Host {
 
     /// The same, and does not wait for its end.
     pub fn spawn(&self, args: &[&str]) -> Running {
+        self.spawn_logged(args, "spawned.log")
+    }
+
+    /// The same, for several at a time: what it prints is added to `log`.
+    pub fn spawn_logged(&self, args: &[&str], log: &str) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
         self.prepare(&mut command);
         command.args(args);
-        Running::start(command, self.path("spawned.log"))
+        Running::start(command, self.path(log))
     }
 
     /// The same with its standard output somewhere else.
@@ -229,6 +235,15 @@ impl Running {
     pub fn interrupt(&self) {
         let group = Pid::from_child(&self.child);
         kill_process_group(group, Signal::INT).unwrap();
+    }
+
+    /// What systemd does first: the signal goes to the process alone.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Waits for its end; it is still there to be asked.

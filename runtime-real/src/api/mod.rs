@@ -3,11 +3,13 @@
 
 mod logs;
 mod routes;
+mod tcp;
 
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
+pub use self::logs::LINES_MAX;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
@@ -36,9 +38,14 @@ pub(crate) fn serve_unix(path: &Path, serving: Serving) -> Result<JoinHandle<()>
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(refused)?;
     }
-    // A socket that nobody answers on is what a killed daemon left.
-    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path).map_err(refused)?;
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(StartError::NotASocket { path: path.to_path_buf() });
+        }
+        // A socket that nobody answers on is what a killed daemon left.
+        if std::os::unix::net::UnixStream::connect(path).is_err() {
+            std::fs::remove_file(path).map_err(refused)?;
+        }
     }
     let listener = UnixListener::bind(path).map_err(refused)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
@@ -54,7 +61,7 @@ pub(crate) async fn serve_tcp(
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let checked = middleware::from_fn_with_state(serving.clone(), authenticate);
     let router = router(serving).layer(checked);
-    Ok(spawn(async move { axum::serve(listener, router).await }))
+    Ok(tokio::spawn(tcp::serve(listener, router, tcp::Limits::default())))
 }
 
 fn spawn(serving: impl Future<Output = std::io::Result<()>> + Send + 'static) -> JoinHandle<()> {

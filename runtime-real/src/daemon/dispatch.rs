@@ -9,6 +9,7 @@ use mill_core::effect::OpId;
 use mill_core::event::Fate;
 use mill_core::{Effect, Event};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::consensus::{Consensus, Proposal};
 use crate::docker::Engine;
@@ -20,11 +21,14 @@ pub(super) struct Dispatch {
     results: mpsc::Sender<Event>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     snapshot: Option<oneshot::Sender<(u64, Vec<u8>)>>,
+    /// Operations under way. They end with this: none may make a container that nobody knows of.
+    operations: JoinSet<()>,
 }
 
 impl Dispatch {
     pub fn new(consensus: Consensus, engine: Engine, results: mpsc::Sender<Event>) -> Dispatch {
-        Dispatch { consensus, engine, results, waiting: BTreeMap::new(), snapshot: None }
+        let (waiting, operations) = (BTreeMap::new(), JoinSet::new());
+        Dispatch { consensus, engine, results, waiting, snapshot: None, operations }
     }
 
     /// Someone waits for the answer to a request.
@@ -71,6 +75,11 @@ impl Dispatch {
         }
     }
 
+    /// Ends all operations, and waits until they have.
+    pub async fn end(&mut self) {
+        self.operations.shutdown().await;
+    }
+
     fn propose(&self, entry: Entry) {
         let (consensus, results, id) = (self.consensus.clone(), self.results.clone(), entry.id);
         let bytes = serde_json::to_vec(&entry).expect("entries have text keys only");
@@ -101,9 +110,11 @@ impl Dispatch {
         });
     }
 
-    fn container(&self, id: OpId, op: ContainerOp) {
+    fn container(&mut self, id: OpId, op: ContainerOp) {
         let (engine, results) = (self.engine.clone(), self.results.clone());
-        tokio::spawn(async move {
+        // Those that are over are of no interest: their results came as events.
+        while self.operations.try_join_next().is_some() {}
+        self.operations.spawn(async move {
             let result = engine.perform(op).await;
             send(results, Event::OpDone { id, result }).await;
         });

@@ -8,7 +8,7 @@ use mill_core::name::NodeId;
 use mill_core::recording::{self, Record};
 use mill_core::{Event, Node};
 use rustix::io::Errno;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
 use super::Asked;
@@ -45,11 +45,13 @@ impl EventLoop {
         EventLoop { node, clock, recorder, dispatch, results, engine, next_request: 1 }
     }
 
-    /// Runs until consensus fails; says why.
+    /// Runs until consensus fails, says why; or until it is told to stop. No operation on a
+    /// container is under way any more when this is over.
     pub async fn run(
         mut self,
         mut log: mpsc::Receiver<ConsensusEvent>,
         mut asked: mpsc::Receiver<Asked>,
+        mut stop: oneshot::Receiver<()>,
     ) -> Result<(), String> {
         let (signal, mut signals) = mpsc::channel(RESULTS_WAITING);
         let engine = self.engine.clone();
@@ -58,6 +60,8 @@ impl EventLoop {
             let wake = self.node.poll_timeout().map(|(at, _)| self.clock.instant(at));
             tokio::select! {
                 biased;
+                // It also ends with the daemon that would tell it.
+                _ = &mut stop => break Ok(()),
                 Some(event) = log.recv() => if let Err(reason) = self.on_log(event) {
                     break Err(reason);
                 },
@@ -73,6 +77,7 @@ impl EventLoop {
             }
         };
         watching.abort();
+        self.dispatch.end().await;
         outcome
     }
 

@@ -10,6 +10,7 @@ mod event_loop;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mill_core::api::{ApiError, Outcome, Request};
 use mill_core::cluster::node::{NodeFacts, PortPool};
@@ -75,6 +76,15 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Something else is where the API's socket should be.
+    #[error(
+        "cannot listen on {}: something that is not a socket is there, and was left as it is; \
+         name another path with --socket, or move it away", path.display()
+    )]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
     /// The container engine's address.
     #[error("{0}")]
     Engine(String),
@@ -99,6 +109,8 @@ pub struct Daemon {
     tasks: Vec<JoinHandle<()>>,
     /// `None` once it has ended.
     event_loop: Option<JoinHandle<Result<(), String>>>,
+    /// Stops the event loop.
+    stop: oneshot::Sender<()>,
     /// Holds the data directory for this process.
     _identity: Opened,
     socket: PathBuf,
@@ -119,6 +131,12 @@ pub(crate) struct Asked {
 
 /// Where in the data directory consensus keeps its log.
 const LOG_DIRECTORY: &str = "raft";
+/// How often containers are listed and removed until none should be left.
+const REMOVE_TRIES: u32 = 20;
+/// An empty list counts from this try on.
+const REMOVE_LOOKS: u32 = 2;
+/// Between two of these.
+const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// Requests that wait for the event loop.
 const REQUESTS_WAITING: usize = 256;
 
@@ -126,9 +144,10 @@ impl Handle {
     /// Asks; the answer may take as long as the request says.
     pub async fn ask(&self, request: Request) -> Outcome {
         let gone = || {
-            let error =
-                ApiError::new(mill_core::api::ErrorCode::Internal, "the daemon is stopping");
-            error.hint("start it again and repeat this")
+            let message = "the daemon was stopped before it answered";
+            // A watcher that reads this asks again, and so finds the daemon that comes next.
+            let error = ApiError::new(mill_core::api::ErrorCode::NoLeader, message);
+            error.hint("what was asked may or may not be done: when it runs again, look with `mill status`")
         };
         let (reply, answer) = oneshot::channel();
         self.requests.send(Asked { request, reply }).await.map_err(|_| gone())?;
@@ -178,7 +197,8 @@ impl Daemon {
         let node = Node::new(node_config(&opened, &options), identity::entropy()?, clock.now());
         let recorder = record(&options, &opened, &node);
         let event_loop = EventLoop::new(node, clock, consensus.clone(), engine.clone(), recorder);
-        let event_loop = tokio::spawn(event_loop.run(log, asked));
+        let (stop, stopped) = oneshot::channel();
+        let event_loop = tokio::spawn(event_loop.run(log, asked, stopped));
         let Identity { node, name, boot, .. } = &opened.identity;
         tracing::info!(%node, name, boot, "started");
         Ok(Daemon {
@@ -189,6 +209,7 @@ impl Daemon {
             engine,
             tasks,
             event_loop: Some(event_loop),
+            stop,
             _identity: opened,
             socket: options.socket,
         })
@@ -220,32 +241,50 @@ impl Daemon {
     pub async fn remove(self) -> Result<(), String> {
         let engine = self.engine.clone();
         self.stop().await;
-        let listed = engine.perform(ContainerOp::List).await.map_err(|error| error.detail)?;
-        let OpOutput::Containers(found) = listed else { return Ok(()) };
-        let removals = found.into_iter().map(|container| {
-            let (engine, alloc) = (engine.clone(), container.alloc);
-            async move {
-                let removed = engine.perform(ContainerOp::Remove { alloc: alloc.clone() }).await;
-                removed.err().map(|error| format!("{alloc}: {}", error.detail))
-            }
-        });
-        let failed: Vec<String> =
-            futures_util::future::join_all(removals).await.into_iter().flatten().collect();
-        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
+        remove_all(&engine).await
     }
 
     /// Stops serving; containers go on running.
     pub async fn stop(self) {
         tracing::info!("stopping; containers go on running");
         self.tasks.iter().for_each(JoinHandle::abort);
+        // It may have ended by itself.
+        let _ = self.stop.send(());
         if let Some(event_loop) = self.event_loop {
-            event_loop.abort();
             // It was told to end here, so how it ended does not matter.
             let _ = event_loop.await;
         }
         self.consensus.shutdown().await;
         // The socket may be gone already.
         let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Removes every container of a cluster's node, until none is listed: the engine may still finish
+/// what it was asked before who asked it ended.
+async fn remove_all(engine: &Engine) -> Result<(), String> {
+    let mut failed = Vec::new();
+    for tried in 0..REMOVE_TRIES {
+        if tried > 0 {
+            tokio::time::sleep(REMOVE_PAUSE).await;
+        }
+        let listed = engine.perform(ContainerOp::List).await.map_err(|error| error.detail)?;
+        let OpOutput::Containers(found) = listed else { return Ok(()) };
+        // One empty list says nothing of a container that is being made.
+        if found.is_empty() && tried >= REMOVE_LOOKS {
+            return Ok(());
+        }
+        let removals = found.into_iter().map(|container| async move {
+            let alloc = container.alloc;
+            let removed = engine.perform(ContainerOp::Remove { alloc: alloc.clone() }).await;
+            removed.err().map(|error| format!("{alloc}: {}", error.detail))
+        });
+        let ended = futures_util::future::join_all(removals).await;
+        failed = ended.into_iter().flatten().collect();
+    }
+    match failed.is_empty() {
+        true => Err("others appear as fast as they are removed".to_owned()),
+        false => Err(failed.join("; ")),
     }
 }
 
