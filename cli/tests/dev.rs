@@ -97,6 +97,17 @@ fn ctrl_c_in_the_first_second_leaves_nothing_and_is_no_success_of_once() {
 }
 
 #[test]
+fn what_a_killed_one_left_is_removed_by_the_next() {
+    let Some(host) = Host::start() else { return };
+    drop(running(&host));
+    assert_eq!(host.containers().len(), 3);
+    let next = host.spawn_into(&["dev", "--once"], "next.log").over();
+    assert_nothing_left(&host, &next);
+    assert!(next.said().contains("a `mill dev` was killed there"), "{}", next.said());
+    assert_eq!(next.ended().code(), Some(0));
+}
+
+#[test]
 fn a_deploy_that_fails_is_told_and_leaves_nothing() {
     let Some(host) = Host::start() else { return };
     host.config("[service.bad]\nimage = \"test/web:1\"\ncommand = [\"/bin/nosuch\"]\n");

@@ -102,8 +102,8 @@ impl World {
                 alloc.desired = Desired::Stop { reason: StopReason::Updated };
                 line.push(format!("stop {}v{}", alloc.slot.index, alloc.template));
             }
-            for index in &decided.place {
-                self.place(target.template, *index);
+            for index in placed(&decided) {
+                self.place(target.template, index);
                 line.push(format!("start {index}v{}", target.template));
             }
             if !line.is_empty() {
@@ -137,7 +137,18 @@ impl World {
 }
 
 fn line_is_quiet(step: &Step) -> bool {
-    step.stop.is_empty() && step.place.is_empty()
+    step.stop.is_empty() && placed(step).is_empty()
+}
+
+/// What is placed when every slot can be.
+fn placed(step: &Step) -> Vec<u64> {
+    let mut turns = step.turns;
+    let fills = step.place.iter().filter(|fill| {
+        let goes = !fill.in_turn || turns > 0;
+        turns -= u32::from(fill.in_turn && goes);
+        goes
+    });
+    fills.map(|fill| fill.index).collect()
 }
 
 #[test]
@@ -197,7 +208,7 @@ fn going_back_removes_what_failed_at_once_and_keeps_what_serves() {
     let back = target(1, 2, UpdateOrder::StartFirst, 1);
     let decided = world.decide(Some(back), Pace::Back, true);
     assert_eq!(decided.stop, [(broken, StopReason::RolledBack)]);
-    assert_eq!(decided.place, [] as [u64; 0]);
+    assert_eq!(placed(&decided), [] as [u64; 0]);
 }
 
 #[test]
@@ -217,7 +228,7 @@ fn a_lost_slot_is_filled_and_its_alloc_stopped_once_replaced() {
     world.allocs.get_mut(&lost).unwrap().1 = false;
     let wanted = target(1, 2, UpdateOrder::StartFirst, 1);
     let decided = world.decide(Some(wanted.clone()), Pace::Steady, true);
-    assert_eq!((decided.place, decided.stop), (vec![1], vec![]));
+    assert_eq!((placed(&decided), decided.stop), (vec![1], vec![]));
     let new = world.place(1, 1);
     world.set(&new, Phase::Healthy);
     let decided = world.decide(Some(wanted), Pace::Steady, true);

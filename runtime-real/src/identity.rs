@@ -172,6 +172,16 @@ pub fn open(dir: &Path, log: &Path, name: Option<String>) -> Result<Opened, Iden
     Ok(opened)
 }
 
+/// The identity of a daemon that is gone, with the directory taken; `None` where one runs, or none
+/// ever began.
+pub fn left_behind(dir: &Path) -> Option<(Identity, Claim)> {
+    let path = dir.join(FILE);
+    // A daemon takes the directory before it writes this.
+    let bytes = fs::read(&path).ok()?;
+    let claim = FileDisk::new(dir).ok()?.claim().ok()?;
+    Some((parse(&path, &bytes).ok()?, claim))
+}
+
 impl Opened {
     /// The replicated state is there and everything else is ready: counts this start.
     pub fn begin(&mut self) -> Result<(), IdentityError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mill_core::cluster::alloc::{Alloc, Phase};
 use mill_core::cluster::deploy::{Service, Version};
 use mill_core::config::model::{HealthCheck, Replicas};
-use mill_core::name::{Name, NodeId};
+use mill_core::name::{Name, NodeId, Slot};
 
 use crate::models::engine::Container;
 use crate::world::World;
@@ -70,7 +70,8 @@ impl World {
             };
             let filled = self.cluster().allocs_of(name).any(|(_, alloc)| in_slot(alloc));
             if !served && (filled || self.has_room(version, *index)) {
-                pending.push(format!("{name}.{index} is not healthy"));
+                let slot = Slot { service: name.clone(), index: *index };
+                pending.push(format!("{slot} is not healthy{}", self.why(&slot)));
             }
         }
         for (id, alloc) in self.cluster().allocs_of(name).filter(|(_, alloc)| alloc.is_live()) {
@@ -78,6 +79,13 @@ impl World {
                 pending.push(format!("{id} is not gone"));
             }
         }
+    }
+
+    /// What the leader says of a slot that is not as wanted, in brackets.
+    fn why(&self, slot: &Slot) -> String {
+        let daemon = self.leader().and_then(|id| self.host(id).daemon.as_ref());
+        let told = daemon.and_then(|node| node.why(&slot.to_string()).ok());
+        told.map_or_else(String::new, |told| format!(" ({})", told.because.join(", ")))
     }
 
     /// Whether a machine could take a slot: one for which none has room waits, rightly.

@@ -1,9 +1,12 @@
 //! `mill dev`: a whole cluster in this process, for as long as a person watches it.
 //!
 //! The same daemon, API and deploy as in production, on a directory that goes away. Whatever
-//! happens, its containers are removed at the end.
+//! happens, its containers are removed at the end; those of one that was killed, by the next one.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use mill_core::api::Answer;
 use mill_core::api::view::{ServiceView, StatusView};
 use mill_core::cluster::node::PortPool;
-use mill_runtime_real::daemon::{Daemon, DaemonOptions};
+use mill_runtime_real::daemon::{Daemon, DaemonOptions, clear_left_behind as clear};
 use mill_runtime_real::doctor::{self, Finding};
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -32,6 +35,11 @@ const LOG: &str = "warn,openraft=off";
 /// An answer that takes longer fails `--once`.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// What its directories are called.
+const PREFIX: &str = "mill-dev-";
+/// Where such a directory says which engine its containers are on; empty for the usual one.
+const ENGINE: &str = "engine";
+
 /// `mill dev`.
 pub async fn dev(args: Dev, json: bool) -> Outcome {
     if args.nodes != 1 {
@@ -45,8 +53,15 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
     }
     log(json, LOG);
     let mut stop = Stop::with_hangup()?;
-    let folder = tempfile::Builder::new().prefix("mill-dev-").tempdir();
+    let folder = tempfile::Builder::new().prefix(PREFIX).tempdir();
     let folder = folder.map_err(|error| Failure::of(&error))?;
+    fs::write(folder.path().join(ENGINE), engine.as_deref().unwrap_or_default())
+        .map_err(|error| Failure::of(&error))?;
+    tokio::select! {
+        biased;
+        () = stop.wait() => return interrupted(args.once),
+        () = clear_left_behind(folder.path()) => {}
+    }
     let socket = folder.path().join("mill.sock");
     let client = Client::new(&socket.display().to_string())?;
     let mut daemon = Daemon::start(DaemonOptions {
@@ -84,6 +99,37 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         (Err(failure), Err(reason)) => {
             eprintln!("error: some containers could not be removed: {reason}");
             Err(failure)
+        }
+    }
+}
+
+/// Removes what was left by those that were killed, and says so. `ours` stays.
+async fn clear_left_behind(ours: &Path) {
+    let (Some(beside), Ok(meta)) = (ours.parent(), fs::metadata(ours)) else { return };
+    let Ok(entries) = fs::read_dir(beside) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let is_named =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        // What others put there must not say which containers are removed.
+        let is_ours = fs::symlink_metadata(&path)
+            .is_ok_and(|found| found.is_dir() && found.uid() == meta.uid());
+        if !is_named || !is_ours || path == ours {
+            continue;
+        }
+        let engine = fs::read_to_string(path.join(ENGINE)).unwrap_or_default();
+        let engine = Some(engine).filter(|engine| !engine.is_empty());
+        let cleared = match clear(&path.join("data"), engine).await {
+            Ok(false) => continue,
+            Ok(true) => fs::remove_dir_all(&path).map_err(|error| error.to_string()),
+            Err(reason) => Err(reason),
+        };
+        let path = path.display();
+        match cleared {
+            Ok(()) => eprintln!("removed {path} and its containers: a `mill dev` was killed there"),
+            Err(reason) => eprintln!(
+                "warning: a `mill dev` that was killed has left {path}, which cannot be removed \
+                 with its containers just now: {reason}"
+            ),
         }
     }
 }

@@ -166,9 +166,11 @@ impl Brain {
         let allowed = deadline(draft, deploy);
         self.overdue(draft, allowed).then(|| {
             let late = deploy.changes.iter().filter(|(_, change)| !change.settled);
-            let late = late.map(|(name, _)| match self.blocked(name).first() {
-                Some(blocked) => format!("{name} ({blocked})"),
-                None => name.to_string(),
+            let late = late.map(|(name, _)| {
+                match self.blocked(name).iter().min_by_key(|b| b.is_for_others()) {
+                    Some(blocked) => format!("{name} ({blocked})"),
+                    None => name.to_string(),
+                }
             });
             let late: Vec<String> = late.collect();
             let mut reason = format!("not finished within {allowed}: {}", late.join("; "));

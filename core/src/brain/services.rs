@@ -54,11 +54,14 @@ impl Brain {
             views.retain(|view| view.reachable);
         }
         let input = Input { target, allocs: views, pace, prune };
-        let mut step = rollout::step(&input);
+        let step = rollout::step(&input);
         for (alloc, reason) in &step.stop {
             draft.commands.push(Command::Stop { alloc: alloc.clone(), reason: *reason });
         }
         let mut blocked = Vec::new();
+        if let Some(version) = version {
+            blocked.extend(self.fill(draft, nodes, name, version, &step));
+        }
         for (index, waiting) in &step.waiting {
             if let Waiting::Soak(alloc) = waiting
                 && let (Some((_, since)), Some(target)) =
@@ -68,11 +71,6 @@ impl Brain {
             }
             let slot = Slot { service: name.clone(), index: *index };
             blocked.push(Blocked::Rollout { slot, waiting: waiting.clone() });
-        }
-        if let Some(version) = version {
-            let place = std::mem::take(&mut step.place);
-            step.settled &= place.is_empty();
-            blocked.extend(self.fill(draft, nodes, name, version, &place));
         }
         match blocked.is_empty() {
             true => self.blocked.remove(name),
@@ -93,26 +91,48 @@ impl Brain {
         .collect()
     }
 
-    /// Places what can be placed; the rest is told why not.
+    /// Places what can be placed, in turn where that is asked; the rest is told why not.
     fn fill(
         &mut self,
         draft: &mut Draft<'_>,
         nodes: &mut [Candidate],
         name: &Name,
         version: &Version,
-        slots: &[u64],
+        step: &Step,
+    ) -> Vec<Blocked> {
+        let mut blocked = Vec::new();
+        let mut turns = step.turns;
+        for run in step.place.chunk_by(|one, next| !one.in_turn && !next.in_turn) {
+            let slots = run.iter().map(|fill| Slot { service: name.clone(), index: fill.index });
+            if run[0].in_turn && turns == 0 {
+                let waits = |slot| Blocked::Rollout { slot, waiting: Waiting::Turn };
+                blocked.extend(slots.map(waits));
+                continue;
+            }
+            let refused = self.place(draft, nodes, version, slots);
+            turns -= u32::from(run[0].in_turn && refused.is_empty());
+            blocked.extend(refused);
+        }
+        blocked
+    }
+
+    fn place(
+        &mut self,
+        draft: &mut Draft<'_>,
+        nodes: &mut [Candidate],
+        version: &Version,
+        slots: impl Iterator<Item = Slot>,
     ) -> Vec<Blocked> {
         let mut blocked = Vec::new();
         let mut asks = Vec::new();
-        for index in slots {
-            let slot = Slot { service: name.clone(), index: *index };
+        for slot in slots {
             let failed = failed_allocs(draft.cluster, &slot, version.template);
             if let Some((failures, at)) = self.held_back(draft.now.mono, &slot, &failed) {
                 draft.wake_at(at, Wake::Retry);
                 blocked.push(Blocked::Backoff { slot, failures, wait: at.since(draft.now.mono) });
                 continue;
             }
-            let pinned = each_node(&version.spec).then_some(NodeId(*index));
+            let pinned = each_node(&version.spec).then_some(NodeId(slot.index));
             let avoid: BTreeSet<NodeId> = failed.iter().map(|alloc| alloc.node).collect();
             asks.push(Ask { slot, spec: &version.spec, pinned, avoid });
         }

@@ -45,6 +45,13 @@ pub enum Blocked {
     },
 }
 
+impl Blocked {
+    /// Whether it waits for slots that say themselves what is wrong.
+    pub(super) fn is_for_others(&self) -> bool {
+        matches!(self, Blocked::Rollout { waiting: Waiting::Turn | Waiting::Floor, .. })
+    }
+}
+
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

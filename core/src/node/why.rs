@@ -13,8 +13,12 @@ use crate::name::{AllocId, Name, NodeId, Slot};
 const EVENTS_QUOTED: usize = 5;
 
 impl Node {
-    /// Answers for an alloc, a slot, a service or a node.
-    pub(super) fn why(&self, subject: &str) -> Result<WhyView, ApiError> {
+    /// Answers for an alloc, a slot, a service or a node, as far as this node knows: what stands in
+    /// the way of a decision only the leader does.
+    ///
+    /// # Errors
+    /// If there is no such thing.
+    pub fn why(&self, subject: &str) -> Result<WhyView, ApiError> {
         if let Some((id, alloc)) = self.cluster.allocs.get_key_value(&AllocId::known(subject)) {
             return Ok(self.why_alloc(id, alloc));
         }

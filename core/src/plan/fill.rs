@@ -83,8 +83,10 @@ impl<'a> Filling<'a> {
                         step: SlotStep::Keep { alloc: (*id).clone(), node },
                     });
                 }
-                (None, Some(old)) => queue.push_back(Vacancy { slot, held: Some(*old) }),
-                (None, None) => open.push(Vacancy { slot, held: None }),
+                (None, Some(old)) if wanted.order == UpdateOrder::StopFirst => {
+                    queue.push_back(Vacancy { slot, held: Some(*old) });
+                }
+                (None, held) => open.push(Vacancy { slot, held: held.copied() }),
             }
         }
         Filling { wanted, open, queue, planned }
@@ -107,22 +109,18 @@ impl<'a> Turns<'a> {
     fn take(&mut self, services: &mut [Filling<'a>]) -> bool {
         let mut moved = !self.going.is_empty();
         // Start-first services place beside what is there; empty slots are filled everywhere.
-        let mut busy = Vec::new();
-        for service in services.iter_mut() {
-            busy.push(service.open.len());
-            if service.wanted.order == UpdateOrder::StartFirst {
-                let occupied = service.open.iter().filter(|vacancy| vacancy.held.is_some()).count();
-                let opened = service.next_turn(occupied);
-                service.open(opened);
-            }
-            moved |= self.place_open(service);
+        let busy: Vec<usize> = services.iter().map(|service| service.open.len()).collect();
+        let mut turns: Vec<usize> =
+            services.iter().map(|service| service.wanted.parallel).collect();
+        for (service, turns) in services.iter_mut().zip(&mut turns) {
+            moved |= self.place_open(service, turns);
         }
         // Then goes what the last turn replaced, and what has to be gone first.
         for alloc in std::mem::take(&mut self.going) {
             self.release(alloc);
         }
-        for (service, busy) in services.iter_mut().zip(busy) {
-            moved |= self.place_open(service);
+        for ((service, turns), busy) in services.iter_mut().zip(&mut turns).zip(busy) {
+            moved |= self.place_open(service, turns);
             if service.wanted.order == UpdateOrder::StartFirst {
                 continue;
             }
@@ -131,34 +129,37 @@ impl<'a> Turns<'a> {
                 moved = true;
                 vacancy.held.into_iter().for_each(|(_, alloc)| self.release(alloc));
                 service.open([vacancy]);
-                self.place_open(service);
+                self.place_open(service, turns);
             }
         }
         self.going = std::mem::take(&mut self.replaced);
         moved
     }
 
-    /// Places what can be placed of a service; whether anything was.
-    fn place_open(&mut self, service: &mut Filling<'a>) -> bool {
+    /// Places what can be placed of a service, of what goes beside others as many as there are
+    /// turns; whether anything was.
+    fn place_open(&mut self, service: &mut Filling<'a>, turns: &mut usize) -> bool {
         let mut placed = false;
         let pinned = service.wanted.spec.replicas == Replicas::EachNode;
         let mut full = false;
         let open = std::mem::take(&mut service.open);
         for vacancy in open {
+            let beside = vacancy.held.filter(|_| service.wanted.order == UpdateOrder::StartFirst);
             // Where one of a service has no room, the next has none either.
-            let verdict = if full { None } else { self.ask(&service.wanted, &vacancy.slot).ok() };
+            let verdict = match full || (beside.is_some() && *turns == 0) {
+                true => None,
+                false => self.ask(&service.wanted, &vacancy.slot).map_err(|_| full = !pinned).ok(),
+            };
             match verdict {
                 Some(node) => {
                     placed = true;
-                    if service.wanted.order == UpdateOrder::StartFirst {
-                        self.replaced.extend(vacancy.held.map(|(_, alloc)| alloc));
+                    if let Some((_, alloc)) = beside {
+                        *turns -= 1;
+                        self.replaced.push(alloc);
                     }
                     service.planned.push(self.filled(vacancy, node));
                 }
-                None => {
-                    full = !pinned;
-                    service.open.push(vacancy);
-                }
+                None => service.open.push(vacancy),
             }
         }
         placed
@@ -220,8 +221,6 @@ impl<'a> Turns<'a> {
         match verdict.expect("one ask has one verdict") {
             Verdict::Placed { node, .. } => Ok(node),
             Verdict::Unplaced(mut rejected) => {
-                // That other nodes have slots of their own says nothing about this one.
-                rejected.retain(|rejected| rejected.reason != Reason::OtherNode);
                 let down = self.cluster.nodes.iter().filter(|(_, record)| !record.is_up());
                 let mine = down.filter(|(id, _)| pinned.is_none_or(|node| node == **id));
                 rejected.extend(mine.map(|(_, record)| Rejected {

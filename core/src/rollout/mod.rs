@@ -73,8 +73,10 @@ pub enum Pace {
 /// What to do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
-    /// Slots to fill.
-    pub place: Vec<u64>,
+    /// Slots to fill, ascending.
+    pub place: Vec<Fill>,
+    /// How many of them in turn: one that no node can take leaves its turn to the next.
+    pub turns: u32,
     /// Allocs to stop.
     pub stop: Vec<(AllocId, StopReason)>,
     /// Slots that run what is wanted and have soaked.
@@ -85,6 +87,15 @@ pub struct Step {
     pub pruned: bool,
     /// Slots that wait, and for what.
     pub waiting: Vec<(u64, Waiting)>,
+}
+
+/// A slot to fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Its number.
+    pub index: u64,
+    /// Whether it is filled beside a replica that serves, which takes a turn.
+    pub in_turn: bool,
 }
 
 /// What a slot waits for.
@@ -117,8 +128,10 @@ pub fn step(input: &Input<'_>) -> Step {
         slot.advance(input, target, &mut budget, &mut step);
     }
     prune(input, &target.slots, target.surplus, &mut step);
+    step.turns = budget.turns;
     let all_ready = usize::try_from(step.ready).is_ok_and(|ready| ready == slots.len());
-    step.settled &= all_ready && step.waiting.is_empty() && step.place.is_empty();
+    step.settled &= all_ready && step.waiting.is_empty();
+    step.settled &= step.place.is_empty();
     step
 }
 

@@ -1,6 +1,6 @@
 //! One slot: the alloc that should stay, the ones that should go, and the next move.
 
-use super::{Budget, Input, Pace, Step, Target, View, Waiting};
+use super::{Budget, Fill, Input, Pace, Step, Target, View, Waiting};
 use crate::cluster::alloc::{Desired, StopReason};
 use crate::config::model::UpdateOrder;
 use crate::units::Millis;
@@ -113,14 +113,9 @@ impl<'a> SlotState<'a> {
                     waiting(Waiting::Gone(view.id.clone()), step);
                 }
                 (UpdateOrder::StopFirst | UpdateOrder::StartFirst, _) => {
-                    step.place.push(self.index);
+                    step.place.push(Fill { index: self.index, in_turn: false });
                 }
             }
-            return;
-        }
-        // Who serves nobody needs no turn to be replaced.
-        if budget.turns == 0 && self.is_served() {
-            waiting(Waiting::Turn, step);
             return;
         }
         if pace == Pace::Back && !self.is_served() {
@@ -128,8 +123,13 @@ impl<'a> SlotState<'a> {
         }
         match target.order {
             UpdateOrder::StartFirst => {
-                budget.turns = budget.turns.saturating_sub(1);
-                step.place.push(self.index);
+                let in_turn = self.is_served();
+                // Who serves nobody needs no turn to be replaced, and still counts as one.
+                budget.turns = budget.turns.saturating_sub(u32::from(!in_turn));
+                step.place.push(Fill { index: self.index, in_turn });
+            }
+            UpdateOrder::StopFirst if self.is_served() && budget.turns == 0 => {
+                waiting(Waiting::Turn, step);
             }
             UpdateOrder::StopFirst if self.is_served() && budget.spare == 0 => {
                 waiting(Waiting::Floor, step);

@@ -49,22 +49,18 @@ pub fn port(node: &Candidate, spec: &ServiceSpec) -> Result<Option<u16>, Reason>
 }
 
 /// Whether the slot may be on that node at all.
-pub fn pinned(node: &Candidate, ask: &Ask<'_>) -> Result<(), Reason> {
-    match ask.pinned {
-        Some(id) if id != node.id => Err(Reason::OtherNode),
-        Some(_) | None => Ok(()),
-    }
+pub fn pinned(node: &Candidate, ask: &Ask<'_>) -> bool {
+    ask.pinned.is_none_or(|id| id == node.id)
 }
 
-/// The first thing that each node lacks.
+/// The first thing that each node lacks; a slot of one node says nothing of the others.
 pub fn rejections(nodes: &[Candidate], ask: &Ask<'_>) -> Vec<Rejected> {
     let check = |node: &Candidate| {
-        pinned(node, ask)
-            .and_then(|()| labels(node, ask.spec))
+        labels(node, ask.spec)
             .and_then(|()| resources(node, ask.spec))
             .and_then(|()| port(node, ask.spec).map(|_| ()))
     };
-    let lacking = nodes.iter().filter_map(|node| {
+    let lacking = nodes.iter().filter(|node| pinned(node, ask)).filter_map(|node| {
         let reason = check(node).err()?;
         Some(Rejected { node: node.name.clone(), reason })
     });

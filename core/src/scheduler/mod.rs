@@ -62,7 +62,7 @@ pub enum Verdict {
         /// The port given or owned, if its service has one.
         port: Option<u16>,
     },
-    /// No node will do.
+    /// No node will do: why each that is asked of will not.
     Unplaced(Vec<Rejected>),
 }
 
@@ -84,9 +84,6 @@ pub enum Reason {
     /// It is silent.
     #[error("is down")]
     Down,
-    /// The slot belongs to another node.
-    #[error("is not the node that this slot belongs to")]
-    OtherNode,
     /// A required label is absent or different.
     #[error("has no label {label} = \"{wanted}\"")]
     Label {

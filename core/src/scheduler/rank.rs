@@ -76,8 +76,7 @@ impl<'a> Ranking<'a> {
     /// The best node for the ask, if one will do.
     pub fn best(&self, nodes: &[Candidate], ask: &Ask<'_>) -> Option<usize> {
         let fitting = self.entries.iter().filter(|entry| entry.fits);
-        let allowed =
-            fitting.filter(|entry| filter::pinned(&nodes[entry.score.index], ask).is_ok());
+        let allowed = fitting.filter(|entry| filter::pinned(&nodes[entry.score.index], ask));
         let best = allowed.min_by_key(|entry| {
             (ask.avoid.contains(&nodes[entry.score.index].id), self.with_zone(entry))
         });

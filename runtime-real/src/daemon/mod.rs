@@ -8,7 +8,7 @@ mod dispatch;
 mod event_loop;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -258,6 +258,20 @@ impl Daemon {
         // The socket may be gone already.
         let _ = std::fs::remove_file(&self.socket);
     }
+}
+
+/// Removes the containers of a daemon that is gone and whose directory will be: says whether `data`
+/// is of such a one.
+///
+/// # Errors
+/// When the engine refuses; says which containers are left.
+pub async fn clear_left_behind(data: &Path, engine: Option<String>) -> Result<bool, String> {
+    let Some((identity, _claim)) = identity::left_behind(data) else { return Ok(false) };
+    let (cluster, node) = (identity.cluster, identity.node);
+    let engine = Engine::connect(EngineOptions { host: engine, cluster, node, config: None })
+        .map_err(|error| error.detail)?;
+    remove_all(&engine).await?;
+    Ok(true)
 }
 
 /// Removes every container of a cluster's node, until none is listed: the engine may still finish

@@ -333,3 +333,39 @@ fn a_machine_that_restarts_in_a_rollout_does_not_pass_for_healthy() {
     assert_eq!(stopped(&scenario), before, "nothing moves on while nobody can look");
     assert!(scenario.end_of(number).is_end());
 }
+
+#[test]
+fn a_slot_without_room_beside_its_old_replica_holds_up_no_other() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["filler:1", "agent:1", "agent:2"]);
+    let config = |agent: &str| {
+        format!(
+            "
+            [service.filler]
+            image = \"filler:1\"
+            memory = \"10GiB\"
+            [service.agent]
+            image = \"{agent}\"
+            memory = \"4GiB\"
+            replicas = \"each-node\"
+            "
+        )
+    };
+    scenario.run(&config("agent:1"));
+    let full = scenario.alloc("filler").1.node;
+    let number = scenario.start(&config("agent:2"));
+    scenario.until("the other nodes run the new version", |world| {
+        let service = "agent".parse().unwrap();
+        let new = world.cluster().allocs_of(&service).filter(|(_, a)| a.template == number);
+        let mut nodes: Vec<NodeId> = new.map(|(_, alloc)| alloc.node).collect();
+        nodes.sort();
+        nodes == [1, 2, 3].map(NodeId).into_iter().filter(|id| *id != full).collect::<Vec<_>>()
+    });
+    let state = scenario.end_of(number);
+    let expected = format!(
+        "agent.{}: no node can take it: {full} has 2GiB of 16GiB memory free, 4GiB are needed)",
+        full.0
+    );
+    assert!(reason(&state).contains(&expected), "{state:?}");
+    scenario.settled();
+}
