@@ -101,7 +101,7 @@ fn what_a_killed_one_left_is_removed_by_the_next() {
     let Some(host) = Host::start() else { return };
     drop(running(&host));
     assert_eq!(host.containers().len(), 3);
-    let next = host.spawn_into(&["dev", "--once"], "next.log").over();
+    let next = host.spawn_logged(&["dev", "--once"], "next.log").over();
     assert_nothing_left(&host, &next);
     assert!(next.said().contains("a `mill dev` was killed there"), "{}", next.said());
     assert_eq!(next.ended().code(), Some(0));
