@@ -6,7 +6,7 @@ use super::{Blocked, Brain, Draft};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Desired, Phase, TroubleKind};
 use crate::cluster::command::Command;
-use crate::cluster::deploy::{Deploy, DeployState};
+use crate::cluster::deploy::{Change, Deploy, DeployState};
 use crate::container::OpErrorKind;
 use crate::message::ImageReport;
 use crate::name::{AllocId, Name};
@@ -119,7 +119,7 @@ impl Brain {
         steps: &[&(&Name, Step)],
     ) -> Option<DeployState> {
         let gone = steps.iter().all(|(_, step)| step.pruned);
-        let allowed = deadline(draft, deploy);
+        let allowed = deadline(draft, deploy, |change| change.to);
         (gone || self.overdue(draft, allowed)).then_some(DeployState::Succeeded)
     }
 
@@ -153,32 +153,30 @@ impl Brain {
         if let Some(reason) = failure(draft, deploy) {
             return Some(DeployState::RollingBack { reason });
         }
-        for (name, step) in steps {
-            let unsettled = deploy.changes.get(*name).is_some_and(|change| !change.settled);
-            if unsettled && step.settled {
-                let service = (*name).clone();
-                draft.commands.push(Command::SettleService { deploy: number, service });
-            }
+        let unsettled = deploy.changes.iter().filter(|(_, change)| !change.settled);
+        let unsettled = unsettled.map(|(name, _)| name);
+        let (settles, late): (Vec<&Name>, Vec<&Name>) = unsettled.partition(|unsettled| {
+            steps.iter().any(|(name, step)| name == unsettled && step.settled)
+        });
+        let allowed = deadline(draft, deploy, |change| change.to);
+        if late.is_empty() || !self.overdue(draft, allowed) {
+            let settled = settles.into_iter().cloned();
+            let settled = settled.map(|service| Command::SettleService { deploy: number, service });
+            draft.commands.extend(settled);
+            return late.is_empty().then_some(DeployState::Removing);
         }
-        if deploy.changes.values().all(|change| change.settled) {
-            return Some(DeployState::Removing);
-        }
-        let allowed = deadline(draft, deploy);
-        self.overdue(draft, allowed).then(|| {
-            let late = deploy.changes.iter().filter(|(_, change)| !change.settled);
-            let late = late.map(|(name, _)| {
-                match self.blocked(name).iter().min_by_key(|b| b.is_for_others()) {
-                    Some(blocked) => format!("{name} ({blocked})"),
-                    None => name.to_string(),
-                }
-            });
-            let late: Vec<String> = late.collect();
-            let mut reason = format!("not finished within {allowed}: {}", late.join("; "));
-            if let Some((id, alloc)) = its_allocs(draft, deploy).find(|(_, a)| is_unwell(a)) {
-                reason.push_str(&format!(". {}", explain(id, alloc)));
+        let late = late.into_iter().map(|name| {
+            match self.blocked(name).iter().min_by_key(|b| b.is_for_others()) {
+                Some(blocked) => format!("{name} ({blocked})"),
+                None => name.to_string(),
             }
-            DeployState::RollingBack { reason }
-        })
+        });
+        let late: Vec<String> = late.collect();
+        let mut reason = format!("not finished within {allowed}: {}", late.join("; "));
+        if let Some((id, alloc)) = its_allocs(draft, deploy).find(|(_, a)| is_unwell(a)) {
+            reason.push_str(&format!(". {}", explain(id, alloc)));
+        }
+        Some(DeployState::RollingBack { reason })
     }
 
     fn roll_back(
@@ -191,7 +189,7 @@ impl Brain {
         if steps.iter().all(|(_, step)| step.settled) {
             return Some(DeployState::RolledBack { reason: reason.to_owned() });
         }
-        let allowed = deadline(draft, deploy);
+        let allowed = deadline(draft, deploy, |change| change.from);
         self.overdue(draft, allowed).then(|| DeployState::RollbackStuck {
             reason: format!(
                 "{reason}; going back did not finish within {allowed} either. What is healthy \
@@ -201,10 +199,15 @@ impl Brain {
     }
 }
 
-/// The longest deadline among the services that a deploy moves.
-fn deadline(draft: &Draft<'_>, deploy: &Deploy) -> Millis {
-    let services = deploy.changes.keys().filter_map(|name| draft.cluster.services.get(name));
-    let versions = services.flat_map(|service| service.versions.values());
+/// The longest deadline among the versions that a deploy moves its services to.
+fn deadline(
+    draft: &Draft<'_>,
+    deploy: &Deploy,
+    version: impl Fn(&Change) -> Option<u64>,
+) -> Millis {
+    let versions = deploy.changes.iter().filter_map(|(name, change)| {
+        draft.cluster.services.get(name)?.versions.get(&version(change)?)
+    });
     let longest = versions.map(|version| version.spec.update.deadline).max();
     longest.unwrap_or(crate::config::model::UpdateSpec::default().deadline)
 }

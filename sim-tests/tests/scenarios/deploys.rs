@@ -294,6 +294,25 @@ fn a_deadline_says_what_the_health_check_got() {
 }
 
 #[test]
+fn what_settles_at_its_deadline_is_not_late() {
+    // Found by seed 0x1c11f: it settled and went back in the same entry.
+    let (mut done, mut late) = (0, 0);
+    for deadline in 1_950..2_100 {
+        let mut scenario = Scenario::nodes(1);
+        scenario.images(&["web:1", "web:2"]);
+        scenario.run(WEB);
+        let update =
+            format!("order = \"stop-first\"\nhealthy_for = \"1s\"\ndeadline = \"{deadline}ms\"\n");
+        let config = format!("{WEB}[service.web.update]\n{update}");
+        match scenario.deploy(&config.replace("web:1", "web:2")) {
+            DeployState::Succeeded => done += 1,
+            _ => late += 1,
+        }
+    }
+    assert!(done > 0 && late > 0, "the moment is among them: {done} done, {late} late");
+}
+
+#[test]
 fn a_tag_that_moved_is_resolved_anew_when_its_containers_are_replaced_anyway() {
     let mut scenario = Scenario::nodes(1);
     scenario.images(&["web:1"]);
