@@ -22,12 +22,13 @@ pub const TRYING_DEADLINE: Millis = Millis::mins(1);
 pub const PULLING_DEADLINE: Millis = Millis::mins(15);
 
 impl Brain {
-    /// The running deploy, a step, given what its services did in this one.
-    pub(super) fn move_deploy(&mut self, draft: &mut Draft<'_>, steps: &[(&Name, Step)]) {
+    /// The running deploy, a step, given what its services do in this one. Says whether it moves
+    /// on to its next state.
+    pub(super) fn move_deploy(&mut self, draft: &mut Draft<'_>, steps: &[(&Name, Step)]) -> bool {
         let Some((number, deploy)) = draft.cluster.running_deploy() else {
             self.deploy_since = None;
             self.trying_since = None;
-            return;
+            return false;
         };
         let mine: Vec<&(&Name, Step)> =
             steps.iter().filter(|(name, _)| deploy.changes.contains_key(*name)).collect();
@@ -40,10 +41,10 @@ impl Brain {
             | DeployState::RolledBack { .. }
             | DeployState::RollbackStuck { .. } => None,
         };
-        if let Some(to) = next {
-            let from = deploy.state.clone();
-            draft.commands.push(Command::AdvanceDeploy { deploy: number, from, to });
-        }
+        let Some(to) = next else { return false };
+        let from = deploy.state.clone();
+        draft.commands.push(Command::AdvanceDeploy { deploy: number, from, to });
+        true
     }
 
     /// Whether the deploy has been in its state for longer than allowed.

@@ -21,9 +21,10 @@ use crate::units::Millis;
 const RETRY_LONGEST: Millis = Millis::secs(60);
 
 impl Brain {
-    /// Every service, a step.
+    /// Every service, a step; none when the deploy moves on, since then other floors may hold.
     pub(super) fn move_services(&mut self, draft: &mut Draft<'_>) {
         let cluster = draft.cluster;
+        let before = draft.commands.len();
         let mut nodes = scheduler::candidates(cluster);
         let mut steps: Vec<(&Name, Step)> = Vec::new();
         for name in cluster.services.keys() {
@@ -31,7 +32,10 @@ impl Brain {
             let step = self.move_service(draft, &mut nodes, name, version, pace);
             steps.push((name, step));
         }
-        self.move_deploy(draft, &steps);
+        let moves = draft.commands.split_off(before);
+        if !self.move_deploy(draft, &steps) {
+            draft.commands.extend(moves);
+        }
     }
 
     fn move_service(

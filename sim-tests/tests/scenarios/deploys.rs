@@ -313,6 +313,30 @@ fn what_settles_at_its_deadline_is_not_late() {
 }
 
 #[test]
+fn going_back_counts_with_its_own_floor_from_its_first_moment_on() {
+    // Found by seed 0x19cc4: the last stop of the new version came with the decision to go back.
+    let (mut moved, mut stayed) = (0, 0);
+    for deadline in 1_700..1_900 {
+        let mut scenario = Scenario::nodes(1);
+        scenario.images(&["web:1", "web:2"]);
+        let config = WEB.replace("port = 8080", "port = 8080\nreplicas = 3");
+        scenario.run(&config);
+        let update =
+            format!("order = \"stop-first\"\nhealthy_for = \"1s\"\ndeadline = \"{deadline}ms\"\n");
+        let config = format!("{config}[service.web.update]\n{update}");
+        let before = scenario.processes();
+        let state = scenario.deploy(&config.replace("web:1", "web:2"));
+        assert!(reason(&state).contains("not finished"), "{state:?}");
+        let after = scenario.processes();
+        match before.iter().filter(|(alloc, _)| !after.contains_key(alloc)).count() {
+            1 => stayed += 1,
+            _ => moved += 1,
+        }
+    }
+    assert!(moved > 0 && stayed > 0, "the moment is among them: {moved} moved, {stayed} stayed");
+}
+
+#[test]
 fn a_tag_that_moved_is_resolved_anew_when_its_containers_are_replaced_anyway() {
     let mut scenario = Scenario::nodes(1);
     scenario.images(&["web:1"]);
