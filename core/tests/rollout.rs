@@ -82,6 +82,7 @@ impl World {
         let views = self.allocs.iter().map(|(id, (alloc, reachable, healthy_for))| View {
             id,
             alloc,
+            slot: alloc.slot.index,
             reachable: *reachable,
             healthy_for: *healthy_for,
         });

@@ -75,7 +75,7 @@ impl World {
             }
         }
         for (id, alloc) in self.cluster().allocs_of(name).filter(|(_, alloc)| alloc.is_live()) {
-            if !alloc.is_wanted() || !wanted.contains(&alloc.slot.index) {
+            if !alloc.is_wanted() || !wanted.contains(&alloc.serves(version.spec.replicas)) {
                 pending.push(format!("{id} is not gone"));
             }
         }

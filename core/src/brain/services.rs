@@ -47,7 +47,7 @@ impl Brain {
         (pace, prune): (Pace, bool),
     ) -> Step {
         let cluster = draft.cluster;
-        let mut views = self.views(draft.now.mono, cluster, name);
+        let mut views = self.views(draft.now.mono, cluster, name, version);
         let mut target = version.map(|version| target(cluster, version, pace));
         if let (Some(target), Some(version)) = (&mut target, version)
             && each_node(&version.spec)
@@ -84,11 +84,18 @@ impl Brain {
     }
 
     /// Every live alloc of a service, with what this leader knows of it.
-    fn views<'a>(&self, now: Mono, cluster: &'a Cluster, service: &Name) -> Vec<View<'a>> {
+    fn views<'a>(
+        &self,
+        now: Mono,
+        cluster: &'a Cluster,
+        service: &Name,
+        version: Option<&Version>,
+    ) -> Vec<View<'a>> {
         let live = cluster.allocs_of(service).filter(|(_, alloc)| alloc.is_live());
         live.map(|(id, alloc)| View {
             id,
             alloc,
+            slot: version.map_or(alloc.slot.index, |v| alloc.serves(v.spec.replicas)),
             reachable: cluster.is_up(alloc.node),
             healthy_for: self.healthy_since.get(id).map(|(_, since)| now.since(*since)),
         })

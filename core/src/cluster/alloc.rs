@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Revision;
+use crate::config::model::Replicas;
 use crate::container::{Exit, OpErrorKind};
 use crate::name::{NodeId, Slot};
 use crate::units::{Bytes, Millicores};
@@ -143,6 +144,16 @@ impl Alloc {
     /// Whether its container exists or may come to exist.
     pub fn is_live(&self) -> bool {
         !self.status.phase.is_end()
+    }
+
+    /// The slot that it serves and is in the way of: its own, or its node's where each node has
+    /// one, though it may have been placed for another when their number counted.
+    #[must_use]
+    pub fn serves(&self, replicas: Replicas) -> u64 {
+        match replicas {
+            Replicas::Count(_) => self.slot.index,
+            Replicas::EachNode => self.node.0,
+        }
     }
 
     /// Whether it should run and has not failed.

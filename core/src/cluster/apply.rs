@@ -319,6 +319,7 @@ impl Cluster {
         }
         let filled = |other: &Alloc| {
             other.slot == *slot
+                && other.serves(target.spec.replicas) == slot.index
                 && other.template == template
                 && other.is_wanted()
                 && self.is_up(other.node)

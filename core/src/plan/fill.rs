@@ -33,7 +33,7 @@ type Held<'a> = (&'a AllocId, &'a Alloc);
 #[derive(Clone)]
 struct Vacancy<'a> {
     slot: Slot,
-    held: Option<Held<'a>>,
+    held: Vec<Held<'a>>,
 }
 
 /// A service on its way.
@@ -68,25 +68,30 @@ impl<'a> Filling<'a> {
     fn begin(cluster: &'a Cluster, wanted: Wanted<'a>) -> Filling<'a> {
         let mut heard: BTreeMap<u64, Vec<Held<'a>>> = BTreeMap::new();
         for held in running(cluster, wanted.name).filter(|(_, alloc)| cluster.is_up(alloc.node)) {
-            heard.entry(held.1.slot.index).or_default().push(held);
+            heard.entry(held.1.serves(wanted.spec.replicas)).or_default().push(held);
         }
         let (mut planned, mut open, mut queue) = (Vec::new(), Vec::new(), VecDeque::new());
         for index in wanted_slots(cluster, wanted.spec) {
             let slot = Slot { service: wanted.name.clone(), index };
-            let here = heard.get(&index).map_or(&[][..], Vec::as_slice);
-            let kept = here.iter().find(|(_, alloc)| Some(alloc.template) == wanted.template);
-            match (kept, here.first()) {
-                (Some((id, alloc)), _) => {
+            let held = heard.remove(&index).unwrap_or_default();
+            let kept = held.iter().find(|(_, alloc)| {
+                Some(alloc.template) == wanted.template && alloc.slot.index == index
+            });
+            // Where each node has one now, those beside it were placed when their number counted.
+            let stays = kept.or(held.first()).map(|(id, _)| *id);
+            let others =
+                held.iter().filter(|(id, alloc)| Some(*id) != stays && alloc.slot.index != index);
+            planned.extend(others.map(|(id, alloc)| super::stop(cluster, id, alloc)));
+            match kept {
+                Some((id, alloc)) => {
                     let node = node_name(cluster, alloc.node);
-                    planned.push(SlotPlan {
-                        slot,
-                        step: SlotStep::Keep { alloc: (*id).clone(), node },
-                    });
+                    let step = SlotStep::Keep { alloc: (*id).clone(), node };
+                    planned.push(SlotPlan { slot, step });
                 }
-                (None, Some(old)) if wanted.order == UpdateOrder::StopFirst => {
-                    queue.push_back(Vacancy { slot, held: Some(*old) });
+                None if !held.is_empty() && wanted.order == UpdateOrder::StopFirst => {
+                    queue.push_back(Vacancy { slot, held });
                 }
-                (None, held) => open.push(Vacancy { slot, held: held.copied() }),
+                None => open.push(Vacancy { slot, held }),
             }
         }
         Filling { wanted, open, queue, planned }
@@ -127,7 +132,7 @@ impl<'a> Turns<'a> {
             // Containers end one by one, and the first that is gone is the first replaced.
             for vacancy in service.next_turn(busy) {
                 moved = true;
-                vacancy.held.into_iter().for_each(|(_, alloc)| self.release(alloc));
+                vacancy.held.iter().for_each(|(_, alloc)| self.release(alloc));
                 service.open([vacancy]);
                 self.place_open(service, turns);
             }
@@ -144,18 +149,19 @@ impl<'a> Turns<'a> {
         let mut full = false;
         let open = std::mem::take(&mut service.open);
         for vacancy in open {
-            let beside = vacancy.held.filter(|_| service.wanted.order == UpdateOrder::StartFirst);
+            let beside =
+                !vacancy.held.is_empty() && service.wanted.order == UpdateOrder::StartFirst;
             // Where one of a service has no room, the next has none either.
-            let verdict = match full || (beside.is_some() && *turns == 0) {
+            let verdict = match full || (beside && *turns == 0) {
                 true => None,
                 false => self.ask(&service.wanted, &vacancy.slot).map_err(|_| full = !pinned).ok(),
             };
             match verdict {
                 Some(node) => {
                     placed = true;
-                    if let Some((_, alloc)) = beside {
+                    if beside {
                         *turns -= 1;
-                        self.replaced.push(alloc);
+                        self.replaced.extend(vacancy.held.iter().map(|(_, alloc)| *alloc));
                     }
                     service.planned.push(self.filled(vacancy, node));
                 }
@@ -173,7 +179,7 @@ impl<'a> Turns<'a> {
         }
         for vacancy in std::mem::take(&mut service.queue) {
             if service.wanted.order == UpdateOrder::StopFirst {
-                vacancy.held.into_iter().for_each(|(_, alloc)| self.release(alloc));
+                vacancy.held.iter().for_each(|(_, alloc)| self.release(alloc));
             }
             let told = self.last_word(&service.wanted, vacancy);
             service.planned.push(told);
@@ -191,7 +197,7 @@ impl<'a> Turns<'a> {
         match self.ask(wanted, &vacancy.slot) {
             Ok(node) => self.filled(vacancy, node),
             Err(rejected) => {
-                let alloc = vacancy.held.map(|(id, _)| id.clone());
+                let alloc = vacancy.held.first().map(|(id, _)| (*id).clone());
                 SlotPlan { slot: vacancy.slot, step: SlotStep::Unplaced { alloc, rejected } }
             }
         }
@@ -199,9 +205,9 @@ impl<'a> Turns<'a> {
 
     fn filled(&self, Vacancy { slot, held }: Vacancy<'a>, node: NodeId) -> SlotPlan {
         let name = |node| node_name(self.cluster, node);
-        let step = match held {
+        let step = match held.first() {
             Some((id, old)) => {
-                SlotStep::Replace { alloc: id.clone(), from: name(old.node), to: name(node) }
+                SlotStep::Replace { alloc: (*id).clone(), from: name(old.node), to: name(node) }
             }
             None => {
                 let mut lost = running(self.cluster, &slot.service).filter(|(_, a)| a.slot == slot);

@@ -239,7 +239,7 @@ fn bring_about(
         order: update_order(cluster, spec),
         stop_first: stop_first(cluster, spec),
         parallel: spec.update.parallel.max(1),
-        slots: stopped(cluster, name, |index| !wanted.contains(&index)),
+        slots: stopped(cluster, name, |alloc| !wanted.contains(&alloc.serves(spec.replicas))),
     }
 }
 
@@ -268,16 +268,17 @@ fn remove(cluster: &Cluster, name: &Name, current: Option<&Version>) -> ServiceP
     }
 }
 
-/// What stops in the slots that `goes` names, in their order.
-fn stopped(cluster: &Cluster, name: &Name, goes: impl Fn(u64) -> bool) -> Vec<SlotPlan> {
-    let surplus = running(cluster, name).filter(|(_, alloc)| goes(alloc.slot.index));
-    let stop = |(id, alloc): (&AllocId, &Alloc)| SlotPlan {
-        slot: alloc.slot.clone(),
-        step: SlotStep::Stop { alloc: id.clone(), node: node_name(cluster, alloc.node) },
-    };
-    let mut slots: Vec<SlotPlan> = surplus.map(stop).collect();
+/// What stops for good, in the order of its slots.
+fn stopped(cluster: &Cluster, name: &Name, goes: impl Fn(&Alloc) -> bool) -> Vec<SlotPlan> {
+    let surplus = running(cluster, name).filter(|(_, alloc)| goes(alloc));
+    let mut slots: Vec<SlotPlan> = surplus.map(|(id, alloc)| stop(cluster, id, alloc)).collect();
     slots.sort_by(|a, b| a.slot.cmp(&b.slot));
     slots
+}
+
+fn stop(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> SlotPlan {
+    let node = node_name(cluster, alloc.node);
+    SlotPlan { slot: alloc.slot.clone(), step: SlotStep::Stop { alloc: id.clone(), node } }
 }
 
 /// Allocs of a service that should run.

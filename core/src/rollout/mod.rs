@@ -52,6 +52,8 @@ pub struct View<'a> {
     pub id: &'a AllocId,
     /// What is replicated.
     pub alloc: &'a Alloc,
+    /// Which slot it serves, and is in the way of: its own, or its node's where each has one.
+    pub slot: u64,
     /// Whether its node is heard.
     pub reachable: bool,
     /// For how long the leader has seen it healthy.
@@ -157,13 +159,13 @@ impl Budget {
 
 /// Stops what is in no wanted slot, or waits for it to be gone.
 fn prune(input: &Input<'_>, wanted: &[u64], reason: StopReason, step: &mut Step) {
-    let surplus = input.allocs.iter().filter(|view| !wanted.contains(&view.alloc.slot.index));
+    let surplus = input.allocs.iter().filter(|view| !wanted.contains(&view.slot));
     let mut left = false;
     for view in surplus.filter(|_| input.prune) {
         match view.alloc.desired {
             Desired::Run => step.stop.push((view.id.clone(), reason)),
             Desired::Stop { .. } if view.reachable => {
-                step.waiting.push((view.alloc.slot.index, Waiting::Gone(view.id.clone())));
+                step.waiting.push((view.slot, Waiting::Gone(view.id.clone())));
             }
             Desired::Stop { .. } => {}
         }

@@ -12,7 +12,7 @@ pub(super) struct SlotState<'a> {
     new: Option<View<'a>>,
     /// Others of the wanted version that should run: one too many.
     doubled: Vec<View<'a>>,
-    /// Allocs of other versions that should run.
+    /// Allocs of other versions, or of other slots, that should run.
     old: Vec<View<'a>>,
     /// Allocs that were asked to stop and whose node is heard.
     leaving: Vec<View<'a>>,
@@ -20,8 +20,10 @@ pub(super) struct SlotState<'a> {
 
 impl<'a> SlotState<'a> {
     pub(super) fn of(input: &Input<'a>, target: &Target, index: u64) -> SlotState<'a> {
-        let here = || input.allocs.iter().filter(|view| view.alloc.slot.index == index).copied();
-        let is_new = |view: &View<'_>| view.alloc.template == target.template;
+        let here = || input.allocs.iter().filter(|view| view.slot == index).copied();
+        let is_new = |view: &View<'_>| {
+            view.alloc.template == target.template && view.alloc.slot.index == index
+        };
         let mut candidates: Vec<View<'a>> =
             here().filter(|view| view.is_wanted() && is_new(view)).collect();
         // Healthy before reachable before silent; of equals the latest, which replaced the others.

@@ -39,10 +39,12 @@ fn check(before: &Cluster, after: &Cluster, name: &Name) -> Result<(), String> {
     // what it told to stop differs.
     let wanted = slots(after, &version.spec);
     let serves = |alloc: &Alloc| alloc.status.phase == Phase::Healthy && after.is_up(alloc.node);
-    let served_before = served(after, name, &wanted, |id, alloc| {
+    let served_before = served(after, (name, version.spec.replicas), &wanted, |id, alloc| {
         serves(alloc) && before.allocs.get(id).is_some_and(Alloc::is_wanted)
     });
-    let served_after = served(after, name, &wanted, |_, alloc| serves(alloc) && alloc.is_wanted());
+    let served_after = served(after, (name, version.spec.replicas), &wanted, |_, alloc| {
+        serves(alloc) && alloc.is_wanted()
+    });
     let floor = wanted.len() - allowance(&version.spec).min(wanted.len());
     if served_after < served_before && served_after < floor {
         return Err(format!(
@@ -78,11 +80,11 @@ fn slots(cluster: &Cluster, spec: &ServiceSpec) -> BTreeSet<u64> {
 
 fn served(
     cluster: &Cluster,
-    service: &Name,
+    (service, replicas): (&Name, Replicas),
     wanted: &BTreeSet<u64>,
     serves: impl Fn(&mill_core::name::AllocId, &Alloc) -> bool,
 ) -> usize {
     let serving = cluster.allocs_of(service).filter(|(id, alloc)| serves(id, alloc));
-    let slots: BTreeSet<u64> = serving.map(|(_, alloc)| alloc.slot.index).collect();
+    let slots: BTreeSet<u64> = serving.map(|(_, alloc)| alloc.serves(replicas)).collect();
     slots.intersection(wanted).count()
 }

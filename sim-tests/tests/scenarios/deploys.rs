@@ -412,3 +412,36 @@ fn a_slot_without_room_beside_its_old_replica_holds_up_no_other() {
     assert!(reason(&state).contains(&expected), "{state:?}");
     scenario.settled();
 }
+
+/// An agent with a port of its own on its node.
+fn agent(replicas: &str, image: &str) -> String {
+    format!(
+        "[service.agent]\nimage = \"{image}\"\nport = 9100\nfixed_port = true\n\
+         replicas = {replicas}\n[service.agent.update]\ndeadline = \"1m\"\n"
+    )
+}
+
+#[test]
+fn a_number_of_replicas_becomes_one_on_each_node() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["agent:1", "agent:2"]);
+    scenario.run(&agent("2", "agent:1"));
+    scenario.run(&agent("\"each-node\"", "agent:1"));
+    let nodes = |scenario: &Scenario| -> Vec<(u64, u64)> {
+        let allocs = scenario.allocs("agent");
+        allocs.values().map(|alloc| (alloc.slot.index, alloc.node.0)).collect()
+    };
+    assert_eq!(nodes(&scenario), [(1, 1), (2, 2), (3, 3)]);
+}
+
+#[test]
+fn going_back_to_one_on_each_node_replaces_what_stands_on_the_wrong_one() {
+    // Found by seed 0x1cbb7: slot 2 waited for slot 3, whose port the alloc of slot 2 held.
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["agent:1", "agent:2"]);
+    scenario.run(&agent("\"each-node\"", "agent:1"));
+    let state = scenario.deploy(&agent("3", "agent:2"));
+    assert!(reason(&state).contains("port 9100"), "{state:?}");
+    scenario.settled();
+    assert_eq!(scenario.healthy("agent"), 3);
+}
