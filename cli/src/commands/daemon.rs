@@ -22,9 +22,10 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     runtime.map_err(|error| Failure::of(&error))
 }
 
-/// What the daemon logs: all that an operator would care about. Consensus says what matters in
+/// What the daemon logs: all that an operator would care about. Of openraft only what it cannot go
+/// on from: its warnings are about its inner workings, and `consensus` says what matters in
 /// words of its own.
-const LOG: &str = "info,openraft=warn";
+const LOG: &str = "info,openraft=error";
 
 /// Logs to standard error; `MILL_LOG` or `RUST_LOG` says how much.
 pub fn log(json: bool, default: &str) {
