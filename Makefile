@@ -58,7 +58,7 @@ soak: ## the large counts: 200 kills of the daemon under deploys, many seeds (SE
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
 
 bench: ## benchmarks of functions, simulation speed and the idle daemon
-	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-runtime-real
+	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-consensus
 	tools/install.sh test
 	$(CARGO) build --locked --release --bin mill
 	tools/idle.sh

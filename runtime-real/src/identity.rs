@@ -13,7 +13,7 @@ use mill_core::name::NodeId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::consensus::disk::{Claim, ClaimError, Disk as _, FileDisk};
+use mill_consensus::disk::{Claim, ClaimError, Disk as _, FileDisk};
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;

@@ -5,7 +5,6 @@
 
 mod api;
 pub mod clock;
-pub mod consensus;
 pub mod daemon;
 pub mod docker;
 pub mod doctor;

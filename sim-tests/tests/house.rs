@@ -19,7 +19,9 @@ fn root() -> &'static Path {
 /// Every Rust file of the workspace, with what is in it.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    for package in ["core", "runtime-real", "runtime-sim", "sim-tests", "cli"] {
+    for package in
+        ["core", "runtime-real", "runtime-real/consensus", "runtime-sim", "sim-tests", "cli"]
+    {
         for folder in ["src", "tests", "benches"] {
             collect(&root().join(package).join(folder), &mut found);
         }

@@ -11,8 +11,8 @@ use mill_core::{Effect, Event};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::consensus::{Consensus, Proposal};
 use crate::docker::Engine;
+use mill_consensus::{Consensus, Proposal};
 
 /// Where effects go.
 pub(super) struct Dispatch {

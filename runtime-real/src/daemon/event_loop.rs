@@ -14,9 +14,9 @@ use tokio::time::sleep_until;
 use super::Asked;
 use super::dispatch::Dispatch;
 use crate::clock::Clock;
-use crate::consensus::{self, Consensus, ConsensusEvent};
 use crate::docker::{Engine, EngineSignal};
 use crate::recorder::Recorder;
+use mill_consensus::{self as consensus, Consensus, ConsensusEvent};
 
 /// Results of effects that wait for the loop.
 const RESULTS_WAITING: usize = 1024;

@@ -23,12 +23,12 @@ use tokio::task::JoinHandle;
 use self::event_loop::EventLoop;
 use crate::api;
 use crate::clock::Clock;
-use crate::consensus::disk::FileDisk;
-use crate::consensus::{self, Consensus, ConsensusError};
 use crate::docker::{Engine, EngineOptions};
 use crate::host;
 use crate::identity::{self, Identity, IdentityError, Opened};
 use crate::recorder::Recorder;
+use mill_consensus::disk::FileDisk;
+use mill_consensus::{self as consensus, Consensus, ConsensusError};
 
 /// How a daemon is started.
 #[derive(Clone, Debug)]

@@ -32,7 +32,7 @@ mod tests;
 use tokio::sync::oneshot;
 
 pub use error::ConsensusError;
-pub(crate) use log::LOG_FILE;
+pub use log::LOG_FILE;
 pub use options::Options;
 
 /// Consensus on the tokio runtime.

@@ -16,7 +16,8 @@ use super::disk::{Claim, Disk, DiskFile};
 use super::error::ConsensusError;
 use super::types::{Entry, LogId, Vote};
 
-pub(crate) const LOG_FILE: &str = "log.redb";
+/// The log's file in its directory.
+pub const LOG_FILE: &str = "log.redb";
 /// A log that is being made; it gets its name when it is whole.
 const TEMPORARY: &str = "log.tmp";
 

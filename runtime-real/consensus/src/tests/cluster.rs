@@ -195,7 +195,7 @@ async fn a_second_process_on_a_directory_is_told_who_has_it() {
     }
     let directory = tempfile::tempdir().unwrap();
     let me = std::env::current_exe().unwrap();
-    let name = "consensus::tests::cluster::a_second_process_on_a_directory_is_told_who_has_it";
+    let name = "tests::cluster::a_second_process_on_a_directory_is_told_who_has_it";
     let mut command = Command::new(me);
     command.args(["--exact", name, "--nocapture"]).env(HOLD, directory.path());
     command.stdin(Stdio::piped()).stdout(Stdio::piped());

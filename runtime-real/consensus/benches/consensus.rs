@@ -10,8 +10,8 @@ use std::sync::Arc;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use futures_util::future::join_all;
-use mill_runtime_real::consensus::disk::FileDisk;
-use mill_runtime_real::consensus::{Consensus, ConsensusEvent, Leadership, Options, Proposal};
+use mill_consensus::disk::FileDisk;
+use mill_consensus::{Consensus, ConsensusEvent, Leadership, Options, Proposal};
 use tokio::runtime::Runtime;
 
 /// About what an alloc's report takes.
