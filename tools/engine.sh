@@ -23,7 +23,7 @@ start() {
     -H "unix://$socket" --bridge=none --iptables=false --ip6tables=false --live-restore \
     >>"$dir/dockerd.log" 2>&1 </dev/null &
   for _ in $(seq 600); do
-    curl -sf --unix-socket "$socket" http://engine/_ping >/dev/null && { echo "unix://$socket"; return; }
+    curl -sf --max-time 1 --unix-socket "$socket" http://engine/_ping >/dev/null && { echo "unix://$socket"; return; }
     sleep 0.05
   done
   tail -5 "$dir/dockerd.log" >&2

@@ -22,6 +22,12 @@ packages() { # packages COMMAND=PACKAGE...: installs the packages whose command 
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+crate() { # crate NAME VERSION [OPTION...]: builds the tool, if there is none; takes minutes
+  command -v "$1" >/dev/null && return
+  say "building $1, which takes some minutes"
+  cargo install --locked --quiet "$1" --version "$2" "${@:3}"
+}
+
 build() {
   packages cc=gcc mold=mold make=make
   command -v cargo >/dev/null || die "Rust is missing: install it from https://rustup.rs, then repeat this"
@@ -53,9 +59,9 @@ engine() {
 
 tools() {
   packages docker-registry=docker-registry htpasswd=apache2-utils ip=iproute2 dockerd=docker.io \
-    curl=curl busybox=busybox-static docker=docker.io
-  command -v cargo-nextest >/dev/null || cargo install --locked --quiet cargo-nextest
-  command -v cargo-deny >/dev/null || cargo install --locked --quiet --debug cargo-deny
+    curl=curl busybox=busybox-static docker=docker.io pgrep=procps
+  crate cargo-nextest 0.9.143
+  crate cargo-deny 0.20.2 --debug
 }
 
 case "${1:-}" in

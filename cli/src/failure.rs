@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use mill_core::api::{ApiError, ErrorCode};
+use serde_json::json;
 
 /// A command that was not done.
 #[derive(Debug)]
@@ -31,16 +32,22 @@ impl Failure {
         Failure::Failed(text)
     }
 
-    /// Prints it, and says how to exit.
-    pub fn report(self) -> ExitCode {
-        let (text, code) = match self {
-            Failure::Failed(text) => (text, 1),
+    /// Prints it, for programs as a document as well, and says how to exit.
+    pub fn report(self, json: bool) -> ExitCode {
+        let plain = |code: &str, text: &str| json!({ "code": code, "message": text });
+        let (text, document, code) = match self {
             Failure::Said => return ExitCode::from(1),
-            Failure::Usage(text) => (text, 2),
-            Failure::Unreachable(text) => (text, 3),
-            Failure::Refused(error) if error.code == ErrorCode::NoLeader => (error.to_string(), 3),
-            Failure::Refused(error) => (error.to_string(), 1),
+            Failure::Failed(text) => (text.clone(), plain("failed", &text), 1),
+            Failure::Usage(text) => (text.clone(), plain("usage", &text), 2),
+            Failure::Unreachable(text) => (text.clone(), plain("unreachable", &text), 3),
+            Failure::Refused(error) => {
+                let code = if error.code == ErrorCode::NoLeader { 3 } else { 1 };
+                (error.to_string(), json!(error), code)
+            }
         };
+        if json {
+            println!("{}", json!({ "error": document }));
+        }
         eprintln!("error: {text}");
         ExitCode::from(code)
     }

@@ -18,5 +18,6 @@ use crate::args::Args;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    render::pipe::quietly(|| commands::run(args).unwrap_or_else(|failure| failure.report()))
+    let json = args.json;
+    render::pipe::quietly(|| commands::run(args).unwrap_or_else(|failure| failure.report(json)))
 }

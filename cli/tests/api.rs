@@ -7,6 +7,8 @@ mod support;
 use std::fs;
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 use self::support::{Host, free_port, said, wait};
 
 /// Runs `mill ARGS` over TCP with a token.
@@ -58,6 +60,23 @@ fn a_daemon_logs_what_matters_and_no_more() {
     assert!(log.contains(" INFO ") && log.contains("started"), "{log}");
     assert!(!log.contains("openraft") && !log.contains('\x1b'), "{log}");
     assert!(log.lines().count() < 15, "{log}");
+}
+
+#[test]
+fn logs_and_beginnings_are_documents_for_programs() {
+    let host = Host::bare();
+    let json = ["--log-json", "--json"];
+    let daemon = host.spawn_on(&host.path("data"), "mill.sock", "daemon.log", &json);
+    host.eventually("it leads", || host.mill(&["status"]).status.success());
+    let told: Vec<Value> =
+        daemon.said().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let begun = told.iter().find(|line| line.get("cluster").is_some()).unwrap();
+    assert!(begun["new_token"].as_str().unwrap().starts_with("mill-"), "{begun}");
+    let started = told.iter().find(|line| line["fields"]["message"] == "started").unwrap();
+    assert_eq!((&started["level"], &started["fields"]["name"]), (&"INFO".into(), &"a".into()));
+    let refused = host.mill(&["ps", "nosuch", "--json"]);
+    let document: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(document["error"]["code"], "not-found", "{document}");
 }
 
 #[test]

@@ -6,12 +6,12 @@ mod support;
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
-use self::support::{Host, Registry, free_port, json, said, wait};
+use self::support::{Host, Registry, free_port, json, pause, said, wait};
 
 const WEB: &str = r#"
 [service.web]
@@ -139,7 +139,10 @@ fn what_cannot_run_goes_back_with_the_reason_and_leaves_nothing() {
     let bad = |service: &str| format!("{WEB}\n[service.bad]\n{service}\n");
     let cases = [
         ("image = \"test/web:1\"\ncommand = [\"/bin/nosuch\"]".to_owned(), "nosuch"),
-        ("image = \"test/web:1\"\ncommand = [\"/bin/true\"]".to_owned(), "true"),
+        (
+            "image = \"test/web:1\"\ncommand = [\"/bin/sh\", \"-c\", \"exit 0\"]".to_owned(),
+            "exit code 0",
+        ),
         (
             "image = \"test/web:1\"\ncommand = [\"/bin/sh\", \"-c\", \"echo last words; exit 3\"]"
                 .to_owned(),
@@ -231,10 +234,11 @@ fn an_engine_that_is_down_is_named_and_waited_for() {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(path: PathBuf) -> SmallDisk {
-        fs::create_dir(&path).unwrap();
+    fn mount(path: PathBuf, size: &str) -> SmallDisk {
+        fs::create_dir_all(&path).unwrap();
         let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", "size=6m", "mill-test"]).arg(&path);
+        let options = format!("size={size}");
+        command.args(["-t", "tmpfs", "-o", &options, "mill-test"]).arg(&path);
         assert!(command.status().unwrap().success());
         SmallDisk(path)
     }
@@ -248,26 +252,48 @@ impl Drop for SmallDisk {
 }
 
 #[test]
+fn a_full_disk_of_the_engine_is_named_and_leaves_nothing_half_done() {
+    // The engine keeps everything there; it outlives the engine.
+    let mut small = None;
+    let prepare = |engine: &Path| small = Some(SmallDisk::mount(engine.join("data"), "48m"));
+    let Some(mut host) = Host::start_prepared(prepare) else { return };
+    host.start_daemon();
+    host.deploy(WEB);
+    let before = host.containers();
+    let disk = &small.as_ref().unwrap().0;
+    fs::write(disk.join("ballast"), vec![0; 48 << 20]).unwrap_err();
+    let changed = WEB.replacen("test/web:1", "test/web:2", 1);
+    let text =
+        host.deploy_fails(&changed.replace("parallel = 2", "parallel = 2, deadline = \"8s\""));
+    assert!(text.contains("no space left on device"), "{text}");
+    fs::remove_file(disk.join("ballast")).unwrap();
+    host.eventually("everything is as before", || host.containers() == before);
+    host.deploy(&changed);
+}
+
+#[test]
 fn a_full_disk_is_named_and_loses_nothing_acknowledged() {
     let Some(mut host) = Host::start() else { return };
-    let small = SmallDisk::mount(host.path("small"));
+    let small = SmallDisk::mount(host.path("small"), "6m");
     let (data, ballast) = (small.0.join("data"), small.0.join("ballast"));
     let leads = |host: &Host| wait(|| host.mill(&["status"]).status.success());
     host.spawn_daemon(&data);
     assert!(leads(&host));
     host.deploy(WEB);
     fs::write(&ballast, vec![0; 6 << 20]).unwrap_err();
-    let (mut acknowledged, mut tries) = (1, 0);
+    let mut acknowledged = 1;
+    let mut last = String::new();
+    // Each deploy writes a part of what is left.
     let refused = loop {
         let output = host.mill(&["restart", "other", "--detach", "--json"]);
         match output.status.code() {
             Some(0) => acknowledged = json(&output)["deploy"].as_u64().unwrap(),
             // Another deploy is under way: it writes as well.
-            Some(1) if said(&output).contains("deploy #") => {}
+            Some(1) if said(&output).contains("deploy #") => pause(20),
             Some(_) | None => break output,
         }
-        tries += 1;
-        assert!(tries < 500, "the disk does not fill: {}", said(&output));
+        assert!(acknowledged < 1000, "the disk does not fill: {last}");
+        last = said(&output);
     };
     assert!(said(&refused).contains("error: "), "{}", said(&refused));
     assert_eq!(host.take_daemon().ended().code(), Some(1));

@@ -5,9 +5,28 @@
 mod support;
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use self::support::{Host, json, said};
+
+#[test]
+fn the_doctor_names_what_is_wrong_and_what_to_do() {
+    let host = Host::bare();
+    let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let pool = format!("{port}-{port}");
+    let data = host.path("data");
+    let args = ["doctor", "--ports", &pool, "--data", data.to_str().unwrap()];
+    let looked = host.mill(&args);
+    assert_eq!(looked.status.code(), Some(1), "{}", said(&looked));
+    for telling in ["FAIL container engine", "apt-get install docker.io", "warn ports", "--ports"] {
+        assert!(said(&looked).contains(telling), "{telling}: {}", said(&looked));
+    }
+    let found = json(&host.mill(&[&args[..], &["--json"]].concat()));
+    let broken = found.as_array().unwrap().iter().filter(|finding| finding["grade"] != "fine");
+    assert!(broken.clone().count() >= 2 && broken.into_iter().all(|f| f["remedy"].is_string()));
+}
 
 #[test]
 fn wrong_usage_exits_with_2_and_shows_how() {

@@ -126,7 +126,9 @@ pub fn replay(
         return Err(ReplayError::Version { found: header.core });
     }
     let (_, node) = lines.next().ok_or(ReplayError::Empty)?;
-    let mut node: Node = parse(2, &node)?;
+    // A daemon that died while it began the recording cut the checkpoint off.
+    let cut_off = |error| if lines.peek().is_none() { ReplayError::Empty } else { error };
+    let mut node: Node = parse(2, &node).map_err(cut_off)?;
     node.reindex();
     let mut found = Replay::default();
     while let Some((number, line)) = lines.next() {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use mill_runtime_real::daemon::{Daemon, DaemonOptions};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -43,7 +44,7 @@ pub fn log(json: bool, default: &str) {
 }
 
 /// `mill init`.
-pub async fn init(args: Init) -> Outcome {
+pub async fn init(args: Init, json: bool) -> Outcome {
     if !args.foreground && !Path::new("/run/systemd/system").exists() {
         let message = "there is no systemd here to run the daemon; use --foreground";
         return Err(Failure::Usage(message.to_owned()));
@@ -67,13 +68,11 @@ pub async fn init(args: Init) -> Outcome {
     })
     .await
     .map_err(|error| Failure::of(&error))?;
-    if let Some(token) = &daemon.new_token {
-        println!("cluster {} has begun", daemon.cluster);
-        println!("API token, shown only now: {token}");
-    }
-    println!("the API answers at {}", args.socket.display());
-    if args.socket != Path::new(DEFAULT_SOCKET) {
-        println!("set MILL_ADDRESS={} for the other commands", args.socket.display());
+    if json {
+        let (cluster, token) = (&daemon.cluster, &daemon.new_token);
+        println!("{}", json!({ "cluster": cluster, "socket": args.socket, "new_token": token }));
+    } else {
+        print_beginning(&daemon, &args.socket);
     }
     let failed = tokio::select! {
         () = stop.wait() => None,
@@ -83,6 +82,17 @@ pub async fn init(args: Init) -> Outcome {
     match failed {
         Some(reason) => Err(Failure::Failed(format!("the daemon stopped: {reason}"))),
         None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn print_beginning(daemon: &Daemon, socket: &Path) {
+    if let Some(token) = &daemon.new_token {
+        println!("cluster {} has begun", daemon.cluster);
+        println!("API token, shown only now: {token}");
+    }
+    println!("the API answers at {}", socket.display());
+    if socket != Path::new(DEFAULT_SOCKET) {
+        println!("set MILL_ADDRESS={} for the other commands", socket.display());
     }
 }
 

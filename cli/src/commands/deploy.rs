@@ -95,9 +95,8 @@ impl Waiting {
     /// Whether what was refused may be done after a wait.
     fn is_for(&self, error: &ApiError) -> bool {
         match error.code {
-            ErrorCode::Conflict => self.vain < VAIN_MAX,
-            // Another deploy came and ended between our plan and our start.
-            ErrorCode::PlanChanged => self.told.is_some(),
+            // A changed plan: another deploy came, or ended, between our plan and our start.
+            ErrorCode::Conflict | ErrorCode::PlanChanged => self.vain < VAIN_MAX,
             ErrorCode::Invalid
             | ErrorCode::Unsupported
             | ErrorCode::Forbidden

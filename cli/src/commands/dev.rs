@@ -4,6 +4,7 @@
 //! happens, its containers are removed at the end; those of one that was killed, by the next one.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
@@ -62,6 +63,7 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         () = stop.wait() => return interrupted(args.once),
         () = clear_left_behind(folder.path()) => {}
     }
+    let block = PortBlock::take()?;
     let socket = folder.path().join("mill.sock");
     let client = Client::new(&socket.display().to_string())?;
     let mut daemon = Daemon::start(DaemonOptions {
@@ -71,7 +73,7 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         socket: socket.clone(),
         listen: None,
         engine,
-        ports: PortPool::default(),
+        ports: block.pool,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
     .await
@@ -100,6 +102,32 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
             eprintln!("error: some containers could not be removed: {reason}");
             Err(failure)
         }
+    }
+}
+
+/// Ports that no other `mill dev` on this machine gives to its containers, until this is dropped.
+struct PortBlock {
+    pool: PortPool,
+    /// Listens on the block's last port, which says to the others that it is taken.
+    _claim: TcpListener,
+}
+
+/// Ports in a block, the one that claims it included.
+const BLOCK_PORTS: u16 = 200;
+
+impl PortBlock {
+    fn take() -> Result<PortBlock, Failure> {
+        let all = PortPool::default();
+        for first in (all.first..all.last).step_by(usize::from(BLOCK_PORTS)) {
+            let last = first + BLOCK_PORTS - 1;
+            if let Ok(claim) = TcpListener::bind((Ipv4Addr::LOCALHOST, last)) {
+                let pool = PortPool { first, last: last - 1 };
+                return Ok(PortBlock { pool, _claim: claim });
+            }
+        }
+        let message = "every block of ports from 20000 to 29999 is taken: are that many `mill dev` \
+                       running here?";
+        Err(Failure::Failed(message.to_owned()))
     }
 }
 

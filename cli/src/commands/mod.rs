@@ -27,7 +27,7 @@ pub fn run(args: Args) -> Outcome {
     let json = args.json;
     match args.command {
         Command::Dev(args) => daemon::runtime()?.block_on(dev::dev(args, json)),
-        Command::Init(args) => daemon::runtime()?.block_on(daemon::init(args)),
+        Command::Init(args) => daemon::runtime()?.block_on(daemon::init(args, json)),
         Command::Validate(files) => config::validate(&files, json),
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(args, json)),
         Command::Deploy(args) => client_runtime()?.block_on(deploy::deploy(args, json)),

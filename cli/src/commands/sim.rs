@@ -29,9 +29,15 @@ fn params(seed: u64, args: &Sim) -> Params {
 }
 
 fn one(params: Params, trace: bool, json: bool) -> Outcome {
-    let print: Option<Line> = trace.then(|| -> Line { Box::new(|line| println!("{line}")) });
+    let print: Option<Line> = trace.then(|| -> Line {
+        match json {
+            true => Box::new(|line| println!("{}", serde_json::json!({ "trace": line }))),
+            false => Box::new(|line| println!("{line}")),
+        }
+    });
     let report = run_traced(params, print);
     match json {
+        true if trace => println!("{}", serde_json::json!(report)),
         true => println!("{}", pretty(&report)),
         false => {
             println!("{report}");

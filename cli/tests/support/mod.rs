@@ -30,6 +30,8 @@ pub struct Host {
     daemon: Option<Running>,
     /// Ports of this host's pool: hosts share the machine's network.
     ports: String,
+    /// Listens on the port after the pool's last: the pool is this host's until it is dropped.
+    _claim: TcpListener,
 }
 
 impl Host {
@@ -37,16 +39,27 @@ impl Host {
     pub fn bare() -> Host {
         let dir = tempfile::Builder::new().prefix("mill-host-").tempdir().unwrap();
         let engine = format!("unix://{}", dir.path().join("no-engine.sock").display());
-        // Each test process takes a range of its own, so that tests can run side by side.
-        let first = 30_000 + (std::process::id() % 300) * 100;
-        let ports = format!("{first}-{}", first + 99);
-        Host { dir, engine, has_engine: false, daemon: None, ports }
+        // Below the ports that the kernel gives to whoever asks for any.
+        let mut blocks = (10_000..20_000).step_by(100);
+        let (first, claim) = blocks
+            .find_map(|first| {
+                Some((first, TcpListener::bind((Ipv4Addr::LOCALHOST, first + 99)).ok()?))
+            })
+            .expect("a hundred hosts at a time are enough");
+        let ports = format!("{first}-{}", first + 98);
+        Host { dir, engine, has_engine: false, daemon: None, ports, _claim: claim }
     }
 
     /// A host, or `None` where there cannot be one.
     pub fn start() -> Option<Host> {
+        Host::start_prepared(|_| ())
+    }
+
+    /// The same; `prepare` is handed the engine's directory before there is an engine.
+    pub fn start_prepared(prepare: impl FnOnce(&Path)) -> Option<Host> {
         possible(&["dockerd", "docker", "curl", "busybox"])?;
         let mut host = Host::bare();
+        prepare(&host.dir.path().join("engine"));
         host.has_engine = true;
         host.engine = text(tool(host.dir.path(), "start")).trim().to_owned();
         check(&tool(host.dir.path(), "images"));
@@ -82,6 +95,7 @@ impl Host {
     /// Another daemon, that the test keeps.
     pub fn spawn_on(&self, data: &Path, socket: &str, log: &str, more: &[&str]) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
+        forget_surroundings(&mut command);
         command.args(["init", "--foreground", "--name", "a", "--ports", &self.ports, "--data"]);
         command.arg(data).arg("--socket").arg(self.path(socket));
         command.args(["--engine", &self.engine]).args(more);
@@ -127,6 +141,7 @@ impl Host {
     }
 
     fn prepare(&self, command: &mut Command) {
+        forget_surroundings(command);
         command.env("MILL_ADDRESS", self.path("mill.sock")).env("DOCKER_HOST", &self.engine);
         command.env("TMPDIR", self.dir.path()).current_dir(self.dir.path());
     }
@@ -357,6 +372,13 @@ fn possible(programs: &[&str]) -> Option<()> {
     assert!(std::env::var_os("MILL_REQUIRE_ENGINE").is_none(), "{reason}");
     eprintln!("not run: {reason}");
     None
+}
+
+/// What a developer has set for a `mill` of their own is none of a test's.
+fn forget_surroundings(command: &mut Command) {
+    ["RUST_LOG", "MILL_LOG", "MILL_TOKEN"].iter().for_each(|name| {
+        command.env_remove(name);
+    });
 }
 
 fn tool(dir: &Path, verb: &str) -> Output {

@@ -33,6 +33,8 @@ struct Lookup {
     state: State,
     /// When it was asked for last.
     asked_at: Mono,
+    /// The longest that a try took to fail.
+    failed_within: Millis,
     report: Option<ImageReport>,
 }
 
@@ -55,8 +57,9 @@ impl Images {
         }
         self.asked.retain(|reference, _| deploy.images.get(reference) == Some(&None));
         for lookup in self.asked.values_mut() {
-            // A try that takes longer than the failures before is a pull that goes on.
-            let goes_on = lookup.asked_at + RETRY <= now;
+            // A try that takes much longer than the failures before is a pull that goes on.
+            let as_before = Millis(2 * lookup.failed_within.0).max(RETRY);
+            let goes_on = lookup.asked_at + as_before <= now;
             if matches!(lookup.state, State::Asked(_)) && goes_on {
                 lookup.report = None;
             }
@@ -70,8 +73,11 @@ impl Images {
             if due {
                 let op = ContainerOp::Resolve { reference: reference.clone() };
                 let state = State::Asked(out.container(op));
-                let report = self.asked.remove(reference).and_then(|lookup| lookup.report);
-                self.asked.insert(reference.clone(), Lookup { state, asked_at: now, report });
+                let before = self.asked.remove(reference);
+                let failed_within = before.as_ref().map_or(Millis(0), |b| b.failed_within);
+                let report = before.and_then(|before| before.report);
+                let lookup = Lookup { state, asked_at: now, failed_within, report };
+                self.asked.insert(reference.clone(), lookup);
             }
         }
     }
@@ -88,7 +94,9 @@ impl Images {
             Err(error) => (State::Retry(now + RETRY), Some(ImageReport::Trying(error.clone()))),
             Ok(_) => (State::Retry(now + RETRY), None),
         };
-        *lookup = Lookup { state, report, ..*lookup };
+        let took = now.since(lookup.asked_at);
+        let failed_within = lookup.failed_within.max(took);
+        *lookup = Lookup { state, report, failed_within, ..*lookup };
         true
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Task {
     failures: Failures,
     health: HealthSpec,
     trouble: Option<Trouble>,
+    /// Why it goes, while something stands in the way of that.
+    cause: Option<Trouble>,
     /// What was seen to end before its start was answered.
     died: Option<Observed>,
 }
@@ -130,6 +132,7 @@ impl Task {
             failures: Failures::default(),
             health: HealthSpec::default(),
             trouble: None,
+            cause: None,
             died: None,
         }
     }
@@ -399,10 +402,15 @@ impl Task {
                 self.stopped(exit, then);
             }
             (Stage::Stopping { then, .. }, Err(error)) => {
+                self.set_cause_aside(then.follows_failure());
                 self.try_again(now, error, jitter, |at| Stage::Stop { at, then });
             }
-            (Stage::Removing { end, .. }, Ok(_)) => self.stage = Stage::Ended(end),
+            (Stage::Removing { end, .. }, Ok(_)) => {
+                self.recall_cause();
+                self.stage = Stage::Ended(end);
+            }
             (Stage::Removing { end, .. }, Err(error)) => {
+                self.set_cause_aside(end == Phase::Failed);
                 self.try_again(now, error, jitter, |at| Stage::Remove { at, end });
             }
             (_, _) => {}
@@ -410,16 +418,36 @@ impl Task {
     }
 
     fn stopped(&mut self, exit: Option<Exit>, then: Then) {
+        self.recall_cause();
         if exit.is_some_and(|exit| exit.killed_after_grace) {
-            let detail = "it did not end within its grace period and was killed; does its main \
-                          process handle the stop signal (a shell as PID 1 does not)?";
-            self.trouble = Some(Trouble {
-                kind: TroubleKind::KilledAfterGrace,
-                detail: detail.to_owned(),
-                output: Vec::new(),
-            });
+            let told = "it did not end within its grace period and was killed; does its main \
+                        process handle the stop signal (a shell as PID 1 does not)?";
+            match &mut self.trouble {
+                // What it was stopped for is what matters.
+                Some(trouble) if then.follows_failure() => {
+                    trouble.detail.push_str("; asked to stop, ");
+                    trouble.detail.push_str(told);
+                }
+                Some(_) | None => {
+                    let (kind, detail) = (TroubleKind::KilledAfterGrace, told.to_owned());
+                    self.trouble = Some(Trouble { kind, detail, output: Vec::new() });
+                }
+            }
         }
         self.stage = then.stage();
+    }
+
+    /// What it failed of is kept for its end, whatever else goes wrong until then.
+    fn set_cause_aside(&mut self, failed: bool) {
+        if failed && self.cause.is_none() {
+            self.cause = self.trouble.clone();
+        }
+    }
+
+    fn recall_cause(&mut self) {
+        if let Some(cause) = self.cause.take() {
+            self.trouble = Some(cause);
+        }
     }
 
     /// Permanent: it ends here as failed. Otherwise the same is tried again later.
@@ -523,6 +551,14 @@ fn up(now: Mono, observed: &Observed, healthy: bool) -> Stage {
 }
 
 impl Then {
+    /// Whether it is stopped for a failure.
+    fn follows_failure(self) -> bool {
+        match self {
+            Then::StartAgain(_) | Then::End(Phase::Failed) => true,
+            Then::End(_) => false,
+        }
+    }
+
     fn stage(self) -> Stage {
         match self {
             Then::StartAgain(at) => Stage::Start { at },

@@ -216,14 +216,16 @@ impl Node {
             return Err(error);
         }
         let plan = self.plan_project(project)?;
+        if plan.is_empty() {
+            return Ok(Some(Answer::Unchanged));
+        }
+        // While another deploy moves, plans change by the moment: that it runs is what is in the way.
+        self.no_deploy_runs()?;
         if expect.is_some_and(|expect| expect != plan.fingerprint()) {
             let message =
                 format!("the cluster changed since the plan was shown; now it is:\n{plan}");
             let error = ApiError::new(ErrorCode::PlanChanged, message);
             return Err(error.hint("look at the new plan and deploy again"));
-        }
-        if plan.is_empty() {
-            return Ok(Some(Answer::Unchanged));
         }
         let changed = plan.services.iter().filter(|s| s.action != plan::Action::Keep);
         let changes = changed.map(|planned| {
@@ -304,6 +306,13 @@ impl Node {
         }
     }
 
+    fn no_deploy_runs(&self) -> Result<(), ApiError> {
+        match self.cluster.running_deploy() {
+            Some((number, _)) => Err(refused(&Refusal::DeployRunning(number))),
+            None => Ok(()),
+        }
+    }
+
     fn propose(
         &mut self,
         now: Now,
@@ -311,9 +320,7 @@ impl Node {
         command: Command,
         plan: Plan,
     ) -> Result<(), ApiError> {
-        if let Some((number, _)) = self.cluster.running_deploy() {
-            return Err(refused(&Refusal::DeployRunning(number)));
-        }
+        self.no_deploy_runs()?;
         let proposal = self.out.propose(now.wall, vec![command]);
         self.requests.proposed.insert(id, Proposed { id: proposal, plan });
         Ok(())

@@ -126,9 +126,11 @@ async fn was_out_of_memory(docker: &Docker, suspect: Suspect) -> bool {
         until: Some(seconds(suspect.finished.saturating_add(around))),
         filters: Some(filters.into()),
     };
-    // The engine ends the stream at `until`; an error says no more than its silence.
-    let first = Box::pin(docker.events(Some(options))).next().await;
-    matches!(first, Some(Ok(_)))
+    // The engine ends the stream at `until`, by a clock that may be set back meanwhile; an error
+    // says no more than its silence.
+    let mut notices = Box::pin(docker.events(Some(options)));
+    let first = timeout(2 * NOTICE_WITHIN, notices.next()).await;
+    matches!(first, Ok(Some(Ok(_))))
 }
 
 fn observed(found: ContainerInspectResponse) -> Option<Observed> {

@@ -86,18 +86,38 @@ impl Engine {
             }
             Ok(said)
         };
-        let ran = timeout(limit, running).await;
-        let ended = within(CALL_WITHIN, &doing, docker.inspect_exec(&id)).await?;
-        match ran {
+        match timeout(limit, running).await {
             Ok(said) => {
+                let ended = within(CALL_WITHIN, &doing, docker.inspect_exec(&id)).await?;
                 let said = errors::cleaned(&String::from_utf8_lossy(&said?));
                 Ok(Ran::Exited { code: ended.exit_code.unwrap_or(-1), said })
             }
             Err(_) => {
-                kill(&ended);
+                drop(tokio::spawn(end(docker.clone(), id)));
                 Ok(Ran::Overdue)
             }
         }
+    }
+}
+
+/// How often a command that took too long is looked at until it has ended.
+const END_LOOKS: u32 = 100;
+/// Between two looks.
+const END_PAUSE: Duration = Duration::from_millis(100);
+
+/// Ends a command that nobody waits for any more: Docker cannot, and one more would stay with
+/// every probe, until the container has no processes left. On a busy machine it may begin only
+/// after it was given up.
+async fn end(docker: Docker, id: String) {
+    for _ in 0..END_LOOKS {
+        match timeout(CALL_WITHIN, docker.inspect_exec(&id)).await {
+            Ok(Ok(exec)) if exec.exit_code.is_none() => kill(&exec),
+            // It has ended; or its container is gone, and it with it.
+            Ok(Ok(_)) | Ok(Err(_)) => return,
+            // The engine is busy.
+            Err(_) => {}
+        }
+        tokio::time::sleep(END_PAUSE).await;
     }
 }
 
@@ -114,8 +134,7 @@ pub(super) enum Ran {
     Overdue,
 }
 
-/// Ends a command that nobody waits for any more: Docker cannot, and one more would stay with
-/// every probe, until the container has no processes left.
+/// Kills the process of a command, if it has begun.
 fn kill(exec: &ExecInspectResponse) {
     let (Some(pid), Some(container)) = (exec.pid, exec.container_id.as_deref()) else { return };
     // Only if it is the container's process: the engine might count in another namespace.

@@ -20,7 +20,8 @@ fn texts(lines: &[LogLine]) -> Vec<&str> {
 #[tokio::test]
 async fn output_is_read_from_its_end_its_beginning_or_a_moment() {
     let Some(host) = Host::start() else { return };
-    let script = "echo one; sleep 0.1; echo two >&2; sleep 0.1; echo three; busybox printf four";
+    // An engine reads the two streams by themselves: it has to have seen one before the next.
+    let script = "echo one; sleep 2; echo two >&2; sleep 2; echo three; busybox printf four";
     let spec = host.spec("said.0-a", script).await;
     host.begin(spec.clone()).await.unwrap();
     host.exit_of(&spec.alloc).await;

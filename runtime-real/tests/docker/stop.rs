@@ -45,12 +45,13 @@ async fn the_command_before_the_stop_runs_and_cannot_prevent_it() {
     assert_eq!((exit.code, exit.killed_after_grace), (0, false));
     host.printed(&spec.alloc, "said goodbye").await;
 
-    for (alloc, pre_stop) in [("before.0-b", ["/no/such", ""]), ("before.0-c", ["sleep", "60"])] {
+    let cases = [("before.0-b", ["/no/such", ""], 20_000), ("before.0-c", ["sleep", "60"], 5_000)];
+    for (alloc, pre_stop, grace) in cases {
         let spec = host.spec(alloc, OBEYS).await;
         host.begin(spec.clone()).await.unwrap();
         host.printed(&spec.alloc, "ready").await;
         let pre_stop = pre_stop.map(str::to_owned).to_vec();
-        let plan = StopPlan { pre_stop, ..stop_plan("SIGTERM", 1000) };
+        let plan = StopPlan { pre_stop, ..stop_plan("SIGTERM", grace) };
         let exit = host.end(&spec.alloc, plan).await.unwrap().unwrap();
         assert_eq!((exit.code, exit.killed_after_grace), (0, false), "{alloc}");
     }

@@ -12,6 +12,8 @@ pub struct Registry {
     builds: BTreeMap<u64, Behaviour>,
     /// It does not answer.
     pub down: bool,
+    /// How long it takes then until that is known: connections may be refused, or lead nowhere.
+    pub fails_after: Millis,
 }
 
 /// How a container of an image behaves.

@@ -70,8 +70,13 @@ impl World {
             Ok(()) => self.perform(node, id, op),
             Err(error) => Some(Err(error)),
         };
-        if let Some(result) = answer {
-            self.answer(node, id, result);
+        let Some(result) = answer else { return };
+        match &result {
+            Err(error) if error.kind == OpErrorKind::RegistryDown => {
+                let known = self.registry.fails_after;
+                self.tell_after(known, node, id.boot, Event::OpDone { id, result });
+            }
+            Err(_) | Ok(_) => self.answer(node, id, result),
         }
     }
 

@@ -293,7 +293,12 @@ impl World {
             }
             Fault::EngineDown(node) => self.host_mut(*node).engine.down = true,
             Fault::DiskFull(node) => self.host_mut(*node).engine.disk_full = true,
-            Fault::RegistryDown => self.registry.down = true,
+            Fault::RegistryDown => {
+                // Where the network is slow, calls to it lead nowhere.
+                let slow = self.params.latency.1 > Millis(100);
+                self.registry.fails_after = Millis::secs(if slow { 20 } else { 0 });
+                self.registry.down = true;
+            }
             Fault::KillContainer(node, which) => return self.kill_container(*node, *which, KILLED),
             Fault::RemoveContainer(node, which) => {
                 let containers: Vec<_> = self.host(*node).engine.list();

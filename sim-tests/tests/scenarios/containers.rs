@@ -4,6 +4,7 @@ use mill_core::cluster::alloc::{Phase, TroubleKind};
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
 use mill_runtime_sim::models::engine::KILLED;
+use mill_runtime_sim::models::registry::Behaviour;
 use mill_runtime_sim::{Fault, SimTime};
 use mill_sim_tests::Scenario;
 
@@ -98,6 +99,24 @@ fn a_container_that_fails_its_health_check_is_restarted_and_says_why() {
     scenario.settled();
     assert!(scenario.processes()[&id] > before[&id]);
     assert_eq!(scenario.alloc("web").0, id, "in place");
+}
+
+#[test]
+fn what_a_container_was_stopped_for_is_told_also_if_it_had_to_be_killed() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.image("web:1", Behaviour { stops_after: None, ..Behaviour::default() });
+    scenario.run(WEB);
+    let (id, alloc) = scenario.alloc("web");
+    scenario.world.inject(Fault::SickContainer(alloc.node, 0), Millis::secs(20));
+    scenario.until("it was killed", |world| {
+        let trouble = world.cluster().allocs[&id].status.trouble.as_ref();
+        trouble.is_some_and(|trouble| trouble.detail.contains("grace period"))
+    });
+    let trouble = scenario.world.cluster().allocs[&id].status.trouble.clone();
+    let trouble = trouble.expect("waited for above");
+    assert_eq!(trouble.kind, TroubleKind::Unhealthy);
+    assert!(trouble.detail.contains("connection refused"), "{}", trouble.detail);
+    assert_eq!(trouble.output, ["the last words"]);
 }
 
 #[test]

@@ -69,6 +69,23 @@ fn a_changed_image_replaces_only_its_service() {
 }
 
 #[test]
+fn while_a_deploy_moves_another_is_told_of_it_and_not_of_a_changed_plan() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1", "web:2", "web:3", "api:1"]);
+    scenario.run(&shop("web:1", "api:1"));
+    let project = Box::new(project(&shop("web:3", "api:1")));
+    let planned = scenario.ask(Request::Plan { project: project.clone() });
+    let Ok(Answer::Plan(plan)) = planned else { panic!("there is a plan: {planned:?}") };
+    let other = scenario.start(&shop("web:2", "api:1"));
+    scenario.wait(Millis::secs(3));
+    let deploy = Request::Deploy { project, expect: Some(plan.fingerprint()) };
+    let refused = scenario.refusal(deploy.clone());
+    assert_eq!(refused.code, ErrorCode::Conflict, "{refused}");
+    scenario.end_of(other);
+    assert_eq!(scenario.refusal(deploy).code, ErrorCode::PlanChanged);
+}
+
+#[test]
 fn an_image_that_is_never_healthy_takes_the_whole_deploy_back() {
     let mut scenario = Scenario::nodes(3);
     scenario.images(&["web:1", "api:1", "api:2"]);

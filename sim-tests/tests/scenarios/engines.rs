@@ -1,10 +1,12 @@
 //! Engines, registries and disks that fail: named while they do, made up for afterwards.
 
 use mill_core::api::{Answer, Request};
+use mill_core::cluster::alloc::TroubleKind;
 use mill_core::cluster::deploy::DeployState;
+use mill_core::container::OpErrorKind;
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
-use mill_runtime_sim::Fault;
+use mill_runtime_sim::{Fault, Params};
 use mill_sim_tests::Scenario;
 
 use crate::WEB;
@@ -53,6 +55,36 @@ fn a_registry_that_is_down_is_named_and_given_up_after_a_minute() {
     assert!(scenario.world.now().since(begun) < Millis::secs(60), "it is not waited for longer");
     scenario.wait(Millis::mins(3));
     scenario.run(WEB);
+}
+
+#[test]
+fn a_registry_that_is_slow_to_fail_is_named_and_given_up_as_well() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1"]);
+    scenario.world.inject(Fault::RegistryDown, Millis::mins(20));
+    scenario.world.registry().fails_after = Millis::secs(20);
+    let number = scenario.start(WEB);
+    let begun = scenario.world.now();
+    let state = scenario.end_of(number);
+    assert!(matches!(&state, DeployState::RolledBack { reason } if reason.contains("registry")));
+    assert!(scenario.world.now().since(begun) < Millis::secs(110), "it is not waited for longer");
+}
+
+#[test]
+fn a_pool_port_that_is_taken_is_stepped_over_also_if_the_engine_fails_then() {
+    let mut params = Params::calm(1, 1);
+    params.engine = (Millis(500), Millis(500));
+    let mut scenario = Scenario::with(params);
+    scenario.images(&["web:1"]);
+    scenario.world.inject(Fault::TakePort(NodeId(1), 20_000), Millis::mins(30));
+    let number = scenario.start(WEB);
+    scenario.until("the port is found taken", |world| {
+        let troubles = world.cluster().allocs.values().filter_map(|a| a.status.trouble.as_ref());
+        troubles.into_iter().any(|t| t.kind == TroubleKind::Op(OpErrorKind::PortTaken))
+    });
+    // What was made of it cannot be removed for a while.
+    scenario.world.inject(Fault::EngineDown(NodeId(1)), Millis::secs(4));
+    assert_eq!(scenario.end_of(number), DeployState::Succeeded, "{}", scenario.story());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A checkpoint taken at any moment, and the events since, lead to the same effects again.
 
 use mill_core::name::NodeId;
-use mill_core::recording::{ReplayError, replay};
+use mill_core::recording::{CORE_VERSION, ReplayError, replay};
 use mill_core::units::Millis;
 use mill_runtime_sim::{Params, World};
 
@@ -43,14 +43,49 @@ fn a_recording_begun_at_any_moment_is_reproduced() {
     assert!(events > 5_000, "{events} events prove little");
 }
 
-#[test]
-fn a_recording_that_was_tampered_with_is_told_apart() {
+/// A short recording.
+fn recorded() -> Vec<String> {
     let mut world = turmoil(1);
     world.run_for(Millis::secs(20));
     let node = running(&world);
     world.begin_recording(node);
     world.run_for(Millis::secs(20));
-    let mut lines = world.end_recording(node);
+    world.end_recording(node)
+}
+
+fn refusal(lines: &[String]) -> String {
+    replay(lines.iter().cloned(), |_, _| {}).expect_err("it is refused").to_string()
+}
+
+#[test]
+fn what_is_no_recording_of_this_core_is_refused_in_words() {
+    let whole = recorded();
+    let mut other = whole.clone();
+    other[0] = other[0].replace(CORE_VERSION, "0.0.1-other");
+    let told = refusal(&other);
+    assert!(told.contains("0.0.1-other") && told.contains("use the mill that made it"), "{told}");
+    other[0] = whole[0].replace("\"mill_flight\":1", "\"mill_flight\":99");
+    assert!(refusal(&other).contains("format 99"));
+    assert!(refusal(&["# notes".to_owned()]).contains("line 1 is not part"));
+    let checkpoint = whole[1][..whole[1].len() / 2].to_owned();
+    for short in [&[][..], &whole[..1], &[whole[0].clone(), checkpoint]] {
+        assert!(refusal(short).contains("ends before its checkpoint"), "{} lines", short.len());
+    }
+}
+
+#[test]
+fn a_recording_that_was_cut_off_is_replayed_up_to_there() {
+    let mut lines = recorded();
+    let last = lines.last_mut().expect("there are events");
+    last.truncate(last.len() / 2);
+    let events = lines.len() as u64 - 3;
+    let found = replay(lines.into_iter(), |_, _| {}).expect("the rest is whole");
+    assert_eq!((found.events, found.torn), (events, true));
+}
+
+#[test]
+fn a_recording_that_was_tampered_with_is_told_apart() {
+    let mut lines = recorded();
     let place = lines.iter().position(|line| line.contains("\"wake\"")).expect("nodes are woken");
     lines.remove(place);
     let replayed = replay(lines.into_iter(), |_, _| {});

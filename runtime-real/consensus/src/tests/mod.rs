@@ -143,6 +143,17 @@ impl Node {
         }
     }
 
+    /// Waits until a snapshot of more than `index` entries is on the disk.
+    async fn saved_beyond(&self, index: u64) {
+        let saved = || self.consensus.status().snapshot.is_some_and(|saved| saved > index);
+        let waiting = async {
+            while !saved() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.expect("a snapshot is saved");
+    }
+
     /// Stops it and returns all that its reader was told.
     async fn stop(self) -> Seen {
         timeout(PATIENCE, self.consensus.shutdown()).await.expect("it stops");
