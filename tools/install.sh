@@ -7,6 +7,23 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
+busy() { # busy WORDS COMMAND...: says what it does; on a terminal something turns meanwhile
+  local words=$1 pid turn=0
+  shift
+  [ -t 2 ] || { say "$words"; "$@"; return; }
+  "$@" &
+  pid=$!
+  trap 'kill $pid' INT TERM
+  while kill -0 $pid 2>/dev/null; do
+    printf '\r\033[2m%s %s\033[0m' "${spinner:turn++%4:1}" "$words" >&2
+    sleep 0.2
+  done
+  trap - INT TERM
+  printf '\r\033[K' >&2
+  say "$words"
+  wait $pid
+}
+spinner='|/-\'
 die() { echo "error: $*" >&2; exit 1; }
 
 packages() { # packages COMMAND=PACKAGE...: installs the packages whose command is missing
@@ -15,17 +32,17 @@ packages() { # packages COMMAND=PACKAGE...: installs the packages whose command 
     command -v "${pair%%=*}" >/dev/null || [ -x "/usr/sbin/${pair%%=*}" ] || missing+=("${pair#*=}")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
-  say "installing ${missing[*]}"
   [ "$(id -u)" = 0 ] || die "install these packages first, or run this as root: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  busy "looking for packages" apt-get update -qq
+  busy "installing ${missing[*]}" \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 crate() { # crate NAME VERSION [OPTION...]: builds the tool, if there is none; takes minutes
   command -v "$1" >/dev/null && return
-  say "building $1, which takes some minutes"
-  cargo install --locked --quiet "$1" --version "$2" "${@:3}"
+  busy "building $1, which takes some minutes" \
+    cargo install --locked --quiet "$1" --version "$2" "${@:3}"
 }
 
 build() {
@@ -34,6 +51,11 @@ build() {
 }
 
 engine_answers() { curl -sf --max-time 5 --unix-socket /var/run/docker.sock http://engine/_ping >/dev/null; }
+
+engine_comes() {
+  for _ in $(seq 300); do engine_answers && return; sleep 0.1; done
+  return 1
+}
 
 start_engine() {
   if [ -d /run/systemd/system ]; then
@@ -44,8 +66,8 @@ start_engine() {
     setsid dockerd --bridge=none --iptables=false --ip6tables=false --live-restore \
       >/var/log/mill-dockerd.log 2>&1 </dev/null &
   fi
-  for _ in $(seq 300); do engine_answers && return; sleep 0.1; done
-  die "the Docker engine does not start; see /var/log/mill-dockerd.log"
+  busy "waiting for the Docker engine" engine_comes ||
+    die "the Docker engine does not start; see /var/log/mill-dockerd.log"
 }
 
 engine() {

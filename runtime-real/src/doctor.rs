@@ -18,7 +18,7 @@ use crate::docker::{Engine, EngineOptions};
 const SPACE_LOW: Bytes = Bytes(2 << 30);
 /// A wall clock before this was never set: 2026-01-01.
 const CLOCK_EARLIEST_MS: u64 = 1_767_225_600_000;
-/// A container engine that answers by then is healthy enough.
+/// Ports of the pool that are tried, evenly spread.
 const PORTS_TRIED: u16 = 20;
 
 /// One thing that was looked at.

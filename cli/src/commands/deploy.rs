@@ -15,7 +15,7 @@ use super::{Outcome, config, done, plan, pretty};
 use crate::args::Deploy;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::render::progress::Progress;
+use crate::render::progress::{self, Progress};
 
 /// How long the daemon may hold a question about a deploy that does not move. What a deploy waits
 /// for is not always a change of the replicated state, so people are not left longer without it.
@@ -114,6 +114,7 @@ impl Waiting {
             self.told = Some(error.message.clone());
         }
         let (mut seen, mut lost) = (None, 0);
+        let _turning = progress::Waiting::on("another deploy is under way");
         loop {
             match deployment(client, "latest", seen, &mut lost).await? {
                 Some(view) if view.state.is_end() => break,

@@ -29,6 +29,7 @@ use super::{Outcome, config, deploy, done, logs, plan};
 use crate::args::Dev;
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::render::progress::Waiting;
 use crate::render::{self, painted};
 
 /// What is logged: what goes wrong, in Mill's words.
@@ -91,7 +92,9 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
     if !json && outcome.is_ok() {
         println!("\nremoving what was started");
     }
+    let turning = (!json && outcome.is_ok()).then(|| Waiting::on("containers are stopping"));
     let left = daemon.remove().await;
+    drop(turning);
     let outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
     match (outcome, left) {
         (outcome, Ok(())) => outcome,
@@ -256,6 +259,8 @@ async fn check(status: &StatusView, json: bool) -> Outcome {
     done()
 }
 
+/// The first line of what an endpoint answers. Whatever speaks something else than HTTP, or refuses
+/// a question that nobody prepared it for, answers as well.
 async fn ask(endpoint: &str) -> Result<String, String> {
     let words = |error: &dyn std::error::Error| error.to_string();
     let stream = TcpStream::connect(endpoint).await.map_err(|error| words(&error))?;
@@ -264,10 +269,18 @@ async fn ask(endpoint: &str) -> Result<String, String> {
     tokio::spawn(connection);
     let request = hyper::Request::get("/").header("host", endpoint).body(Empty::<Bytes>::new());
     let request = request.map_err(|error| words(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| words(&error))?;
+    let response = match sender.send_request(request).await {
+        Ok(response) => response,
+        Err(error) if error.is_parse() => return Ok("something that is not HTTP".to_owned()),
+        Err(error) => return Err(words(&error)),
+    };
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| words(&error))?.to_bytes();
     let text = String::from_utf8_lossy(&body);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned();
-    if status.is_success() { Ok(line) } else { Err(format!("it answered {status}: {line}")) }
+    match status {
+        _ if status.is_success() => Ok(line),
+        _ if status.is_server_error() => Err(format!("it answered {status}: {line}")),
+        _ => Ok(status.to_string()),
+    }
 }

@@ -23,6 +23,28 @@ struct Bars {
     services: BTreeMap<String, ProgressBar>,
 }
 
+/// Something that turns while a person waits, on a terminal; nothing elsewhere. Gone when dropped.
+pub struct Waiting(Option<ProgressBar>);
+
+impl Waiting {
+    /// Says what is waited for.
+    pub fn on(what: &str) -> Waiting {
+        let bar = super::is_terminal().then(|| spinner("{spinner} {msg}"));
+        if let Some(bar) = &bar {
+            bar.set_message(what.to_owned());
+        }
+        Waiting(bar)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// How often a spinner turns.
 const TICK: Duration = Duration::from_millis(120);
 

@@ -1,7 +1,7 @@
 //! Which of the suitable nodes is best for a slot.
 //!
 //! In order: not one where the slot failed lately, preferred labels, fewest replicas of the
-//! service (on the node, then over the values of its spread label), then the least dominant share
+//! service (over the values of its spread label, then on the node), then the least dominant share
 //! after placing (DRF: Ghodsi et al., NSDI 2011), then the lowest node number.
 
 use std::collections::BTreeMap;
