@@ -4,16 +4,15 @@
 //! has begun: a log that is missing later was lost, and must not be taken for a new cluster's.
 //! Written whole and synced before it replaces the old one, so a power cut leaves one or the other.
 
-use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-
-use mill_core::name::NodeId;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use std::{fs, io};
 
 use mill_consensus::disk::{Claim, ClaimError, Disk as _, FileDisk};
+use mill_core::name::NodeId;
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{self, hex};
+use crate::private;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -22,9 +21,6 @@ const FILE: &str = "identity.json";
 const BESIDE: &str = "identity.new";
 /// What a directory may hold that no daemon has begun in: our own first steps, a new disk's.
 const BEFORE_IDENTITY: [&str; 3] = ["lock", BESIDE, "lost+found"];
-/// Only the daemon's user may look at what it keeps.
-const DIRECTORY_MODE: u32 = 0o700;
-const FILE_MODE: u32 = 0o600;
 
 /// A node's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,8 +140,7 @@ pub fn open(dir: &Path, log: &Path, name: Option<String>) -> Result<Opened, Iden
         ClaimError::Held { by } => IdentityError::InUse { path: dir.to_path_buf(), by },
         ClaimError::Io(source) => io_error("lock", dir)(source),
     })?;
-    let private = Permissions::from_mode(DIRECTORY_MODE);
-    fs::set_permissions(dir, private).map_err(io_error("make private", dir))?;
+    private::folder(dir).map_err(io_error("make private", dir))?;
     let known = match fs::read(&path) {
         Ok(bytes) => Some(parse(&path, &bytes)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -190,11 +185,10 @@ impl Opened {
         self.write()
     }
 
-    /// Writes beside, syncs, renames, syncs the directory.
     fn write(&self) -> Result<(), IdentityError> {
-        let (dir, path) = (&self.directory, self.directory.join(FILE));
+        let path = self.directory.join(FILE);
         let text = serde_json::to_vec_pretty(&self.identity).expect("an identity is plain");
-        replace(dir, &path, &text).map_err(io_error("write", &path))
+        private::replace(&path, &text).map_err(io_error("write", &path))
     }
 }
 
@@ -220,7 +214,7 @@ pub fn entropy() -> Result<u64, IdentityError> {
 
 /// The hash that is kept of an API token.
 pub fn token_hash(token: &str) -> String {
-    hex(&Sha256::digest(token.as_bytes()))
+    digest::sha256(token.as_bytes())
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
@@ -255,27 +249,11 @@ fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
     Ok(bytes)
 }
 
-fn replace(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = dir.join(BESIDE);
-    // One that an earlier version left may be readable by others.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    fs::File::open(dir)?.sync_all()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     /// One start of a daemon in `dir`, with a log that is there from then on.

@@ -6,10 +6,14 @@
 mod api;
 pub mod clock;
 pub mod daemon;
+mod digest;
 pub mod docker;
 pub mod doctor;
 mod host;
 mod identity;
+pub mod pki;
+mod private;
 mod recorder;
+pub mod rpc;
 
 pub use api::LINES_MAX as LOG_LINES_MAX;

@@ -1,0 +1,236 @@
+//! Calls to other nodes over connections that are kept.
+//!
+//! Each peer has at most one connection. It is dialled in the background, so that a call with a
+//! short limit that finds none does not spoil the dialling for the next; it is pinged, so that one
+//! whose other end is gone is given up soon, and not when TCP does. Nothing is sent twice: whoever
+//! calls knows whether that does harm.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http2;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mill_core::name::NodeId;
+use rustls::ClientConfig;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::{BODY_MAX, Dial, tls};
+use crate::pki::{Credentials, key_in};
+
+/// To connect and greet each other must be done by then.
+const DIAL_WITHIN: Duration = Duration::from_secs(3);
+/// After a dial that failed, the next begins this much later at the earliest.
+const DIAL_PAUSE: Duration = Duration::from_millis(100);
+/// A connection on which nothing comes is pinged this often.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// A ping that is not answered by then ends its connection.
+const PING_WITHIN: Duration = Duration::from_secs(2);
+
+/// Where a node is reached, and the key that it must show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Address and port.
+    pub address: String,
+    /// Fingerprint of its key, see [`crate::pki::NodeKey::fingerprint`].
+    pub key: String,
+}
+
+type Sender = http2::SendRequest<Full<Bytes>>;
+type Dialling = Shared<BoxFuture<'static, Result<Sender, Arc<io::Error>>>>;
+
+/// The other nodes, as far as this one knows them. Clones share the connections.
+#[derive(Clone, Debug)]
+pub struct Peers<D> {
+    dial: D,
+    shared: Arc<Inner>,
+}
+
+struct Inner {
+    cluster: String,
+    tls: Arc<ClientConfig>,
+    peers: Mutex<BTreeMap<NodeId, Slot>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peers").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+struct Slot {
+    peer: Peer,
+    connection: Option<Dialling>,
+}
+
+impl<D: Dial> Peers<D> {
+    /// Knows nobody yet.
+    ///
+    /// # Errors
+    /// When the credentials do not fit together.
+    pub fn new(dial: D, credentials: &Credentials) -> io::Result<Peers<D>> {
+        let tls = tls::client(credentials)?;
+        let cluster = credentials.cluster.clone();
+        let shared = Inner { cluster, tls, peers: Mutex::default() };
+        Ok(Peers { dial, shared: Arc::new(shared) })
+    }
+
+    /// Who can be called from now on. Connections to those that stay as they are stay, too.
+    pub fn set(&self, peers: BTreeMap<NodeId, Peer>) {
+        let mut known = self.lock();
+        known.retain(|node, slot| peers.get(node) == Some(&slot.peer));
+        for (node, peer) in peers {
+            known.entry(node).or_insert(Slot { peer, connection: None });
+        }
+    }
+
+    /// Sends bytes to a path of a node and waits for what it answers.
+    ///
+    /// # Errors
+    /// When the node is not known, cannot be reached, refuses, or does not answer within the
+    /// limit. It may have acted in the last case, and also when the connection broke.
+    pub async fn call(
+        &self,
+        to: NodeId,
+        path: &str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> io::Result<Bytes> {
+        let calling = async {
+            let sender = self.connection(to)?.await.map_err(|error| shared(&error))?;
+            exchange(sender, path, body).await
+        };
+        let slow = || {
+            let text = format!("node {to} did not answer within {limit:?}");
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        };
+        timeout(limit, calling).await.unwrap_or_else(|_| Err(slow()))
+    }
+
+    /// The connection to a node, or the dialling that leads to one.
+    fn connection(&self, to: NodeId) -> io::Result<Dialling> {
+        let mut peers = self.lock();
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("node {to} is not known"));
+        let slot = peers.get_mut(&to).ok_or_else(unknown)?;
+        if let Some(known) = slot.connection.as_ref().filter(|known| is_usable(known)) {
+            return Ok(known.clone());
+        }
+        let dialling = dial(self.dial.clone(), self.shared.clone(), to, slot.peer.clone());
+        let dialling: Dialling = dialling.map(|dialled| dialled.map_err(Arc::new)).boxed().shared();
+        slot.connection = Some(dialling.clone());
+        // It goes on when the call that began it has given up.
+        drop(tokio::spawn(dialling.clone()));
+        Ok(dialling)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Slot>> {
+        self.shared.peers.lock().expect("no code panics while it holds the peers")
+    }
+}
+
+/// Under way, or there and open.
+fn is_usable(dialling: &Dialling) -> bool {
+    match dialling.peek() {
+        None => true,
+        Some(Ok(sender)) => !sender.is_closed(),
+        Some(Err(_)) => false,
+    }
+}
+
+fn shared(error: &Arc<io::Error>) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+async fn dial<D: Dial>(with: D, inner: Arc<Inner>, to: NodeId, peer: Peer) -> io::Result<Sender> {
+    let name = tls::server_name(Some(to), &inner.cluster)?;
+    let config = inner.tls.clone();
+    let dialled = connect(with, &peer.address, config, name, Some(&peer.key)).await;
+    if dialled.is_err() {
+        sleep(DIAL_PAUSE).await;
+    }
+    dialled
+}
+
+async fn connect<D: Dial>(
+    with: D,
+    address: &str,
+    config: Arc<ClientConfig>,
+    name: rustls::pki_types::ServerName<'static>,
+    key: Option<&str>,
+) -> io::Result<Sender> {
+    let connecting = async {
+        let stream = with.dial(address.to_owned()).await?;
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        if key.is_some_and(|key| shown.and_then(key_in).as_deref() != Some(key)) {
+            let text = format!("{address} shows another key than the cluster knows of it");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN)
+            .keep_alive_while_idle(true)
+            .adaptive_window(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        drop(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to another node ended");
+            }
+        }));
+        Ok(sender)
+    };
+    let slow = || {
+        let text = format!("{address} did not greet within {DIAL_WITHIN:?}");
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    };
+    timeout(DIAL_WITHIN, connecting).await.unwrap_or_else(|_| Err(slow()))
+}
+
+async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> io::Result<Bytes> {
+    let uri = format!("https://node.mill{path}");
+    let request = Request::post(uri).body(Full::from(body)).map_err(io::Error::other)?;
+    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
+    let body = body.map_err(io::Error::other)?.to_bytes();
+    let kind = match status {
+        StatusCode::OK => return Ok(body),
+        StatusCode::FORBIDDEN => io::ErrorKind::PermissionDenied,
+        _ => io::ErrorKind::Other,
+    };
+    Err(io::Error::new(kind, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// Calls a node that is known by its address and its authority's fingerprint alone.
+///
+/// # Errors
+/// When it cannot be reached, is under another authority, refuses, or does not answer in time.
+pub async fn call_stranger<D: Dial>(
+    dial: D,
+    address: &str,
+    authority: &str,
+    path: &str,
+    body: Vec<u8>,
+    limit: Duration,
+) -> io::Result<Bytes> {
+    let (config, name) = (tls::joiner(authority)?, tls::server_name(None, "")?);
+    let calling = async {
+        let sender = connect(dial, address, config, name, None).await?;
+        exchange(sender, path, body).await
+    };
+    let slow = || {
+        let text = format!("{address} did not answer within {limit:?}");
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    };
+    timeout(limit, calling).await.unwrap_or_else(|_| Err(slow()))
+}

@@ -1,0 +1,52 @@
+//! How nodes speak to each other: HTTP/2 over mutual TLS, one connection for each direction.
+//!
+//! Bytes go to a path of another node and bytes come back, within a limit; what they mean is
+//! others' business. Who speaks is decided by certificates of the cluster's own authority and by
+//! the address book that the replicated state yields. A node without a certificate can reach one
+//! path, to join.
+//! - `tls`: what is shown and what is checked
+//! - `client`: connections that are kept, dialled in the background and given up when they hang
+//! - `server`: who may call what
+//!
+//! Connections are opened through [`Dial`], so that the same code runs over a simulated network.
+//! Tested in `tests/rpc.rs`.
+
+mod client;
+mod server;
+mod tls;
+
+use std::fmt::Debug;
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+pub use self::client::{Peer, Peers, call_stranger};
+pub use self::server::{Caller, JOIN_PATH, Limits, Server};
+
+/// The most bytes in one request or answer.
+pub const BODY_MAX: usize = 16 << 20;
+
+/// Opens connections: the machine's network, or a simulated one.
+pub trait Dial: Clone + Debug + Send + Sync + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Connects to an address and port. Whoever waits bounds it.
+    fn dial(&self, address: String) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// The machine's own network.
+#[derive(Clone, Debug)]
+pub struct Tcp;
+
+impl Dial for Tcp {
+    type Stream = TcpStream;
+
+    async fn dial(&self, address: String) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(address).await?;
+        // Small messages must not wait for more.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}

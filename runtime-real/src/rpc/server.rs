@@ -1,0 +1,224 @@
+//! Answers other nodes: who calls is known before anything is done for it.
+//!
+//! A certificate of the cluster's authority says which node calls; the address book says which
+//! nodes there are, and with which keys. A node that the book does not have yet is let in, since a
+//! book may lag behind; one that was removed is not. Without a certificate only [`JOIN_PATH`] is
+//! there, for a few callers at a time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mill_core::name::NodeId;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tower_service::Service as _;
+
+use super::tls;
+use crate::pki::{Credentials, key_in, node_in};
+
+/// The one path that is there without a certificate.
+pub const JOIN_PATH: &str = "/rpc/1/join";
+
+/// A connection on which nothing comes is pinged this often.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// A ping that is not answered by then ends its connection.
+const PING_WITHIN: Duration = Duration::from_secs(2);
+
+/// How much callers are given.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections that have not shown yet who they are.
+    pub unproven: usize,
+    /// Connections without a certificate.
+    pub strangers: usize,
+    /// To greet each other must be done by then.
+    pub greet_within: Duration,
+    /// A connection without a certificate is closed then.
+    pub stranger_for: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            unproven: 64,
+            strangers: 16,
+            greet_within: Duration::from_secs(3),
+            stranger_for: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Who calls, for handlers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A node of this cluster.
+    Node(NodeId),
+    /// Somebody without a certificate.
+    Stranger,
+}
+
+/// Serves connections that somebody else accepts. Clones share everything.
+#[derive(Clone)]
+pub struct Server {
+    tls: Arc<ServerConfig>,
+    cluster: Arc<str>,
+    book: Arc<Mutex<Book>>,
+    router: Router,
+    limits: Limits,
+    unproven: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+/// What a certificate says of who shows it.
+struct Proven {
+    node: NodeId,
+    key: String,
+}
+
+/// Which nodes there are.
+#[derive(Debug, Default)]
+struct Book {
+    keys: BTreeMap<NodeId, String>,
+    /// Below this number, who is not in the book was removed.
+    known_below: u64,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Answers with `router`, whose handlers find a [`Caller`] among the extensions.
+    ///
+    /// # Errors
+    /// When the credentials do not fit together.
+    pub fn new(credentials: &Credentials, router: Router, limits: Limits) -> io::Result<Server> {
+        Ok(Server {
+            tls: tls::server(credentials)?,
+            cluster: credentials.cluster.as_str().into(),
+            book: Arc::default(),
+            router,
+            limits,
+            unproven: Arc::new(Semaphore::new(limits.unproven)),
+            strangers: Arc::new(Semaphore::new(limits.strangers)),
+        })
+    }
+
+    /// Which nodes there are, with the fingerprints of their keys; every number below
+    /// `known_below` that is not among them is of a node that was removed.
+    pub fn set_book(&self, keys: BTreeMap<NodeId, String>, known_below: u64) {
+        *self.book.lock().expect("no code panics while it holds the book") =
+            Book { keys, known_below };
+    }
+
+    /// Serves one connection until it ends.
+    ///
+    /// # Errors
+    /// When it is not from somebody who may speak, or breaks.
+    pub async fn serve<S>(&self, stream: S) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let full = |_| io::Error::other("too many connections that do not say who they are");
+        let place = self.unproven.clone().try_acquire_owned().map_err(full)?;
+        let greeting = TlsAcceptor::from(self.tls.clone()).accept(stream);
+        let slow = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let stream = timeout(self.limits.greet_within, greeting).await.map_err(slow)??;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let proven = shown.map(|certificate| self.proven(certificate)).transpose()?;
+        drop(place);
+        let is_stranger = proven.is_none();
+        let serving = self.answer(stream, proven);
+        match is_stranger {
+            false => serving.await,
+            true => {
+                let _place = self.stranger()?;
+                timeout(self.limits.stranger_for, serving).await.unwrap_or(Ok(()))
+            }
+        }
+    }
+
+    fn stranger(&self) -> io::Result<OwnedSemaphorePermit> {
+        let full = |_| io::Error::other("too many nodes ask to join at the same time");
+        self.strangers.clone().try_acquire_owned().map_err(full)
+    }
+
+    /// Which node that certificate is of, if that may speak.
+    fn proven(&self, certificate: &CertificateDer<'_>) -> io::Result<Proven> {
+        let named = node_in(certificate, &self.cluster).zip(key_in(certificate));
+        let (node, key) = named.ok_or_else(|| {
+            let text = "a certificate of another cluster";
+            io::Error::new(io::ErrorKind::PermissionDenied, text)
+        })?;
+        let proven = Proven { node, key };
+        let refused = |text| io::Error::new(io::ErrorKind::PermissionDenied, text);
+        self.may_speak(&proven).map_err(refused)?;
+        Ok(proven)
+    }
+
+    /// Asked again with every request: a node may have been removed since it connected.
+    fn may_speak(&self, Proven { node, key }: &Proven) -> Result<(), String> {
+        let book = self.book.lock().expect("no code panics while it holds the book");
+        match book.keys.get(node) {
+            Some(known) if known == key => Ok(()),
+            Some(_) => Err(format!("node {node} shows another key than it joined with")),
+            None if node.0 < book.known_below => {
+                Err(format!("node {node} was removed from the cluster"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Who makes this request; or why it is not answered.
+    fn caller(&self, proven: Option<&Proven>, path: &str) -> Result<Caller, String> {
+        match proven {
+            Some(proven) => self.may_speak(proven).map(|()| Caller::Node(proven.node)),
+            None if path == JOIN_PATH => Ok(Caller::Stranger),
+            None => Err("this needs a certificate of the cluster: join it first".to_owned()),
+        }
+    }
+
+    async fn answer<S>(&self, stream: S, proven: Option<Proven>) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn(|request: Request<hyper::body::Incoming>| {
+            let mut router = self.router.clone();
+            let caller = self.caller(proven.as_ref(), request.uri().path());
+            async move {
+                let mut request = request.map(Body::new);
+                match caller {
+                    Ok(caller) => {
+                        request.extensions_mut().insert(caller);
+                        router.call(request).await
+                    }
+                    Err(text) => Ok::<Response, _>((StatusCode::FORBIDDEN, text).into_response()),
+                }
+            }
+        });
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WITHIN)
+            .auto_date_header(false)
+            .adaptive_window(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+            .map_err(io::Error::other)
+    }
+}
