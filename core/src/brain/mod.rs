@@ -14,14 +14,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use self::liveness::Heard;
 pub(crate) use self::liveness::Said;
+use self::liveness::{Heard, Silence};
 pub use self::waiting::Blocked;
 use crate::cluster::alloc::Phase;
 use crate::cluster::command::{BYTES_PER_ENTRY, COMMANDS_PER_ENTRY, Command, Entry, ProposalId};
 use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
 use crate::container::OpError;
+use crate::effect::Effect;
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::node::Wake;
 use crate::outbox::Outbox;
@@ -33,11 +34,14 @@ use crate::units::Millis;
 /// The leader's decisions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Brain {
+    /// Its own node.
+    me: NodeId,
     timing: Timing,
     rng: Rng,
     /// When this node began to lead.
     since: Mono,
     heard: BTreeMap<NodeId, Heard>,
+    silence: Silence,
     /// Since when an alloc has been seen healthy, and after how many restarts.
     healthy_since: BTreeMap<AllocId, (u32, Mono)>,
     /// When the running deploy entered its state, as far as this leader saw.
@@ -74,15 +78,19 @@ struct Draft<'a> {
     cluster: &'a Cluster,
     commands: Vec<Command>,
     wake: Option<(Mono, Wake)>,
+    /// Who should lead instead.
+    hand_to: Option<NodeId>,
 }
 
 impl Brain {
-    pub fn new(now: Now, timing: Timing, rng: Rng) -> Brain {
+    pub fn new(me: NodeId, now: Now, timing: Timing, rng: Rng) -> Brain {
         Brain {
+            me,
             timing,
             rng,
             since: now.mono,
             heard: BTreeMap::new(),
+            silence: Silence::default(),
             healthy_since: BTreeMap::new(),
             deploy_since: None,
             trying_since: None,
@@ -152,18 +160,21 @@ impl Brain {
             return;
         }
         self.dirty = false;
-        let mut facts = Draft { now, cluster, commands: Vec::new(), wake: None };
+        let mut facts = Draft { now, cluster, commands: Vec::new(), wake: None, hand_to: None };
         if cluster.id.is_none() {
             facts.commands.push(Command::Found { cluster: id.to_owned() });
         }
         self.judge_nodes(&mut facts);
         self.pass_on_reports(&mut facts);
-        let Draft { commands, wake, .. } = facts;
+        let Draft { commands, wake, hand_to, .. } = facts;
+        if let Some(to) = hand_to {
+            out.push(Effect::TransferLead { to });
+        }
         // What is decided is decided on the state as the facts in the same entry leave it.
         let ahead = ahead(cluster, now, &commands);
         let cluster = ahead.as_ref().unwrap_or(cluster);
         self.observe(now.mono, cluster);
-        let mut draft = Draft { now, cluster, commands, wake };
+        let mut draft = Draft { now, cluster, commands, wake, hand_to: None };
         self.move_services(&mut draft);
         self.forget(&mut draft);
         let Draft { mut commands, wake, .. } = draft;

@@ -210,7 +210,7 @@ impl Node {
             Leadership::Leader { term } => {
                 self.caught_up = true;
                 let rng = self.rng.child(&format!("term {term}"));
-                Some(Brain::new(now, self.config.timing, rng))
+                Some(Brain::new(self.config.id, now, self.config.timing, rng))
             }
             Leadership::Follower { .. } => {
                 self.requests.no_longer_leader(&mut self.out);

@@ -107,6 +107,38 @@ impl World {
             return;
         }
         let winner = able[self.draw.consensus.below(able.len() as u64) as usize];
+        self.crown(winner);
+    }
+
+    /// A leader asks another node to take its place (Raft, section 3.10: it stands for election at
+    /// once). Nothing comes of it if the leader leads no more, or the news is lost.
+    pub(super) fn ask_to_lead(&mut self, from: NodeId, to: NodeId) {
+        let now = self.now;
+        self.stats.count("leads handed on");
+        self.trace.transition(now, || format!("{from} hands its lead to {to}"));
+        let term = self.log.term;
+        let right = self.host(from).fed.leadership == Leadership::Leader { term };
+        if self.log.leader != Some(from) || !right {
+            return;
+        }
+        if let Some(delay) = self.network.carry(from, to).first() {
+            self.after(*delay, Happening::Transfer { to, term });
+        }
+    }
+
+    /// A node stands for election at once; it wins if it votes and reaches a quorum.
+    pub(super) fn transfer(&mut self, to: NodeId, term: u64) {
+        let Some(leader) = self.log.leader.filter(|_| self.log.term == term) else { return };
+        if leader == to || !self.log.voters().contains(&to) || !self.reaches_quorum(to) {
+            return;
+        }
+        self.depose(leader);
+        self.stats.count("leads taken over");
+        self.crown(to);
+    }
+
+    /// A new term begins.
+    fn crown(&mut self, winner: NodeId) {
         // Whatever its last leader had in flight survives up to some entry.
         while self.log.has_in_flight() && self.draw.consensus.chance(600) {
             self.commit_one();

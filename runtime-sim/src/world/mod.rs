@@ -57,6 +57,8 @@ enum Happening {
     Feed { node: NodeId, boot: u64 },
     /// A quorum confirms that a node leads, or does not.
     Confirm { node: NodeId, boot: u64, request: mill_core::api::RequestId },
+    /// A node is asked to lead by the leader of that term.
+    Transfer { to: NodeId, term: u64 },
     /// A node hears who leads.
     HearOfLeader { node: NodeId, boot: u64 },
     /// Leaders, votes and what takes too long are looked at.
@@ -246,6 +248,7 @@ impl World {
             Happening::Commit => self.commit(),
             Happening::Feed { node, boot } => self.feed(node, boot),
             Happening::Confirm { node, boot, request } => self.confirm(node, boot, request),
+            Happening::Transfer { to, term } => self.transfer(to, term),
             Happening::HearOfLeader { node, boot } => self.hear_of_leader(node, boot),
             Happening::Tick => self.tick(),
             Happening::Boot { node } => self.boot(node),

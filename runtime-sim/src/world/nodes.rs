@@ -145,6 +145,10 @@ impl World {
                 let there = self.network.delay();
                 self.after(there, Happening::Confirm { node, boot, request: id });
             }
+            Effect::TransferLead { to } => {
+                self.trace.mark(&[8, to.0]);
+                self.ask_to_lead(node, to);
+            }
             Effect::Snapshot { at, bytes } => {
                 self.trace.mark(&[4, at.index, bytes.len() as u64]);
                 self.stats.count("snapshots");

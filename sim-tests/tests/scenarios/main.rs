@@ -3,6 +3,7 @@
 mod containers;
 mod deploys;
 mod engines;
+mod gray;
 mod nodes;
 mod recordings;
 
