@@ -7,6 +7,7 @@
 
 mod deploys;
 mod liveness;
+mod lost;
 pub(crate) mod services;
 mod waiting;
 
@@ -48,6 +49,8 @@ pub(crate) struct Brain {
     deploy_since: Option<(u64, u8, Mono)>,
     /// Since when its images cannot be had for a reason that is known.
     trying_since: Option<Mono>,
+    /// Since when allocs that replace lost ones are on their way.
+    replacing: BTreeMap<AllocId, Mono>,
     /// Slots that failed, and when they may be filled again.
     retry: BTreeMap<Slot, Retry>,
     /// What services wait for.
@@ -94,6 +97,7 @@ impl Brain {
             healthy_since: BTreeMap::new(),
             deploy_since: None,
             trying_since: None,
+            replacing: BTreeMap::new(),
             retry: BTreeMap::new(),
             blocked: BTreeMap::new(),
             in_flight: None,

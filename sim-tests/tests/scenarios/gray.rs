@@ -1,8 +1,15 @@
 //! Gray failures: nodes that are half there, leaders in trouble, and silence that means little.
 
+use std::collections::BTreeSet;
+
+use mill_core::api::{Answer, Request};
+use mill_core::cluster::Revision;
+use mill_core::cluster::alloc::Phase;
+use mill_core::cluster::deploy::DeployState;
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
-use mill_runtime_sim::{Fault, World};
+use mill_runtime_sim::models::registry::Behaviour;
+use mill_runtime_sim::{Fault, Params, World};
 use mill_sim_tests::Scenario;
 
 use crate::WEB;
@@ -40,6 +47,28 @@ fn count(world: &World, what: &str) -> u64 {
 
 fn down(world: &World) -> usize {
     world.cluster().nodes.values().filter(|record| !record.is_up()).count()
+}
+
+#[test]
+fn whoever_is_powered_off_has_its_replicas_elsewhere_within_twelve_seconds() {
+    for nodes in [3, 5, 20] {
+        let mut longest = Millis(0);
+        for seed in 0..50 {
+            let mut scenario = Scenario::with(Params::calm(seed, nodes));
+            scenario.images(&["web:1"]);
+            assert_eq!(scenario.deploy(&replicas(nodes)), DeployState::Succeeded);
+            let begun = scenario.world.now();
+            // The leader, too, in its turn.
+            let lost = NodeId(seed % nodes + 1);
+            scenario.world.inject(Fault::PowerOff(lost), Millis::mins(10));
+            let enough = usize::try_from(nodes).expect("small");
+            while scenario.world.cluster().is_up(lost) || serving(&scenario.world) < enough {
+                scenario.wait(Millis(50));
+            }
+            longest = longest.max(scenario.world.now().since(begun));
+        }
+        assert!(longest <= Millis::secs(12), "{nodes} nodes: {longest}");
+    }
 }
 
 #[test]
@@ -117,6 +146,54 @@ fn a_leader_whose_heir_is_not_able_waits_a_window_and_goes_ahead() {
     let took = scenario.world.now().since(begun);
     assert_eq!(leader(&scenario), before);
     assert!(took >= Millis::secs(15) && took < Millis::secs(19), "{took}");
+}
+
+/// Allocs of `web` that were placed since `after` and are not healthy yet.
+fn on_their_way(world: &World, after: Revision) -> usize {
+    let name = "web".parse().expect("a name");
+    let new = world.cluster().allocs_of(&name).filter(|(_, alloc)| alloc.placed > after);
+    new.filter(|(_, alloc)| alloc.is_wanted() && alloc.status.phase != Phase::Healthy).count()
+}
+
+#[test]
+fn lost_replicas_are_replaced_five_at_a_time_and_the_others_say_so() {
+    let mut scenario = running(3, 24);
+    let before = scenario.world.cluster().revision;
+    let lost = followers(&scenario)[0];
+    scenario.world.inject(Fault::PowerOff(lost), Millis::mins(10));
+    scenario.until("it is called down", |world| down(world) == 1);
+    let (mut most, mut told) = (0, String::new());
+    while serving(&scenario.world) < 24 {
+        scenario.wait(Millis(20));
+        most = most.max(on_their_way(&scenario.world, before));
+        if most > 0 && told.is_empty() {
+            let why = scenario.ask(Request::Why { subject: "web".to_owned() });
+            let Ok(Answer::Why(why)) = why else { panic!("there is a reason: {why:?}") };
+            told = why.because.join("\n");
+        }
+    }
+    assert!(told.contains("its node is down; it is placed elsewhere after 5"), "{told}");
+    assert_eq!(most, 5);
+}
+
+#[test]
+fn a_lost_replica_that_never_becomes_healthy_does_not_hold_the_others_up_for_ever() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1"]);
+    scenario.run(&replicas(24).replace("interval = ", "start_period = \"20m\"\ninterval = "));
+    let never = Behaviour { ready_after: None, ..Behaviour::default() };
+    scenario.world.registry().rebuild("web:1", never);
+    let lost = followers(&scenario)[0];
+    scenario.world.inject(Fault::PowerOff(lost), Millis::mins(30));
+    scenario.until("every slot has a replica elsewhere", |world| {
+        let name = "web".parse().expect("a name");
+        let live = world
+            .cluster()
+            .allocs_of(&name)
+            .filter(|(_, alloc)| alloc.is_wanted() && world.cluster().is_up(alloc.node));
+        let slots: BTreeSet<u64> = live.map(|(_, alloc)| alloc.slot.index).collect();
+        slots.len() == 24
+    });
 }
 
 /// Replicas of `web` that answer requests now.
