@@ -80,7 +80,12 @@ impl Brain {
             let is_silent = silent_at <= draft.now.mono;
             match (record.is_up(), is_silent) {
                 (true, true) => silent.push(*node),
-                (true, false) => draft.wake_at(silent_at, Wake::NodeSilent),
+                (true, false) => {
+                    draft.wake_at(silent_at, Wake::NodeSilent);
+                    if self.heard.contains_key(node) {
+                        self.watch(draft, *node, record);
+                    }
+                }
                 (false, false) if self.heard.contains_key(node) => {
                     self.silence.called.remove(node);
                     draft.commands.push(Command::SetLiveness { node: *node, up: true });
@@ -101,6 +106,7 @@ impl Brain {
     fn call_down(&mut self, draft: &mut Draft<'_>, silent: &[NodeId]) {
         for node in silent {
             self.silence.called.insert(*node, draft.now.mono);
+            self.up_since.remove(node);
             draft.commands.push(Command::SetLiveness { node: *node, up: false });
         }
     }

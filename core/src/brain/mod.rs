@@ -9,6 +9,7 @@ mod deploys;
 mod liveness;
 mod lost;
 pub(crate) mod services;
+mod trust;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,8 @@ pub(crate) struct Brain {
     since: Mono,
     heard: BTreeMap<NodeId, Heard>,
     silence: Silence,
+    /// Since when this leader has seen nodes up.
+    up_since: BTreeMap<NodeId, Mono>,
     /// Since when an alloc has been seen healthy, and after how many restarts.
     healthy_since: BTreeMap<AllocId, (u32, Mono)>,
     /// When the running deploy entered its state, as far as this leader saw.
@@ -94,6 +97,7 @@ impl Brain {
             since: now.mono,
             heard: BTreeMap::new(),
             silence: Silence::default(),
+            up_since: BTreeMap::new(),
             healthy_since: BTreeMap::new(),
             deploy_since: None,
             trying_since: None,
@@ -168,6 +172,7 @@ impl Brain {
         if cluster.id.is_none() {
             facts.commands.push(Command::Found { cluster: id.to_owned() });
         }
+        let mut entry = self.forgiven(now.mono, cluster);
         self.judge_nodes(&mut facts);
         self.pass_on_reports(&mut facts);
         let Draft { commands, wake, hand_to, .. } = facts;
@@ -181,13 +186,15 @@ impl Brain {
         let mut draft = Draft { now, cluster, commands, wake, hand_to: None };
         self.move_services(&mut draft);
         self.forget(&mut draft);
-        let Draft { mut commands, wake, .. } = draft;
+        let Draft { commands, wake, .. } = draft;
         self.wake = wake;
-        let fits = fits(&commands);
-        self.dirty = commands.len() > fits;
-        commands.truncate(fits);
+        self.dirty = false;
         if !commands.is_empty() {
-            self.in_flight = Some(out.propose(now.wall, commands));
+            entry.extend(commands);
+            let fits = fits(&entry);
+            self.dirty = entry.len() > fits;
+            entry.truncate(fits);
+            self.in_flight = Some(out.propose(now.wall, entry));
         }
     }
 

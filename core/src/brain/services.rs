@@ -33,6 +33,7 @@ impl Brain {
         let cluster = draft.cluster;
         let before = draft.commands.len();
         let mut nodes = scheduler::candidates(cluster);
+        self.tell_watched(draft.now.mono, &mut nodes);
         let mut lost = self.lost(draft);
         let mut steps: Vec<(&Name, Step)> = Vec::new();
         for name in cluster.services.keys() {
@@ -161,7 +162,8 @@ impl Brain {
             }
             let pinned = each_node(&version.spec).then_some(NodeId(slot.index));
             let avoid: BTreeSet<NodeId> = failed.iter().map(|alloc| alloc.node).collect();
-            asks.push(Ask { slot, spec: &version.spec, pinned, avoid });
+            let home = home(draft.cluster, &slot);
+            asks.push(Ask { slot, spec: &version.spec, pinned, avoid, home });
         }
         let verdicts = scheduler::place(room.nodes, &asks);
         for (ask, verdict) in asks.into_iter().zip(verdicts) {
@@ -278,6 +280,13 @@ fn target(cluster: &Cluster, version: &Version, pace: Pace) -> Target {
             (false, Pace::Steady | Pace::Rolling) => StopReason::ScaledDown,
         },
     }
+}
+
+/// Where the latest alloc of a slot is or was, as far as that is remembered.
+pub(crate) fn home(cluster: &Cluster, slot: &Slot) -> Option<NodeId> {
+    let allocs = cluster.allocs_of(&slot.service).map(|(_, alloc)| alloc);
+    let latest = allocs.filter(|alloc| alloc.slot == *slot).max_by_key(|alloc| alloc.placed)?;
+    Some(latest.node)
 }
 
 /// Allocs of that version that failed in that slot and are remembered.

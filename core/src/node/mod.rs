@@ -56,6 +56,8 @@ pub enum Wake {
     Image,
     /// A node would have been silent for too long.
     NodeSilent,
+    /// A node that came and went would be trusted again.
+    Trusted,
     /// A new replica would have been healthy for long enough.
     Soaked,
     /// A deploy would be overdue.

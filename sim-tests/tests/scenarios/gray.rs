@@ -6,6 +6,7 @@ use mill_core::api::{Answer, Request};
 use mill_core::cluster::Revision;
 use mill_core::cluster::alloc::Phase;
 use mill_core::cluster::deploy::DeployState;
+use mill_core::cluster::node::Trust;
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
 use mill_runtime_sim::models::registry::Behaviour;
@@ -194,6 +195,109 @@ fn a_lost_replica_that_never_becomes_healthy_does_not_hold_the_others_up_for_eve
         let slots: BTreeSet<u64> = live.map(|(_, alloc)| alloc.slot.index).collect();
         slots.len() == 24
     });
+}
+
+/// A node is cut off for long enough to be called down, and is back.
+fn goes_and_comes(scenario: &mut Scenario, node: NodeId) {
+    let others = scenario.world.hosts().map(|host| host.id).filter(|other| *other != node);
+    let links = others.flat_map(|other| [(node, other), (other, node)]).collect();
+    scenario.world.inject(Fault::Blocked(links), Millis::secs(12));
+    scenario.until("it is called down", |world| !world.cluster().is_up(node));
+    scenario.until("it is back", |world| world.cluster().is_up(node));
+}
+
+/// Nodes on which something was placed since `after`.
+fn placed_on(world: &World, after: Revision) -> BTreeSet<NodeId> {
+    let new = world.cluster().allocs.values().filter(|alloc| alloc.placed > after);
+    new.map(|alloc| alloc.node).collect()
+}
+
+#[test]
+fn a_node_that_came_back_three_times_gets_nothing_new_until_it_stayed() {
+    let mut scenario = running(3, 1);
+    let node = followers(&scenario)[0];
+    for _ in 0..3 {
+        assert_eq!(scenario.world.cluster().nodes[&node].trust, Trust::Full);
+        goes_and_comes(&mut scenario, node);
+    }
+    let (back, before) = (scenario.world.now(), scenario.world.cluster().revision);
+    assert_eq!(scenario.deploy(&replicas(6)), DeployState::Succeeded);
+    assert!(!placed_on(&scenario.world, before).contains(&node), "{}", scenario.story());
+    scenario
+        .until("it is trusted again", |world| world.cluster().nodes[&node].trust == Trust::Full);
+    let took = scenario.world.now().since(back);
+    assert!(took >= Millis::secs(30) && took < Millis::secs(32), "{took}");
+    scenario.run(&replicas(12));
+    assert!(placed_on(&scenario.world, before).contains(&node), "{}", scenario.story());
+}
+
+#[test]
+fn a_node_that_is_watched_is_named_where_nothing_else_will_do() {
+    let mut scenario = running(3, 1);
+    let node = followers(&scenario)[0];
+    for _ in 0..3 {
+        goes_and_comes(&mut scenario, node);
+    }
+    // One replica takes all of a node, and the other two are taken.
+    let large = replicas(3).replace("image =", "cpu = 5\nimage =");
+    let number = scenario.start(&large);
+    scenario.wait(Millis::secs(10));
+    let why = scenario.ask(Request::Why { subject: "web".to_owned() });
+    let Ok(Answer::Why(why)) = why else { panic!("there is a reason: {why:?}") };
+    let told = why.because.join("\n");
+    let words = format!("{node} came back 3 times lately and gets nothing new; trusted again in ");
+    assert!(told.contains(&words), "{told}");
+    let why = scenario.ask(Request::Why { subject: node.to_string() });
+    let Ok(Answer::Why(why)) = why else { panic!("there is a reason: {why:?}") };
+    assert!(why.because.join("\n").contains("it came back 3 times lately"), "{why:?}");
+    assert_eq!(scenario.end_of(number), DeployState::Succeeded, "{}", scenario.story());
+}
+
+#[test]
+fn every_further_return_doubles_the_watch_and_staying_forgets_them() {
+    let mut scenario = running(3, 1);
+    let node = followers(&scenario)[0];
+    let watched = |scenario: &mut Scenario| {
+        let back = scenario.world.now();
+        scenario.until("it is trusted again", |world| {
+            world.cluster().nodes[&node].trust == Trust::Full
+        });
+        scenario.world.now().since(back).0 / 1_000
+    };
+    goes_and_comes(&mut scenario, node);
+    goes_and_comes(&mut scenario, node);
+    let mut lengths = Vec::new();
+    for _ in 0..4 {
+        goes_and_comes(&mut scenario, node);
+        lengths.push(watched(&mut scenario));
+    }
+    assert_eq!(lengths, [30, 60, 120, 240]);
+    // A new leader watches anew, and forgets as well.
+    let mut changed = false;
+    while !changed || leader(&scenario) == node {
+        scenario.world.inject(Fault::Depose, Millis(0));
+        scenario.until("somebody leads", |world| world.leader().is_some());
+        changed = true;
+    }
+    scenario.wait(Millis::mins(11));
+    goes_and_comes(&mut scenario, node);
+    assert_eq!(scenario.world.cluster().nodes[&node].returns, 1);
+}
+
+#[test]
+fn a_leader_change_makes_trust_later_and_never_sooner() {
+    let mut scenario = running(3, 1);
+    let node = followers(&scenario)[0];
+    for _ in 0..3 {
+        goes_and_comes(&mut scenario, node);
+    }
+    let back = scenario.world.now();
+    scenario.wait(Millis::secs(20));
+    scenario.world.inject(Fault::Depose, Millis(0));
+    scenario
+        .until("it is trusted again", |world| world.cluster().nodes[&node].trust == Trust::Full);
+    let took = scenario.world.now().since(back);
+    assert!(took >= Millis::secs(50) && took < Millis::secs(55), "{took}");
 }
 
 /// Replicas of `web` that answer requests now.
