@@ -111,9 +111,18 @@ impl Brain {
         }
     }
 
+    /// A leader that stood still has heard nobody meanwhile: everybody gets a full window anew, as
+    /// from a new one. It looks at every heartbeat of its own, so that it notices.
+    pub(super) fn stood_still(&mut self, now: Mono) {
+        if now.since(self.looked) >= Millis(self.timing.down_after.0 / 2) {
+            self.since = now;
+        }
+        self.looked = now;
+    }
+
     /// When a node was last heard; as if at the beginning, if it never was.
     fn last_heard(&self, node: NodeId) -> Mono {
-        self.heard.get(&node).map_or(self.since, |heard| heard.at)
+        self.heard.get(&node).map_or(self.since, |heard| heard.at.max(self.since))
     }
 
     /// Whether the silence of many is still taken for this leader's own trouble.
@@ -124,12 +133,12 @@ impl Brain {
             draft.hand_to = self.heir(draft);
         }
         let Some(since) = self.silence.doubted else { return false };
+        // Also if it hears more by now: who is silent yet may be about to be heard as well.
         let until = since + self.timing.down_after;
-        if until > now && self.hears_too_few(draft) {
+        if until > now {
             draft.wake_at(until, Wake::NodeSilent);
-            return true;
         }
-        false
+        until > now
     }
 
     /// Whether over a third of the nodes that were up fell silent within one window. Who missed

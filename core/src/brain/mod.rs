@@ -40,8 +40,10 @@ pub(crate) struct Brain {
     me: NodeId,
     timing: Timing,
     rng: Rng,
-    /// When this node began to lead.
+    /// When this node began to lead, or to listen again after it had stood still.
     since: Mono,
+    /// When it looked last.
+    looked: Mono,
     heard: BTreeMap<NodeId, Heard>,
     silence: Silence,
     /// Since when this leader has seen nodes up.
@@ -95,6 +97,7 @@ impl Brain {
             timing,
             rng,
             since: now.mono,
+            looked: now.mono,
             heard: BTreeMap::new(),
             silence: Silence::default(),
             up_since: BTreeMap::new(),
@@ -120,7 +123,10 @@ impl Brain {
         }
         let heard = Heard { at: now.mono, seq, facts, said };
         let news = before.is_none_or(|before| before.says_other_than(&heard));
-        self.dirty |= news;
+        // Who was silent for a whole window and speaks may be back.
+        let window = self.timing.down_after;
+        let back = before.is_some_and(|before| now.mono.since(before.at) >= window);
+        self.dirty |= news || back;
         self.news |= news;
         self.heard.insert(from, heard);
     }
@@ -163,6 +169,7 @@ impl Brain {
 
     /// Proposes what should be, if anything differs from what is.
     pub fn step(&mut self, now: Now, cluster: &Cluster, id: &str, out: &mut Outbox) {
+        self.stood_still(now.mono);
         let due = self.wake.is_some_and(|(at, _)| at <= now.mono);
         if self.in_flight.is_some() || !(self.dirty || due) || now.mono < self.held_until {
             return;
