@@ -374,12 +374,14 @@ impl World {
     }
 
     fn learn(&mut self, node: NodeId, boot: u64, belief: Leadership) {
+        let now = self.now;
         let host = self.host_mut(node);
         if host.boots != boot || !host.is_up() || host.fed.leadership == belief {
             return;
         }
         host.fed.leadership = belief;
-        self.observe(&Moment::Belief { node, belief });
+        let at = host.clock.now(now).mono;
+        self.observe(&Moment::Belief { node, belief, at });
         self.tell(node, boot, Event::Leadership(belief));
     }
 
