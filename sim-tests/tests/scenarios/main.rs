@@ -6,6 +6,7 @@ mod engines;
 mod gray;
 mod nodes;
 mod recordings;
+mod returns;
 
 /// A service with one replica and an http health check.
 pub const WEB: &str = "
