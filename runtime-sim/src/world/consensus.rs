@@ -14,6 +14,7 @@ use mill_core::name::NodeId;
 use mill_core::units::Millis;
 
 use super::describe::describe;
+use super::gray::SLOW_SYNC;
 use super::{Happening, World};
 use crate::invariants::Moment;
 use crate::time::SimTime;
@@ -185,7 +186,9 @@ impl World {
         if !self.elections.committing {
             self.elections.committing = true;
             let way = self.network.delay().0 + self.network.delay().0;
-            let (low, high) = self.params.sync;
+            let leader = self.log.leader.and_then(|leader| self.hosts.get(&leader));
+            let slow = leader.is_some_and(|host| host.slow_disk);
+            let (low, high) = if slow { SLOW_SYNC } else { self.params.sync };
             let sync = self.draw.consensus.between(low.0, high.0);
             self.after(Millis(way + sync), Happening::Commit);
         }
@@ -251,7 +254,8 @@ impl World {
         let Some(leader) = self.log.leader else { return };
         let host = &self.hosts[&node];
         let behind = host.fed.applied < end || !host.fed.caught_up;
-        let reachable = self.alive(leader) && self.network.connected(leader, node);
+        // Whether its answer arrives is nothing to who takes in what is committed.
+        let reachable = self.alive(leader) && self.network.open(leader, node);
         if !host.is_up() || !behind || host.fed.coming || host.lags_until > now || !reachable {
             return;
         }
@@ -339,7 +343,7 @@ impl World {
             return;
         }
         let Some(leader) = self.log.leader.filter(|leader| *leader != node) else { return };
-        if self.network.connected(leader, node) {
+        if self.alive(leader) && self.network.open(leader, node) {
             let (boot, delay) = (host.boots, self.network.delay());
             self.host_mut(node).fed.hearing = true;
             self.after(delay, Happening::HearOfLeader { node, boot });
@@ -366,7 +370,7 @@ impl World {
             // Told when it wins, and at no other time.
             Leadership::Leader { .. } => return,
             Leadership::Follower { leader, term } => {
-                let known = leader.filter(|leader| self.network.connected(*leader, node));
+                let known = leader.filter(|leader| self.network.open(*leader, node));
                 Leadership::Follower { leader: known, term }
             }
         };

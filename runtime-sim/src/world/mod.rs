@@ -9,6 +9,7 @@ mod consensus;
 mod describe;
 mod engines;
 pub mod faults;
+mod gray;
 pub mod host;
 mod nodes;
 pub mod people;
@@ -67,6 +68,8 @@ enum Happening {
     Boot { node: NodeId },
     /// The next fault.
     NextFault,
+    /// A fault begins.
+    Begin { fault: Fault, length: Millis },
     /// A fault ends.
     Heal { fault: Fault },
     /// A person does something.
@@ -253,6 +256,7 @@ impl World {
             Happening::Tick => self.tick(),
             Happening::Boot { node } => self.boot(node),
             Happening::NextFault => self.next_fault(),
+            Happening::Begin { fault, length } => self.inject(fault, length),
             Happening::Heal { fault } => self.heal(&fault),
             Happening::Act { person } => self.act(person),
         }

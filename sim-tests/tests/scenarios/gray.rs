@@ -197,6 +197,67 @@ fn a_lost_replica_that_never_becomes_healthy_does_not_hold_the_others_up_for_eve
     });
 }
 
+#[test]
+fn a_leader_that_hears_nobody_is_followed_by_another_and_only_it_is_missed() {
+    let mut scenario = running(5, 5);
+    let (deaf, processes) = (leader(&scenario), scenario.processes());
+    let into = followers(&scenario).into_iter().map(|node| (node, deaf)).collect();
+    scenario.world.inject(Fault::Blocked(into), Millis::mins(1));
+    scenario.until("another leads", |world| world.leader().is_some_and(|now| now != deaf));
+    scenario.wait(Millis::secs(30));
+    let up = |node: &NodeId| scenario.world.cluster().is_up(*node);
+    assert!(!up(&deaf) && followers(&scenario).iter().filter(|node| **node != deaf).all(up));
+    let after = scenario.processes();
+    assert!(processes.iter().all(|(id, started)| after.get(id) == Some(started)));
+    scenario.settled();
+    assert_eq!(scenario.processes().len(), 5, "{}", scenario.story());
+}
+
+#[test]
+fn a_leader_with_a_slow_disk_leads_on_slowly_and_nothing_moves() {
+    let mut scenario = running(3, 3);
+    scenario.images(&["web:2"]);
+    let (slow, processes) = (leader(&scenario), scenario.processes());
+    scenario.world.inject(Fault::SlowDisk(slow), Millis::mins(5));
+    scenario.wait(Millis::mins(1));
+    assert_eq!(scenario.processes(), processes);
+    let begun = scenario.world.now();
+    let state = scenario.deploy(&replicas(3).replace("web:1", "web:2"));
+    assert_eq!(state, DeployState::Succeeded, "{}", scenario.story());
+    assert!(scenario.world.now().since(begun) > Millis::secs(20), "it was slow");
+    assert_eq!(leader(&scenario), slow);
+    assert_eq!(down(&scenario.world), 0);
+}
+
+#[test]
+fn half_of_the_nodes_silent_for_less_than_two_windows_move_nothing() {
+    let mut scenario = running(20, 20);
+    let (processes, before) = (scenario.processes(), leader(&scenario));
+    let half = (11..=20).map(NodeId);
+    let mute = half.flat_map(|node| (1..=10).map(move |other| (node, NodeId(other)))).collect();
+    scenario.world.inject(Fault::Blocked(mute), Millis::secs(14));
+    scenario.wait(Millis::mins(1));
+    assert_eq!(count(&scenario.world, "leads handed on"), 1);
+    assert_ne!(leader(&scenario), before);
+    assert_eq!(down(&scenario.world), 0);
+    assert_eq!(scenario.processes(), processes, "{}", scenario.story());
+}
+
+#[test]
+fn a_follower_that_takes_in_and_never_answers_stops_what_was_replaced() {
+    let mut scenario = running(3, 3);
+    let (mute, lead) = (followers(&scenario)[0], leader(&scenario));
+    let links = scenario.world.hosts().map(|host| host.id).filter(|other| *other != mute);
+    let links = links.map(|other| (mute, other)).collect();
+    scenario.world.inject(Fault::Blocked(links), Millis::mins(2));
+    scenario.until("it is called down", |world| !world.cluster().is_up(mute));
+    scenario.until("its replica serves elsewhere", |world| serving(world) == 3);
+    scenario.wait(Millis::secs(30));
+    assert_eq!(scenario.processes().len(), 3, "it heard that its own is to stop");
+    assert_eq!(leader(&scenario), lead);
+    scenario.settled();
+}
+
 /// A node is cut off for long enough to be called down, and is back.
 fn goes_and_comes(scenario: &mut Scenario, node: NodeId) {
     let others = scenario.world.hosts().map(|host| host.id).filter(|other| *other != node);
