@@ -29,7 +29,7 @@ fn slots_on_nodes(bencher: Bencher, (slots, nodes): (u64, u64)) {
 fn ask(slot: u64, spec: &ServiceSpec) -> Ask<'_> {
     let service = format!("service-{:04}", slot / 10).parse().expect("a valid name");
     let slot = Slot { service, index: slot % 10 };
-    Ask { slot, spec, pinned: None, avoid: BTreeSet::new() }
+    Ask { slot, spec, pinned: None, avoid: BTreeSet::new(), home: None }
 }
 
 fn node(id: u64) -> Candidate {
@@ -47,6 +47,7 @@ fn node(id: u64) -> Candidate {
         ports: BTreeSet::new(),
         next_port: 20_000,
         services: BTreeMap::new(),
+        watched: None,
     }
 }
 

@@ -26,6 +26,12 @@ pub enum Effect {
         /// The request that waits.
         id: RequestId,
     },
+    /// Hand leadership to another node, if that votes and is up to date. Nothing comes back but
+    /// the change of leadership, if it comes to that.
+    TransferLead {
+        /// Whom.
+        to: NodeId,
+    },
     /// The state that `SnapshotWanted` asked for.
     Snapshot {
         /// The last entry in it.

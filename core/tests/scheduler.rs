@@ -25,6 +25,7 @@ fn node(id: u64, cores: u64, labels: &[(&str, &str)]) -> Candidate {
         ports: BTreeSet::new(),
         next_port: 20_000,
         services: BTreeMap::new(),
+        watched: None,
     }
 }
 
@@ -58,7 +59,7 @@ fn service(cpu: u64) -> ServiceSpec {
 
 fn ask<'a>(slot: &str, spec: &'a ServiceSpec) -> Ask<'a> {
     let slot: Slot = slot.parse().unwrap();
-    Ask { slot, spec, pinned: None, avoid: BTreeSet::new() }
+    Ask { slot, spec, pinned: None, avoid: BTreeSet::new(), home: None }
 }
 
 fn chosen(verdicts: &[Verdict]) -> Vec<u64> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mill_core::cluster::alloc::{Alloc, Phase};
 use mill_core::cluster::deploy::{Service, Version};
+use mill_core::cluster::node::Trust;
 use mill_core::config::model::{HealthCheck, Replicas};
 use mill_core::name::{Name, NodeId, Slot};
 
@@ -26,6 +27,12 @@ impl World {
             }
             if !state.is_up(id) {
                 pending.push(format!("{id} is not known to be up"));
+            }
+        }
+        for (id, record) in &state.nodes {
+            match record.trust {
+                Trust::Full => {}
+                Trust::Watched => pending.push(format!("{id} is not trusted again yet")),
             }
         }
         if let Some((number, deploy)) = state.running_deploy() {

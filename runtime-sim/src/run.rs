@@ -66,7 +66,11 @@ fn converge(world: &mut World) -> Option<Violation> {
 /// A cluster in which nothing is to be done does nothing.
 fn stay_quiet(world: &mut World) -> Option<Violation> {
     // What was started lately may still be soaking or settle an address; one more look is free.
+    // Who was silent when the faults ended may have been called down a moment later.
     world.run_for(QUIET);
+    if let Some(violation) = converge(world) {
+        return Some(violation);
+    }
     let before = world.activity();
     world.run_for(QUIET);
     world.compare_all();

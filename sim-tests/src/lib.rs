@@ -103,8 +103,8 @@ impl Scenario {
         let deadline = self.world.now() + PATIENCE;
         while !holds(&self.world) {
             assert!(self.world.violation().is_none(), "{}", self.story());
-            let pending = self.world.pending();
-            assert!(self.world.now() < deadline, "{what}: {pending:?}\n{}", self.story());
+            let late = self.world.now() >= deadline;
+            assert!(!late, "{what}: {:?}\n{}", self.world.pending(), self.story());
             self.world.step();
         }
     }

@@ -27,6 +27,8 @@ fn every_seed_holds_and_together_they_reach_everything() {
         "refusals",
         "elections",
         "snapshots sent",
+        "leads handed on",
+        "leads taken over",
     ];
     for what in reachable {
         assert!(reached(what) > 0, "no run reached: {what}");

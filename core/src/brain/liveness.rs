@@ -1,4 +1,10 @@
 //! Which nodes are heard: silence is judged by the leader's own clock and ears.
+//!
+//! A node that is silent for a full window is down. Where many fall silent at once, the ears are
+//! doubted first: leadership is handed on once, to a node that hears more, it may be. Only nodes
+//! that this leader has heard can make it doubt itself, so who receives the lead in such a moment
+//! and hears as little goes ahead after its own full window, and nothing goes back and forth.
+//! Tested in `sim-tests/tests/scenarios/gray.rs`.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +16,15 @@ use crate::cluster::command::Command;
 use crate::cluster::node::NodeFacts;
 use crate::container::OpError;
 use crate::message::ImageReport;
-use crate::name::AllocId;
+use crate::name::{AllocId, NodeId};
 use crate::node::Wake;
 use crate::time::Mono;
+use crate::units::Millis;
+
+/// More than one in this many silent nodes may be the leader's own trouble.
+const MANY: usize = 3;
+/// Fewer silent nodes than this never are.
+const MANY_AT_LEAST: usize = 2;
 
 /// The last that a node said.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +46,15 @@ pub(crate) struct Said {
     pub images: BTreeMap<String, ImageReport>,
 }
 
+/// What this leader makes of silence.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Silence {
+    /// When it began to doubt itself, in the incident that lasts.
+    doubted: Option<Mono>,
+    /// Nodes that it called down, and when: those of the last window count as silent at once.
+    called: BTreeMap<NodeId, Mono>,
+}
+
 impl Heard {
     /// Whether there is news in it, beyond being heard.
     pub fn says_other_than(&self, other: &Heard) -> bool {
@@ -43,7 +64,7 @@ impl Heard {
 
 impl Brain {
     /// Registers nodes, calls the silent ones down and the others up.
-    pub(super) fn judge_nodes(&self, draft: &mut Draft<'_>) {
+    pub(super) fn judge_nodes(&mut self, draft: &mut Draft<'_>) {
         for (node, heard) in &self.heard {
             let known = draft.cluster.nodes.get(node);
             // What a node said before its last start says nothing of it now.
@@ -53,18 +74,96 @@ impl Brain {
                 draft.commands.push(Command::RegisterNode { node: *node, facts });
             }
         }
+        let mut silent = Vec::new();
         for (node, record) in &draft.cluster.nodes {
-            let last = self.heard.get(node).map_or(self.since, |heard| heard.at);
-            let silent_at = last + self.timing.down_after;
-            let heard = self.heard.contains_key(node) && silent_at > draft.now.mono;
-            if heard && !record.is_up() {
-                draft.commands.push(Command::SetLiveness { node: *node, up: true });
-            } else if record.is_up() && silent_at <= draft.now.mono {
-                draft.commands.push(Command::SetLiveness { node: *node, up: false });
-            }
-            if record.is_up() && silent_at > draft.now.mono {
-                draft.wake_at(silent_at, Wake::NodeSilent);
+            let silent_at = self.last_heard(*node) + self.timing.down_after;
+            let is_silent = silent_at <= draft.now.mono;
+            match (record.is_up(), is_silent) {
+                (true, true) => silent.push(*node),
+                (true, false) => {
+                    draft.wake_at(silent_at, Wake::NodeSilent);
+                    if self.heard.contains_key(node) {
+                        self.watch(draft, *node, record);
+                    }
+                }
+                (false, false) if self.heard.contains_key(node) => {
+                    self.silence.called.remove(node);
+                    draft.commands.push(Command::SetLiveness { node: *node, up: true });
+                }
+                (false, _) => {}
             }
         }
+        let (now, window) = (draft.now.mono, self.timing.down_after);
+        self.silence.called.retain(|_, at| now.since(*at) < window);
+        if silent.is_empty() {
+            // Who falls silent soon after others belongs to them.
+            self.silence.doubted.take_if(|_| self.silence.called.is_empty());
+        } else if !self.doubts_itself(draft) {
+            self.call_down(draft, &silent);
+        }
+    }
+
+    fn call_down(&mut self, draft: &mut Draft<'_>, silent: &[NodeId]) {
+        for node in silent {
+            self.silence.called.insert(*node, draft.now.mono);
+            self.up_since.remove(node);
+            draft.commands.push(Command::SetLiveness { node: *node, up: false });
+        }
+    }
+
+    /// A leader that stood still has heard nobody meanwhile: everybody gets a full window anew, as
+    /// from a new one. It looks at every heartbeat of its own, so that it notices.
+    pub(super) fn stood_still(&mut self, now: Mono) {
+        if now.since(self.looked) >= Millis(self.timing.down_after.0 / 2) {
+            self.since = now;
+        }
+        self.looked = now;
+    }
+
+    /// When a node was last heard; as if at the beginning, if it never was.
+    fn last_heard(&self, node: NodeId) -> Mono {
+        self.heard.get(&node).map_or(self.since, |heard| heard.at.max(self.since))
+    }
+
+    /// Whether the silence of many is still taken for this leader's own trouble.
+    fn doubts_itself(&mut self, draft: &mut Draft<'_>) -> bool {
+        let now = draft.now.mono;
+        if self.silence.doubted.is_none() && self.hears_too_few(draft) {
+            self.silence.doubted = Some(now);
+            draft.hand_to = self.heir(draft);
+        }
+        let Some(since) = self.silence.doubted else { return false };
+        // Also if it hears more by now: who is silent yet may be about to be heard as well.
+        let until = since + self.timing.down_after;
+        if until > now {
+            draft.wake_at(until, Wake::NodeSilent);
+        }
+        until > now
+    }
+
+    /// Whether over a third of the nodes that were up fell silent within one window. Who missed
+    /// half of the window is counted, too: silence of one cause is not noticed in one moment.
+    fn hears_too_few(&self, draft: &Draft<'_>) -> bool {
+        let (now, window) = (draft.now.mono, self.timing.down_after);
+        let up = draft.cluster.nodes.iter().filter(|(_, record)| record.is_up());
+        let missed = |node: NodeId| {
+            let heard = self.heard.get(&node);
+            heard.is_some_and(|heard| now.since(heard.at) >= Millis(window.0 / 2))
+        };
+        let missed = up.clone().filter(|(node, _)| missed(**node)).count();
+        let called = self.silence.called.keys();
+        let called = called.filter(|node| !draft.cluster.is_up(**node)).count();
+        let (silent, were_up) = (missed + called, up.count() + called);
+        silent >= MANY_AT_LEAST && silent * MANY > were_up
+    }
+
+    /// Who should lead instead: a node that was heard within a third of the window, the lowest.
+    /// Consensus knows whether it can.
+    fn heir(&self, draft: &Draft<'_>) -> Option<NodeId> {
+        let (now, lately) = (draft.now.mono, Millis(self.timing.down_after.0 / 3));
+        let mut others = self.heard.iter().filter(|(node, _)| **node != self.me);
+        let heir = others
+            .find(|(node, heard)| draft.cluster.is_up(**node) && now.since(heard.at) <= lately);
+        heir.map(|(node, _)| *node)
     }
 }

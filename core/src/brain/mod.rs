@@ -7,21 +7,24 @@
 
 mod deploys;
 mod liveness;
+mod lost;
 pub(crate) mod services;
+mod trust;
 mod waiting;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use self::liveness::Heard;
 pub(crate) use self::liveness::Said;
+use self::liveness::{Heard, Silence};
 pub use self::waiting::Blocked;
 use crate::cluster::alloc::Phase;
 use crate::cluster::command::{BYTES_PER_ENTRY, COMMANDS_PER_ENTRY, Command, Entry, ProposalId};
 use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
 use crate::container::OpError;
+use crate::effect::Effect;
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::node::Wake;
 use crate::outbox::Outbox;
@@ -33,17 +36,26 @@ use crate::units::Millis;
 /// The leader's decisions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Brain {
+    /// Its own node.
+    me: NodeId,
     timing: Timing,
     rng: Rng,
-    /// When this node began to lead.
+    /// When this node began to lead, or to listen again after it had stood still.
     since: Mono,
+    /// When it looked last.
+    looked: Mono,
     heard: BTreeMap<NodeId, Heard>,
+    silence: Silence,
+    /// Since when this leader has seen nodes up.
+    up_since: BTreeMap<NodeId, Mono>,
     /// Since when an alloc has been seen healthy, and after how many restarts.
     healthy_since: BTreeMap<AllocId, (u32, Mono)>,
     /// When the running deploy entered its state, as far as this leader saw.
     deploy_since: Option<(u64, u8, Mono)>,
     /// Since when its images cannot be had for a reason that is known.
     trying_since: Option<Mono>,
+    /// Since when allocs that replace lost ones are on their way.
+    replacing: BTreeMap<AllocId, Mono>,
     /// Slots that failed, and when they may be filled again.
     retry: BTreeMap<Slot, Retry>,
     /// What services wait for.
@@ -74,18 +86,25 @@ struct Draft<'a> {
     cluster: &'a Cluster,
     commands: Vec<Command>,
     wake: Option<(Mono, Wake)>,
+    /// Who should lead instead.
+    hand_to: Option<NodeId>,
 }
 
 impl Brain {
-    pub fn new(now: Now, timing: Timing, rng: Rng) -> Brain {
+    pub fn new(me: NodeId, now: Now, timing: Timing, rng: Rng) -> Brain {
         Brain {
+            me,
             timing,
             rng,
             since: now.mono,
+            looked: now.mono,
             heard: BTreeMap::new(),
+            silence: Silence::default(),
+            up_since: BTreeMap::new(),
             healthy_since: BTreeMap::new(),
             deploy_since: None,
             trying_since: None,
+            replacing: BTreeMap::new(),
             retry: BTreeMap::new(),
             blocked: BTreeMap::new(),
             in_flight: None,
@@ -104,7 +123,10 @@ impl Brain {
         }
         let heard = Heard { at: now.mono, seq, facts, said };
         let news = before.is_none_or(|before| before.says_other_than(&heard));
-        self.dirty |= news;
+        // Who was silent for a whole window and speaks may be back.
+        let window = self.timing.down_after;
+        let back = before.is_some_and(|before| now.mono.since(before.at) >= window);
+        self.dirty |= news || back;
         self.news |= news;
         self.heard.insert(from, heard);
     }
@@ -147,32 +169,39 @@ impl Brain {
 
     /// Proposes what should be, if anything differs from what is.
     pub fn step(&mut self, now: Now, cluster: &Cluster, id: &str, out: &mut Outbox) {
+        self.stood_still(now.mono);
         let due = self.wake.is_some_and(|(at, _)| at <= now.mono);
         if self.in_flight.is_some() || !(self.dirty || due) || now.mono < self.held_until {
             return;
         }
         self.dirty = false;
-        let mut facts = Draft { now, cluster, commands: Vec::new(), wake: None };
+        let mut facts = Draft { now, cluster, commands: Vec::new(), wake: None, hand_to: None };
         if cluster.id.is_none() {
             facts.commands.push(Command::Found { cluster: id.to_owned() });
         }
+        let mut entry = self.forgiven(now.mono, cluster);
         self.judge_nodes(&mut facts);
         self.pass_on_reports(&mut facts);
-        let Draft { commands, wake, .. } = facts;
+        let Draft { commands, wake, hand_to, .. } = facts;
+        if let Some(to) = hand_to {
+            out.push(Effect::TransferLead { to });
+        }
         // What is decided is decided on the state as the facts in the same entry leave it.
         let ahead = ahead(cluster, now, &commands);
         let cluster = ahead.as_ref().unwrap_or(cluster);
         self.observe(now.mono, cluster);
-        let mut draft = Draft { now, cluster, commands, wake };
+        let mut draft = Draft { now, cluster, commands, wake, hand_to: None };
         self.move_services(&mut draft);
         self.forget(&mut draft);
-        let Draft { mut commands, wake, .. } = draft;
+        let Draft { commands, wake, .. } = draft;
         self.wake = wake;
-        let fits = fits(&commands);
-        self.dirty = commands.len() > fits;
-        commands.truncate(fits);
+        self.dirty = false;
         if !commands.is_empty() {
-            self.in_flight = Some(out.propose(now.wall, commands));
+            entry.extend(commands);
+            let fits = fits(&entry);
+            self.dirty = entry.len() > fits;
+            entry.truncate(fits);
+            self.in_flight = Some(out.propose(now.wall, entry));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::lost::Lost;
 use super::{Blocked, Brain, Draft, Retry};
 use crate::agent::FAILURE_WINDOW;
 use crate::cluster::alloc::{Alloc, Phase, StopReason};
@@ -20,16 +21,25 @@ use crate::units::Millis;
 /// The longest wait before a slot whose allocs fail is filled again.
 const RETRY_LONGEST: Millis = Millis::secs(60);
 
+/// What is left for services to take, each from what those before it left.
+struct Room<'r, 'a> {
+    nodes: &'r mut [Candidate],
+    lost: &'r mut Lost<'a>,
+}
+
 impl Brain {
     /// Every service, a step; none when the deploy moves on, since then other floors may hold.
     pub(super) fn move_services(&mut self, draft: &mut Draft<'_>) {
         let cluster = draft.cluster;
         let before = draft.commands.len();
         let mut nodes = scheduler::candidates(cluster);
+        self.tell_watched(draft.now.mono, &mut nodes);
+        let mut lost = self.lost(draft);
         let mut steps: Vec<(&Name, Step)> = Vec::new();
         for name in cluster.services.keys() {
             let (version, pace) = (cluster.wanted_version(name), pace(cluster, name));
-            let step = self.move_service(draft, &mut nodes, name, version, pace);
+            let mut room = Room { nodes: &mut nodes, lost: &mut lost };
+            let step = self.move_service(draft, &mut room, name, version, pace);
             steps.push((name, step));
         }
         let moves = draft.commands.split_off(before);
@@ -41,7 +51,7 @@ impl Brain {
     fn move_service(
         &mut self,
         draft: &mut Draft<'_>,
-        nodes: &mut [Candidate],
+        room: &mut Room<'_, '_>,
         name: &Name,
         version: Option<&Version>,
         (pace, prune): (Pace, bool),
@@ -64,7 +74,7 @@ impl Brain {
         }
         let mut blocked = Vec::new();
         if let Some(version) = version {
-            blocked.extend(self.fill(draft, nodes, name, version, &step));
+            blocked.extend(self.fill(draft, room, name, version, &step));
         }
         for (index, waiting) in &step.waiting {
             if let Waiting::Soak(alloc) = waiting
@@ -106,7 +116,7 @@ impl Brain {
     fn fill(
         &mut self,
         draft: &mut Draft<'_>,
-        nodes: &mut [Candidate],
+        room: &mut Room<'_, '_>,
         name: &Name,
         version: &Version,
         step: &Step,
@@ -120,7 +130,7 @@ impl Brain {
                 blocked.extend(slots.map(waits));
                 continue;
             }
-            let refused = self.place(draft, nodes, version, slots);
+            let refused = self.place(draft, room, version, slots);
             turns -= u32::from(run[0].in_turn && refused.is_empty());
             blocked.extend(refused);
         }
@@ -130,7 +140,7 @@ impl Brain {
     fn place(
         &mut self,
         draft: &mut Draft<'_>,
-        nodes: &mut [Candidate],
+        room: &mut Room<'_, '_>,
         version: &Version,
         slots: impl Iterator<Item = Slot>,
     ) -> Vec<Blocked> {
@@ -143,14 +153,23 @@ impl Brain {
                 blocked.push(Blocked::Backoff { slot, failures, wait: at.since(draft.now.mono) });
                 continue;
             }
+            if room.lost.is(&slot, version.template) {
+                if room.lost.left == 0 {
+                    blocked.push(Blocked::Lost { slot, first: self.timing.lost_at_once });
+                    continue;
+                }
+                room.lost.left -= 1;
+            }
             let pinned = each_node(&version.spec).then_some(NodeId(slot.index));
             let avoid: BTreeSet<NodeId> = failed.iter().map(|alloc| alloc.node).collect();
-            asks.push(Ask { slot, spec: &version.spec, pinned, avoid });
+            let home = home(draft.cluster, &slot);
+            asks.push(Ask { slot, spec: &version.spec, pinned, avoid, home });
         }
-        let verdicts = scheduler::place(nodes, &asks);
+        let verdicts = scheduler::place(room.nodes, &asks);
         for (ask, verdict) in asks.into_iter().zip(verdicts) {
             match verdict {
                 Verdict::Unplaced(rejected) => {
+                    room.lost.left += u32::from(room.lost.is(&ask.slot, version.template));
                     blocked.push(Blocked::Unplaced { slot: ask.slot, rejected });
                 }
                 Verdict::Placed { node, port } => draft.commands.push(Command::Place {
@@ -261,6 +280,13 @@ fn target(cluster: &Cluster, version: &Version, pace: Pace) -> Target {
             (false, Pace::Steady | Pace::Rolling) => StopReason::ScaledDown,
         },
     }
+}
+
+/// Where the latest alloc of a slot is or was, as far as that is remembered.
+pub(crate) fn home(cluster: &Cluster, slot: &Slot) -> Option<NodeId> {
+    let allocs = cluster.allocs_of(&slot.service).map(|(_, alloc)| alloc);
+    let latest = allocs.filter(|alloc| alloc.slot == *slot).max_by_key(|alloc| alloc.placed)?;
+    Some(latest.node)
 }
 
 /// Allocs of that version that failed in that slot and are remembered.

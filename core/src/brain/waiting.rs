@@ -27,6 +27,13 @@ pub enum Blocked {
         /// Why each node will not.
         rejected: Vec<Rejected>,
     },
+    /// Its node is down, and as many lost slots as may be are being filled.
+    Lost {
+        /// The slot.
+        slot: Slot,
+        /// How many that is.
+        first: u32,
+    },
     /// Its image cannot be had yet.
     Image {
         /// The image as written.
@@ -48,7 +55,11 @@ pub enum Blocked {
 impl Blocked {
     /// Whether it waits for slots that say themselves what is wrong.
     pub(super) fn is_for_others(&self) -> bool {
-        matches!(self, Blocked::Rollout { waiting: Waiting::Turn | Waiting::Floor, .. })
+        match self {
+            Blocked::Rollout { waiting, .. } => matches!(waiting, Waiting::Turn | Waiting::Floor),
+            Blocked::Lost { .. } => true,
+            Blocked::Unplaced { .. } | Blocked::Image { .. } | Blocked::Backoff { .. } => false,
+        }
     }
 }
 
@@ -75,6 +86,11 @@ impl fmt::Display for Blocked {
                 };
                 rejected.iter().enumerate().try_for_each(each)
             }
+            Blocked::Lost { slot, first } => write!(
+                f,
+                "{slot}: its node is down; it is placed elsewhere after {first} other replicas \
+                 that were lost, which are on their way"
+            ),
             Blocked::Image { reference, detail } => {
                 write!(f, "waiting for image `{reference}`: {detail}")
             }

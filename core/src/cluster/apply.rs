@@ -3,7 +3,7 @@
 use crate::cluster::alloc::{Alloc, Desired, Phase, Status, StopReason};
 use crate::cluster::command::{Command, Entry};
 use crate::cluster::deploy::{Change, Deploy, DeployState, Goal, Service, Version};
-use crate::cluster::node::{Liveness, NodeFacts, NodeRecord};
+use crate::cluster::node::{Liveness, NodeFacts, NodeRecord, RETURNS_BEFORE_WATCHED, Trust};
 use crate::cluster::{Cluster, DEPLOYS_KEPT, Revision};
 use crate::config::model::ServiceSpec;
 use crate::container::PinnedImage;
@@ -70,6 +70,7 @@ impl Cluster {
             Command::Found { cluster } => self.found(cluster),
             Command::RegisterNode { node, facts } => self.register_node(wall, *node, facts),
             Command::SetLiveness { node, up } => self.set_liveness(wall, *node, *up),
+            Command::Trust { node, returns } => self.trust(*node, *returns),
             Command::StartDeploy { number, project, kind, changes, restart } => {
                 self.last_deploy_is(*number)?;
                 for service in changes.keys().chain(restart) {
@@ -131,7 +132,13 @@ impl Cluster {
             Some(record) => record.facts = facts.clone(),
             None => {
                 let next_port = facts.capacity.ports.first;
-                let record = NodeRecord { facts: facts.clone(), liveness: Liveness::Up, next_port };
+                let record = NodeRecord {
+                    facts: facts.clone(),
+                    liveness: Liveness::Up,
+                    next_port,
+                    returns: 0,
+                    trust: Trust::Full,
+                };
                 self.nodes.insert(node, record);
                 self.history.record(wall, node, format!("node {} joined", facts.name));
             }
@@ -145,6 +152,12 @@ impl Cluster {
             return Err(stale(format!("node {node} is known like that")));
         }
         record.liveness = if up { Liveness::Up } else { Liveness::Down { since: wall } };
+        if up {
+            record.returns = record.returns.saturating_add(1);
+            if record.returns >= RETURNS_BEFORE_WATCHED {
+                record.trust = Trust::Watched;
+            }
+        }
         let name = &record.facts.name;
         let text = match up {
             true => format!("node {name} is heard again"),
@@ -153,6 +166,15 @@ impl Cluster {
             }
         };
         self.history.record(wall, node, text);
+        Ok(Reply::Done)
+    }
+
+    fn trust(&mut self, node: NodeId, returns: u32) -> Result<Reply, Refusal> {
+        let record = self.nodes.get_mut(&node).ok_or_else(|| missing("node", node))?;
+        if !record.is_up() || (record.trust, record.returns) == (Trust::Full, returns) {
+            return Err(stale(format!("node {node} is down, or known like that")));
+        }
+        (record.trust, record.returns) = (Trust::Full, returns);
         Ok(Reply::Done)
     }
 

@@ -57,6 +57,7 @@ impl Command {
             Command::Found { .. }
             | Command::RegisterNode { .. }
             | Command::SetLiveness { .. }
+            | Command::Trust { .. }
             | Command::StartDeploy { .. }
             | Command::PinImage { .. }
             | Command::SettleService { .. }
@@ -90,6 +91,13 @@ pub enum Command {
         node: NodeId,
         /// Whether it is heard.
         up: bool,
+    },
+    /// A node that came and went is trusted. Refused if it is down, or known like that.
+    Trust {
+        /// Which.
+        node: NodeId,
+        /// How many of its returns are not forgotten.
+        returns: u32,
     },
     /// Begin a deploy. Refused while another runs, or if `number` is taken.
     StartDeploy {

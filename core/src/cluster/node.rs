@@ -59,7 +59,27 @@ pub struct NodeRecord {
     pub liveness: Liveness,
     /// The pool's next port to try: freed ports rest as long as possible.
     pub next_port: u16,
+    /// How often it came back, without staying up for long in between.
+    #[serde(default)]
+    pub returns: u32,
+    /// Whether it gets anything new.
+    #[serde(default)]
+    pub trust: Trust,
 }
+
+/// Whether a node gets anything new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// It does.
+    #[default]
+    Full,
+    /// Not until it has stayed up for a while: it came back [`RETURNS_BEFORE_WATCHED`] times.
+    Watched,
+}
+
+/// A node that came back this often is watched.
+pub const RETURNS_BEFORE_WATCHED: u32 = 3;
 
 /// Whether the leader hears a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -56,6 +56,8 @@ pub enum Wake {
     Image,
     /// A node would have been silent for too long.
     NodeSilent,
+    /// A node that came and went would be trusted again.
+    Trusted,
     /// A new replica would have been healthy for long enough.
     Soaked,
     /// A deploy would be overdue.
@@ -210,7 +212,7 @@ impl Node {
             Leadership::Leader { term } => {
                 self.caught_up = true;
                 let rng = self.rng.child(&format!("term {term}"));
-                Some(Brain::new(now, self.config.timing, rng))
+                Some(Brain::new(self.config.id, now, self.config.timing, rng))
             }
             Leadership::Follower { .. } => {
                 self.requests.no_longer_leader(&mut self.out);

@@ -6,8 +6,9 @@ use crate::api::{ApiError, ErrorCode};
 use crate::brain::services::wanted_slots;
 use crate::cluster::alloc::{Alloc, Desired, Trouble};
 use crate::cluster::deploy::Service;
-use crate::cluster::node::{Liveness, NodeRecord};
+use crate::cluster::node::{Liveness, NodeRecord, Trust};
 use crate::name::{AllocId, Name, NodeId, Slot};
+use crate::scheduler::Watched;
 
 /// The most past events that an answer quotes.
 const EVENTS_QUOTED: usize = 5;
@@ -124,9 +125,20 @@ impl Node {
         let live = self.cluster.allocs_on(id).filter(|(_, alloc)| alloc.is_live());
         let mut because = vec![format!("it runs {} allocs", live.count())];
         because.extend(self.trouble_of(id));
+        because.extend(self.why_watched(record));
         because.extend(self.lately(|subject| subject == id.to_string()));
         let name = &record.facts.name;
         WhyView { subject: name.clone(), summary: format!("node {name} is {state}"), because }
+    }
+
+    /// Why a node gets nothing new, while it came and went too often.
+    fn why_watched(&self, record: &NodeRecord) -> Option<String> {
+        match record.trust {
+            Trust::Full => None,
+            Trust::Watched => {
+                Some(format!("it {}", Watched { returns: record.returns, left: None }))
+            }
+        }
     }
 
     /// The last events about a subject.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Lost, SlotPlan, SlotStep, node_name, running};
-use crate::brain::services::wanted_slots;
+use crate::brain::services::{home, wanted_slots};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
@@ -222,7 +222,8 @@ impl<'a> Turns<'a> {
     fn ask(&mut self, wanted: &Wanted<'_>, slot: &Slot) -> Result<NodeId, Vec<Rejected>> {
         let spec = wanted.spec;
         let pinned = (spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
-        let ask = Ask { slot: slot.clone(), spec, pinned, avoid: BTreeSet::new() };
+        let home = home(self.cluster, slot);
+        let ask = Ask { slot: slot.clone(), spec, pinned, avoid: BTreeSet::new(), home };
         let verdict = scheduler::place(&mut self.nodes, std::slice::from_ref(&ask)).pop();
         match verdict.expect("one ask has one verdict") {
             Verdict::Placed { node, .. } => Ok(node),

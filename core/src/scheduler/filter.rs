@@ -53,10 +53,20 @@ pub fn pinned(node: &Candidate, ask: &Ask<'_>) -> bool {
     ask.pinned.is_none_or(|id| id == node.id)
 }
 
+/// Whether it gets anything new, or the slot is its own.
+pub fn trusted(node: &Candidate, ask: &Ask<'_>) -> Result<(), Reason> {
+    let is_its_own = ask.pinned.or(ask.home) == Some(node.id);
+    match node.watched {
+        Some(watched) if !is_its_own => Err(Reason::Watched(watched)),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The first thing that each node lacks; a slot of one node says nothing of the others.
 pub fn rejections(nodes: &[Candidate], ask: &Ask<'_>) -> Vec<Rejected> {
     let check = |node: &Candidate| {
         labels(node, ask.spec)
+            .and_then(|()| trusted(node, ask))
             .and_then(|()| resources(node, ask.spec))
             .and_then(|()| port(node, ask.spec).map(|_| ()))
     };

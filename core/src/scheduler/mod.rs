@@ -8,13 +8,15 @@ mod filter;
 mod rank;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::node::{Capacity, PortPool};
+use crate::cluster::node::{Capacity, PortPool, Trust};
 use crate::cluster::{Cluster, alloc::Alloc};
 use crate::config::model::ServiceSpec;
 use crate::name::{Name, NodeId, Slot};
+use crate::units::Millis;
 
 /// A node as the scheduler sees it.
 #[derive(Clone, Debug)]
@@ -37,6 +39,17 @@ pub struct Candidate {
     pub next_port: u16,
     /// Allocs that it holds, by service.
     pub services: BTreeMap<Name, u32>,
+    /// Why it gets nothing new, while it came and went too often.
+    pub watched: Option<Watched>,
+}
+
+/// A node that came and went too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Watched {
+    /// How often it came back.
+    pub returns: u32,
+    /// In how long it is trusted again if it stays; only the leader knows.
+    pub left: Option<Millis>,
 }
 
 /// A slot to be filled.
@@ -50,6 +63,8 @@ pub struct Ask<'a> {
     pub pinned: Option<NodeId>,
     /// Nodes where it failed lately: taken only if no other will do.
     pub avoid: BTreeSet<NodeId>,
+    /// Where its last replica is or was: what goes there is nothing new to that node.
+    pub home: Option<NodeId>,
 }
 
 /// What became of an ask.
@@ -84,6 +99,9 @@ pub enum Reason {
     /// It is silent.
     #[error("is down")]
     Down,
+    /// It came and went too often to get anything new.
+    #[error("{0}")]
+    Watched(Watched),
     /// A required label is absent or different.
     #[error("has no label {label} = \"{wanted}\"")]
     Label {
@@ -166,12 +184,26 @@ pub fn candidates(cluster: &Cluster) -> Vec<Candidate> {
             ports: BTreeSet::new(),
             next_port: record.next_port,
             services: BTreeMap::new(),
+            watched: match record.trust {
+                Trust::Full => None,
+                Trust::Watched => Some(Watched { returns: record.returns, left: None }),
+            },
         };
         let live = cluster.allocs_on(*id).filter(|(_, alloc)| alloc.is_live());
         live.for_each(|(_, alloc)| candidate.hold(alloc));
         candidate
     })
     .collect()
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "came back {} times lately and gets nothing new", self.returns)?;
+        match self.left {
+            Some(left) => write!(f, "; trusted again in {}", Millis::secs(left.0.div_ceil(1000))),
+            None => write!(f, " until it stayed up for a while"),
+        }
+    }
 }
 
 impl Candidate {

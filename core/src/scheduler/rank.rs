@@ -76,7 +76,10 @@ impl<'a> Ranking<'a> {
     /// The best node for the ask, if one will do.
     pub fn best(&self, nodes: &[Candidate], ask: &Ask<'_>) -> Option<usize> {
         let fitting = self.entries.iter().filter(|entry| entry.fits);
-        let allowed = fitting.filter(|entry| filter::pinned(&nodes[entry.score.index], ask));
+        let allowed = fitting.filter(|entry| {
+            let node = &nodes[entry.score.index];
+            filter::pinned(node, ask) && filter::trusted(node, ask).is_ok()
+        });
         let best = allowed.min_by_key(|entry| {
             (ask.avoid.contains(&nodes[entry.score.index].id), self.with_zone(entry))
         });

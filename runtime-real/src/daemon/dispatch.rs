@@ -56,6 +56,9 @@ impl Dispatch {
         match effect {
             Effect::Propose { entry } => self.propose(*entry),
             Effect::ConfirmRead { id } => self.confirm_read(id),
+            Effect::TransferLead { to } => {
+                tracing::debug!(%to, "there is no other node that could lead");
+            }
             Effect::Container { id, op } => self.container(id, op),
             Effect::Reply { id, outcome } => {
                 if let Some(reply) = self.waiting.remove(&id) {

@@ -54,7 +54,7 @@ impl Invariant for Acknowledged {
                 }
             },
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
-            Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Heard { .. } | Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
         }
     }
 }

@@ -27,6 +27,7 @@ impl Invariant for EqualState {
                 None => Err(format!("{node} is at {at}, which was never committed")),
             },
             Moment::Committed { .. } | Moment::Effect { .. } | Moment::Belief { .. } => Ok(()),
+            Moment::Heard { .. } => Ok(()),
             Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
         }
     }

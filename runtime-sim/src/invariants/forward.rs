@@ -25,6 +25,7 @@ impl Invariant for Forward {
             | Moment::Agreed { .. }
             | Moment::State { .. }
             | Moment::Belief { .. } => Ok(()),
+            Moment::Heard { .. } => Ok(()),
             Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
         }
     }

@@ -5,6 +5,7 @@
 //! watches.
 
 mod acknowledged;
+mod calm;
 mod capacity;
 mod commanded;
 mod equal_state;
@@ -24,7 +25,9 @@ use mill_core::api::Outcome;
 use mill_core::cluster::command::Entry;
 use mill_core::cluster::{Cluster, Revision};
 use mill_core::event::Leadership;
+use mill_core::message::Message;
 use mill_core::name::NodeId;
+use mill_core::time::Mono;
 use serde::Serialize;
 
 use crate::time::SimTime;
@@ -33,8 +36,10 @@ use crate::world::people::Asked;
 
 /// Something that an invariant may have an opinion on.
 pub(crate) enum Moment<'a> {
-    /// A node asks for something to be done; nothing is done yet.
-    Effect { host: &'a Host, effect: &'a Effect },
+    /// A node asks for something to be done, by its own clock; nothing is done yet.
+    Effect { host: &'a Host, effect: &'a Effect, at: Mono },
+    /// A message of another node is handed to a node, by whose clock it comes.
+    Heard { by: NodeId, from: NodeId, message: &'a Message, at: Mono },
     /// An entry was committed; so many of its commands held.
     Committed {
         before: &'a Cluster,
@@ -47,8 +52,8 @@ pub(crate) enum Moment<'a> {
     Agreed { at: Revision, hash: u64 },
     /// A node's own copy of the state.
     State { node: NodeId, at: Revision, hash: u64 },
-    /// A node was told who leads.
-    Belief { node: NodeId, belief: Leadership },
+    /// A node was told who leads, by its own clock.
+    Belief { node: NodeId, belief: Leadership, at: Mono },
     /// A person got an answer; `cluster` is the committed state.
     Answer { now: SimTime, asked: &'a Asked, outcome: &'a Outcome, cluster: &'a Cluster },
     /// A machine, looked at every tick.
@@ -91,6 +96,7 @@ impl Default for Invariants {
     fn default() -> Invariants {
         Invariants(vec![
             Box::new(acknowledged::Acknowledged::default()),
+            Box::new(calm::Calm::default()),
             Box::new(capacity::Capacity),
             Box::new(commanded::Commanded),
             Box::new(equal_state::EqualState::default()),

@@ -17,7 +17,7 @@ impl Invariant for OneLeader {
     }
 
     fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
-        let Moment::Belief { node, belief: Leadership::Leader { term } } = moment else {
+        let Moment::Belief { node, belief: Leadership::Leader { term }, .. } = moment else {
             return Ok(());
         };
         let known = *self.0.entry(*term).or_insert(*node);

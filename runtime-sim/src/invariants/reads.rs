@@ -51,7 +51,7 @@ impl Invariant for Reads {
                 Ok(_) | Err(_) => Ok(()),
             },
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
-            Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Heard { .. } | Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
         }
     }
 }

@@ -31,6 +31,7 @@ impl Invariant for Whole {
                 Command::Found { .. }
                 | Command::RegisterNode { .. }
                 | Command::SetLiveness { .. }
+                | Command::Trust { .. }
                 | Command::StartDeploy { .. }
                 | Command::PinImage { .. }
                 | Command::Place { .. }

@@ -14,6 +14,7 @@ use mill_core::name::NodeId;
 use mill_core::units::Millis;
 
 use super::describe::describe;
+use super::gray::SLOW_SYNC;
 use super::{Happening, World};
 use crate::invariants::Moment;
 use crate::time::SimTime;
@@ -107,6 +108,38 @@ impl World {
             return;
         }
         let winner = able[self.draw.consensus.below(able.len() as u64) as usize];
+        self.crown(winner);
+    }
+
+    /// A leader asks another node to take its place (Raft, section 3.10: it stands for election at
+    /// once). Nothing comes of it if the leader leads no more, or the news is lost.
+    pub(super) fn ask_to_lead(&mut self, from: NodeId, to: NodeId) {
+        let now = self.now;
+        self.stats.count("leads handed on");
+        self.trace.transition(now, || format!("{from} hands its lead to {to}"));
+        let term = self.log.term;
+        let right = self.host(from).fed.leadership == Leadership::Leader { term };
+        if self.log.leader != Some(from) || !right {
+            return;
+        }
+        if let Some(delay) = self.network.carry(from, to).first() {
+            self.after(*delay, Happening::Transfer { to, term });
+        }
+    }
+
+    /// A node stands for election at once; it wins if it votes and reaches a quorum.
+    pub(super) fn transfer(&mut self, to: NodeId, term: u64) {
+        let Some(leader) = self.log.leader.filter(|_| self.log.term == term) else { return };
+        if leader == to || !self.log.voters().contains(&to) || !self.reaches_quorum(to) {
+            return;
+        }
+        self.depose(leader);
+        self.stats.count("leads taken over");
+        self.crown(to);
+    }
+
+    /// A new term begins.
+    fn crown(&mut self, winner: NodeId) {
         // Whatever its last leader had in flight survives up to some entry.
         while self.log.has_in_flight() && self.draw.consensus.chance(600) {
             self.commit_one();
@@ -153,7 +186,9 @@ impl World {
         if !self.elections.committing {
             self.elections.committing = true;
             let way = self.network.delay().0 + self.network.delay().0;
-            let (low, high) = self.params.sync;
+            let leader = self.log.leader.and_then(|leader| self.hosts.get(&leader));
+            let slow = leader.is_some_and(|host| host.slow_disk);
+            let (low, high) = if slow { SLOW_SYNC } else { self.params.sync };
             let sync = self.draw.consensus.between(low.0, high.0);
             self.after(Millis(way + sync), Happening::Commit);
         }
@@ -219,7 +254,8 @@ impl World {
         let Some(leader) = self.log.leader else { return };
         let host = &self.hosts[&node];
         let behind = host.fed.applied < end || !host.fed.caught_up;
-        let reachable = self.alive(leader) && self.network.connected(leader, node);
+        // Whether its answer arrives is nothing to who takes in what is committed.
+        let reachable = self.alive(leader) && self.network.open(leader, node);
         if !host.is_up() || !behind || host.fed.coming || host.lags_until > now || !reachable {
             return;
         }
@@ -307,7 +343,7 @@ impl World {
             return;
         }
         let Some(leader) = self.log.leader.filter(|leader| *leader != node) else { return };
-        if self.network.connected(leader, node) {
+        if self.alive(leader) && self.network.open(leader, node) {
             let (boot, delay) = (host.boots, self.network.delay());
             self.host_mut(node).fed.hearing = true;
             self.after(delay, Happening::HearOfLeader { node, boot });
@@ -334,7 +370,7 @@ impl World {
             // Told when it wins, and at no other time.
             Leadership::Leader { .. } => return,
             Leadership::Follower { leader, term } => {
-                let known = leader.filter(|leader| self.network.connected(*leader, node));
+                let known = leader.filter(|leader| self.network.open(*leader, node));
                 Leadership::Follower { leader: known, term }
             }
         };
@@ -342,12 +378,14 @@ impl World {
     }
 
     fn learn(&mut self, node: NodeId, boot: u64, belief: Leadership) {
+        let now = self.now;
         let host = self.host_mut(node);
         if host.boots != boot || !host.is_up() || host.fed.leadership == belief {
             return;
         }
         host.fed.leadership = belief;
-        self.observe(&Moment::Belief { node, belief });
+        let at = host.clock.now(now).mono;
+        self.observe(&Moment::Belief { node, belief, at });
         self.tell(node, boot, Event::Leadership(belief));
     }
 

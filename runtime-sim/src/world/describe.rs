@@ -9,6 +9,8 @@ pub(super) fn describe(command: &Command) -> String {
         Command::RegisterNode { node, facts } => format!("{node} registers, boot {}", facts.boot),
         Command::SetLiveness { node, up: true } => format!("{node} is up"),
         Command::SetLiveness { node, up: false } => format!("{node} is down"),
+        Command::Trust { node, returns: 0 } => format!("{node} has stayed up"),
+        Command::Trust { node, .. } => format!("{node} is trusted again"),
         Command::StartDeploy { number, project, kind, changes, restart } => {
             let changed = changes.iter().map(|(name, spec)| match spec {
                 Some(spec) => format!("{name}={} {:?}", spec.container.image, spec.replicas),

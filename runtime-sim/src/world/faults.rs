@@ -50,11 +50,21 @@ pub enum FaultKind {
     SickContainer,
     /// Another program takes a port out of the pool.
     TakePort,
+    /// Nothing comes into the leader, or nothing but from a quorum; what it says arrives.
+    DeafLeader,
+    /// A node hears and never answers.
+    MuteFollower,
+    /// The leader's disk takes seconds for an entry.
+    SlowDisk,
+    /// A node is cut off and back, several times.
+    Flapping,
+    /// Half of the nodes fall silent at once, and are back.
+    HalfSilent,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 18] = [
+    pub const ALL: [FaultKind; 23] = [
         FaultKind::Crash,
         FaultKind::PowerOff,
         FaultKind::Freeze,
@@ -73,6 +83,11 @@ impl FaultKind {
         FaultKind::RemoveContainer,
         FaultKind::SickContainer,
         FaultKind::TakePort,
+        FaultKind::DeafLeader,
+        FaultKind::MuteFollower,
+        FaultKind::SlowDisk,
+        FaultKind::Flapping,
+        FaultKind::HalfSilent,
     ];
 
     /// Its name, for counting.
@@ -96,6 +111,11 @@ impl FaultKind {
             FaultKind::RemoveContainer => "fault: container removed",
             FaultKind::SickContainer => "fault: container sick",
             FaultKind::TakePort => "fault: port taken",
+            FaultKind::DeafLeader => "fault: deaf leader",
+            FaultKind::MuteFollower => "fault: mute follower",
+            FaultKind::SlowDisk => "fault: slow disk",
+            FaultKind::Flapping => "fault: flapping",
+            FaultKind::HalfSilent => "fault: half silent",
         }
     }
 }
@@ -137,11 +157,15 @@ pub enum Fault {
     SickContainer(NodeId, u64),
     /// Another program listens on that port of that node.
     TakePort(NodeId, u16),
+    /// While that node leads, its disk takes seconds for an entry.
+    SlowDisk(NodeId),
+    /// That node is cut off, and so many times in all.
+    Flapping(NodeId, u64),
 }
 
 /// Faults that are under way.
 pub(super) struct Faults {
-    rng: Rng,
+    pub rng: Rng,
     pub active: Vec<Fault>,
 }
 
@@ -230,6 +254,11 @@ impl World {
                 let port = u16::try_from(rng.between(20_000, 20_060)).expect("a port");
                 (Fault::TakePort(node, port), between(rng, 5_000, 90_000))
             }
+            FaultKind::DeafLeader
+            | FaultKind::MuteFollower
+            | FaultKind::SlowDisk
+            | FaultKind::Flapping
+            | FaultKind::HalfSilent => return self.draw_gray(kind, node),
         })
     }
 
@@ -322,6 +351,12 @@ impl World {
                 }
                 engine.foreign_ports.insert(*port);
             }
+            Fault::SlowDisk(node) => self.host_mut(*node).slow_disk = true,
+            Fault::Flapping(node, _) => {
+                let links = self.links_of(*node);
+                links.iter().for_each(|(from, to)| self.network.block(*from, *to));
+                return !links.is_empty();
+            }
         }
         true
     }
@@ -339,13 +374,11 @@ impl World {
                 self.boot(*node);
             }
             Fault::Freeze(node) => self.thaw(*node),
-            Fault::Blocked(links) => {
-                links.iter().for_each(|(from, to)| self.network.unblock(*from, *to));
-                for active in &self.faults.active {
-                    if let Fault::Blocked(links) = active {
-                        links.iter().for_each(|(from, to)| self.network.block(*from, *to));
-                    }
-                }
+            Fault::Blocked(links) => self.unblock(links),
+            Fault::SlowDisk(node) => self.host_mut(*node).slow_disk = false,
+            Fault::Flapping(node, rounds) => {
+                self.unblock(&self.links_of(*node));
+                self.flap_again(*node, *rounds);
             }
             Fault::BadNetwork(_) => self.network.set_extra_loss(0),
             Fault::ClockJump(node, _) => self.host_mut(*node).clock.set_right(),
@@ -363,6 +396,19 @@ impl World {
             // These ended when they began, or end by themselves.
             Fault::Depose | Fault::Lag(_) | Fault::Snapshot(_) | Fault::ClockDrift(..) => {}
             Fault::KillContainer(..) | Fault::RemoveContainer(..) | Fault::SickContainer(..) => {}
+        }
+    }
+
+    /// These directions work again, but for what other faults block.
+    fn unblock(&mut self, links: &[(NodeId, NodeId)]) {
+        links.iter().for_each(|(from, to)| self.network.unblock(*from, *to));
+        for active in self.faults.active.clone() {
+            if let Fault::Blocked(links) = active {
+                links.iter().for_each(|(from, to)| self.network.block(*from, *to));
+            } else if let Fault::Flapping(node, _) = active {
+                let links = self.links_of(node);
+                links.iter().for_each(|(from, to)| self.network.block(*from, *to));
+            }
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Host {
     /// Its daemon stands still; what reaches it waits.
     pub frozen: bool,
     pub(super) backlog: VecDeque<(u64, Event)>,
+    /// While it leads, its disk takes seconds for an entry.
+    pub slow_disk: bool,
     /// Committed entries do not reach it until then.
     pub lags_until: SimTime,
     /// The state it wrote down last: survives everything.
@@ -111,6 +113,7 @@ impl Host {
             boots: 0,
             frozen: false,
             backlog: VecDeque::new(),
+            slow_disk: false,
             lags_until: SimTime::default(),
             snapshot: None,
             fed: Fed::nothing(0),

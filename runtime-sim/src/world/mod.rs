@@ -9,6 +9,7 @@ mod consensus;
 mod describe;
 mod engines;
 pub mod faults;
+mod gray;
 pub mod host;
 mod nodes;
 pub mod people;
@@ -57,6 +58,8 @@ enum Happening {
     Feed { node: NodeId, boot: u64 },
     /// A quorum confirms that a node leads, or does not.
     Confirm { node: NodeId, boot: u64, request: mill_core::api::RequestId },
+    /// A node is asked to lead by the leader of that term.
+    Transfer { to: NodeId, term: u64 },
     /// A node hears who leads.
     HearOfLeader { node: NodeId, boot: u64 },
     /// Leaders, votes and what takes too long are looked at.
@@ -65,6 +68,8 @@ enum Happening {
     Boot { node: NodeId },
     /// The next fault.
     NextFault,
+    /// A fault begins.
+    Begin { fault: Fault, length: Millis },
     /// A fault ends.
     Heal { fault: Fault },
     /// A person does something.
@@ -246,10 +251,12 @@ impl World {
             Happening::Commit => self.commit(),
             Happening::Feed { node, boot } => self.feed(node, boot),
             Happening::Confirm { node, boot, request } => self.confirm(node, boot, request),
+            Happening::Transfer { to, term } => self.transfer(to, term),
             Happening::HearOfLeader { node, boot } => self.hear_of_leader(node, boot),
             Happening::Tick => self.tick(),
             Happening::Boot { node } => self.boot(node),
             Happening::NextFault => self.next_fault(),
+            Happening::Begin { fault, length } => self.inject(fault, length),
             Happening::Heal { fault } => self.heal(&fault),
             Happening::Act { person } => self.act(person),
         }

@@ -89,6 +89,11 @@ impl World {
         let clock = host.clock.now(now);
         let recorded = host.recording.is_some().then(|| event.clone());
         let Some(daemon) = daemon(host, boot) else { return };
+        if let Event::Message { from, message } = &event {
+            let heard = Moment::Heard { by: node, from: *from, message, at: clock.mono };
+            let observed = self.invariants.observe(&heard);
+            super::record(&mut self.violation, now, observed);
+        }
         self.trace.detail(now, || format!("{node} < {event:?}"));
         self.trace.mark(&[now.0, node.0, number(&event)]);
         self.stats.events += 1;
@@ -133,7 +138,8 @@ impl World {
         let now = self.now;
         self.trace.detail(now, || format!("{node} > {effect:?}"));
         let host = &self.hosts[&node];
-        let observed = self.invariants.observe(&Moment::Effect { host, effect: &effect });
+        let at = host.clock.now(now).mono;
+        let observed = self.invariants.observe(&Moment::Effect { host, effect: &effect, at });
         super::record(&mut self.violation, now, observed);
         match effect {
             Effect::Propose { entry } => {
@@ -144,6 +150,10 @@ impl World {
                 self.trace.mark(&[3, id.0]);
                 let there = self.network.delay();
                 self.after(there, Happening::Confirm { node, boot, request: id });
+            }
+            Effect::TransferLead { to } => {
+                self.trace.mark(&[8, to.0]);
+                self.ask_to_lead(node, to);
             }
             Effect::Snapshot { at, bytes } => {
                 self.trace.mark(&[4, at.index, bytes.len() as u64]);

@@ -134,6 +134,7 @@ impl Play {
                 let result = Ok(self.perform(from, op));
                 self.happening.push_back((from, Event::OpDone { id, result }));
             }
+            Effect::TransferLead { .. } => panic!("all nodes are heard"),
             Effect::Snapshot { .. } => panic!("nobody asked for a snapshot"),
         }
     }

@@ -217,7 +217,13 @@ impl Stage {
         let (template, spec) = self.target(slot);
         let pinned = (spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
         let avoid = Default::default();
-        let ask = Ask { slot: slot.clone(), spec: &spec, pinned: pinned.or(Some(node)), avoid };
+        let ask = Ask {
+            slot: slot.clone(),
+            spec: &spec,
+            pinned: pinned.or(Some(node)),
+            avoid,
+            home: None,
+        };
         let mut nodes = scheduler::candidates(&self.cluster);
         let port = match scheduler::place(&mut nodes, &[ask]).pop().unwrap() {
             Verdict::Placed { port, .. } => port,

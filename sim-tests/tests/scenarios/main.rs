@@ -3,8 +3,10 @@
 mod containers;
 mod deploys;
 mod engines;
+mod gray;
 mod nodes;
 mod recordings;
+mod returns;
 
 /// A service with one replica and an http health check.
 pub const WEB: &str = "
