@@ -60,6 +60,13 @@ impl Options {
             enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_after),
             max_in_snapshot_log_to_keep: self.entries_kept,
+            // For one piece of a snapshot, and for installing it after the last.
+            install_snapshot_timeout: milliseconds(self.election_max * 4),
+            // A node that cannot be reached is tried again after as long, and then less often.
+            backoff: {
+                let first = milliseconds(self.heartbeat).max(1);
+                format!("{first}ms ..{}ms", first * 5)
+            },
             ..Config::default()
         };
         config.validate().map_err(|error| ConsensusError::Options(error.to_string()))

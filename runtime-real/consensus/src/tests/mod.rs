@@ -10,6 +10,7 @@ mod full;
 mod log;
 mod snapshots;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,9 @@ use tokio::time::timeout;
 
 use super::disk::{Disk, SimulatedDisk};
 use super::types::{Entry, LogId, Payload};
-use super::{Consensus, ConsensusError, ConsensusEvent, Leadership, Options, Proposal};
+use super::{ConsensusError, ConsensusEvent, Leadership, NoTransport, Options, Proposal};
+
+type Consensus = super::Consensus<openraft_rt_tokio::TokioRuntime>;
 
 /// A condition that does not hold by then fails its test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +52,8 @@ struct Seen {
     /// How often the state was asked for.
     asked: u64,
     leadership: Option<Leadership>,
+    members: Option<(BTreeSet<u64>, BTreeSet<u64>)>,
+    is_caught_up: bool,
     failed: Option<String>,
     /// Nothing more comes.
     ended: bool,
@@ -82,7 +87,16 @@ impl Seen {
                 // Whoever asked may have stopped.
                 let _ = reply.send((self.last(), bytes));
             }
+            ConsensusEvent::Members { voters, learners } => {
+                self.members = Some((voters, learners));
+            }
+            ConsensusEvent::CaughtUp => {
+                assert!(!self.is_caught_up, "caught up twice");
+                self.is_caught_up = true;
+            }
             ConsensusEvent::Leadership(leadership) => {
+                let leads = matches!(leadership, Leadership::Leader { .. });
+                assert!(self.is_caught_up || !leads, "a leader is caught up");
                 assert_ne!(self.leadership, Some(leadership), "announced twice");
                 self.leadership = Some(leadership);
             }
@@ -107,7 +121,7 @@ impl Node {
     }
 
     async fn open(disk: Arc<dyn Disk>) -> Result<Node, ConsensusError> {
-        let (consensus, events) = Consensus::open(options(), disk).await?;
+        let (consensus, events) = Consensus::open(options(), disk, NoTransport).await?;
         Ok(Node { consensus, seen: read(events) })
     }
 
