@@ -8,7 +8,9 @@ mod cluster;
 mod crashes;
 mod full;
 mod log;
+mod many;
 mod snapshots;
+mod web;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +21,9 @@ use tokio::time::timeout;
 
 use super::disk::{Disk, SimulatedDisk};
 use super::types::{Entry, LogId, Payload};
-use super::{ConsensusError, ConsensusEvent, Leadership, NoTransport, Options, Proposal};
+use super::{
+    ConsensusError, ConsensusEvent, Leadership, NoTransport, Options, Proposal, Transport,
+};
 
 type Consensus = super::Consensus<openraft_rt_tokio::TokioRuntime>;
 
@@ -68,8 +72,9 @@ impl Seen {
         assert_eq!(self.failed, None, "nothing follows a failure, but {event:?}");
         match event {
             ConsensusEvent::Restored { index, bytes } => {
-                assert_eq!((self.committed, self.restored), (0, None), "the state comes first");
-                self.state = serde_json::from_slice(&bytes).unwrap();
+                let state: State = postcard::from_bytes(&bytes).unwrap();
+                assert!(state.starts_with(&self.state), "a state contains what came before it");
+                self.state = state;
                 self.restored = Some(index);
                 assert_eq!(self.last(), index);
             }
@@ -83,7 +88,7 @@ impl Seen {
             }
             ConsensusEvent::SnapshotWanted { reply } => {
                 self.asked += 1;
-                let bytes = serde_json::to_vec(&self.state).unwrap();
+                let bytes = postcard::to_extend(&self.state, Vec::new()).unwrap();
                 // Whoever asked may have stopped.
                 let _ = reply.send((self.last(), bytes));
             }
@@ -121,7 +126,15 @@ impl Node {
     }
 
     async fn open(disk: Arc<dyn Disk>) -> Result<Node, ConsensusError> {
-        let (consensus, events) = Consensus::open(options(), disk, NoTransport).await?;
+        Node::open_with(options(), disk, NoTransport).await
+    }
+
+    async fn open_with(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        transport: impl Transport,
+    ) -> Result<Node, ConsensusError> {
+        let (consensus, events) = Consensus::open(options, disk, transport).await?;
         Ok(Node { consensus, seen: read(events) })
     }
 
