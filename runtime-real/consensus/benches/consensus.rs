@@ -1,7 +1,7 @@
 //! What a proposal costs on a real file: alone (latency) and with others (throughput).
 //!
 //! One voter in the build directory's file system. Alone, a proposal pays for one commit and its
-//! sync; with 64 in flight the log's thread puts many into one.
+//! sync; with 64 in flight the log's task puts many into one.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on fails")]
 
@@ -11,11 +11,10 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use futures_util::future::join_all;
 use mill_consensus::disk::FileDisk;
-use mill_consensus::{ConsensusEvent, Leadership, NoTransport, Options, Proposal};
-use openraft_rt_tokio::TokioRuntime;
+use mill_consensus::{ConsensusEvent, Leadership, NoTransport, Options, PooledRuntime, Proposal};
 use tokio::runtime::Runtime;
 
-type Consensus = mill_consensus::Consensus<TokioRuntime>;
+type Consensus = mill_consensus::Consensus<PooledRuntime>;
 
 /// About what an alloc's report takes.
 const PAYLOAD_BYTES: usize = 256;

@@ -91,7 +91,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         let Directory { log, snapshots, mut found } =
             opened.map_err(|error| ConsensusError::Stopped { reason: error.to_string() })??;
         let failure = FirstFailure::default();
-        let writer = Writer::start(log.clone(), found.marks.committed, failure.clone())?;
+        let writer = Writer::start::<R>(log.clone(), found.marks.committed, failure.clone());
         let store = LogStore::<R>::new(log, writer.clone(), &found.marks, found.last);
 
         let (events, receiver) = mpsc::channel(EVENTS_WAITING);

@@ -3,13 +3,14 @@
 //! It wraps openraft and hides it: entries are opaque bytes here, and nothing outside sees
 //! openraft's types. It does, and decides nothing about Mill. [`Consensus`] is the handle;
 //! [`ConsensusEvent`]s go to one reader, which holds the only copy of the state.
-//! - `log`, `writer`, `log_store`: the log on redb, its thread, openraft's view of it
+//! - `log`, `writer`, `log_store`: the log on redb, its task, openraft's view of it
 //! - `snapshots`: snapshot files; `disk`: what both ask of a disk, real or simulated
 //! - `machine`, `replay`, `watch`: what becomes an event, and in which order
 //! - `transport`: the seam to other nodes; `network` asks through it, `answer` answers
 //! - `members`: who votes, and how that changes; `caught_up`: when a start has all from before
 //!
-//! Generic over openraft's async runtime, so that a simulator can run it. Tested in `tests/`, on
+//! Generic over openraft's async runtime, so that a simulator can run it; `runtime` is the real
+//! one. Tested in `tests/`, on
 //! real files and on a disk that loses what was not synced.
 
 pub mod disk;
@@ -26,6 +27,7 @@ mod members;
 mod network;
 mod options;
 mod replay;
+mod runtime;
 mod snapshots;
 mod transport;
 mod types;
@@ -45,6 +47,7 @@ pub use handle::Consensus;
 pub use log::LOG_FILE;
 pub use members::ChangeError;
 pub use options::Options;
+pub use runtime::PooledRuntime;
 pub use transport::{BODY_BYTES, Call, NoTransport, Transport};
 
 /// What the one reader of the events is told, in order.

@@ -163,12 +163,11 @@ pub(super) enum SnapshotAnswer {
 mod tests {
     use std::collections::BTreeSet;
 
-    use openraft_rt_tokio::TokioRuntime;
-
+    use super::super::PooledRuntime;
     use super::super::types::{Membership, Payload, StoredMembership};
     use super::*;
 
-    fn request() -> AppendEntriesRequest<Types<TokioRuntime>> {
+    fn request() -> AppendEntriesRequest<Types<PooledRuntime>> {
         let membership = Membership::new_with_defaults(vec![BTreeSet::from([1, 2])], [4]);
         let payloads = [
             openraft::EntryPayload::Blank,
@@ -189,13 +188,13 @@ mod tests {
     #[test]
     fn an_append_comes_back_as_it_was_and_no_cut_of_it_does() {
         let (request, bytes) = (request(), encode_append(&request()).unwrap());
-        let back = decode_append::<TokioRuntime>(&bytes).unwrap();
+        let back = decode_append::<PooledRuntime>(&bytes).unwrap();
         assert_eq!(format!("{back:?}"), format!("{request:?}"));
         assert_eq!(back.entries, request.entries);
         for length in 0..bytes.len() {
-            assert!(decode_append::<TokioRuntime>(&bytes[..length]).is_err(), "{length} bytes");
+            assert!(decode_append::<PooledRuntime>(&bytes[..length]).is_err(), "{length} bytes");
         }
-        assert!(decode_append::<TokioRuntime>(&[bytes, vec![0]].concat()).is_err());
+        assert!(decode_append::<PooledRuntime>(&[bytes, vec![0]].concat()).is_err());
     }
 
     #[test]

@@ -31,7 +31,7 @@ use mill_consensus::disk::FileDisk;
 use mill_consensus::{self as consensus, ConsensusError, NoTransport};
 
 /// Consensus on the tokio runtime.
-pub(crate) type Consensus = mill_consensus::Consensus<openraft_rt_tokio::TokioRuntime>;
+pub(crate) type Consensus = mill_consensus::Consensus<mill_consensus::PooledRuntime>;
 
 /// How a daemon is started.
 #[derive(Clone, Debug)]

@@ -25,7 +25,7 @@ use super::{
     ConsensusError, ConsensusEvent, Leadership, NoTransport, Options, Proposal, Transport,
 };
 
-type Consensus = super::Consensus<openraft_rt_tokio::TokioRuntime>;
+type Consensus = super::Consensus<super::PooledRuntime>;
 
 /// A condition that does not hold by then fails its test.
 const PATIENCE: Duration = Duration::from_secs(20);
