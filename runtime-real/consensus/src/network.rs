@@ -27,9 +27,6 @@ use super::transport::{Call, Transport};
 use super::types::{Snapshot, SnapshotImage, Types, Vote};
 use super::wire::{self, SnapshotAnswer, SnapshotHead, SnapshotKey};
 
-/// What one call carries of a snapshot, in bytes.
-pub(super) const PIECE_BYTES: u64 = 1 << 20;
-
 /// Makes the clients that reach other nodes.
 pub(super) struct Network<T> {
     pub(super) transport: T,
@@ -76,8 +73,9 @@ impl<R: AsyncRuntime, T: Transport> Peer<R, T> {
         &self,
         vote: Vote,
         snapshot: Snapshot,
-        limit: Duration,
+        option: &RPCOption,
     ) -> Result<Vote, Unreachable<Types<R>>> {
+        let piece_bytes = option.snapshot_chunk_size().unwrap_or(usize::MAX);
         let SnapshotImage { index, bytes } = &snapshot.snapshot;
         let length = bytes.len() as u64;
         let of = SnapshotKey {
@@ -90,13 +88,14 @@ impl<R: AsyncRuntime, T: Transport> Peer<R, T> {
         let mut piece: &[u8] = &[];
         let mut head = SnapshotHead { vote, of, offset: 0 };
         loop {
-            let asked = self.ask(Call::Snapshot, wire::encode_with(&head, piece), limit);
+            let asked =
+                self.ask(Call::Snapshot, wire::encode_with(&head, piece), option.soft_ttl());
             head.offset = match asked.await? {
                 SnapshotAnswer::Done { vote } => return Ok(vote),
                 SnapshotAnswer::Has { bytes } => bytes.min(length),
             };
-            let end = length.min(head.offset + PIECE_BYTES);
-            piece = &bytes[as_usize(head.offset)..as_usize(end)];
+            let rest = &bytes[as_usize(head.offset)..];
+            piece = &rest[..rest.len().min(piece_bytes)];
         }
     }
 }
@@ -142,7 +141,7 @@ impl<R: AsyncRuntime, T: Transport> RaftNetworkV2<Types<R>> for Peer<R, T> {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types<R>>, StreamingError<Types<R>>> {
-        let sending = pin!(self.send_snapshot(vote, snapshot, option.soft_ttl()));
+        let sending = pin!(self.send_snapshot(vote, snapshot, &option));
         match R::select2(pin!(cancel), sending).await {
             Select2::First(closed) => Err(StreamingError::Closed(closed)),
             Select2::Second(sent) => Ok(SnapshotResponse::new(sent?)),

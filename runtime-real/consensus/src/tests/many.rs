@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::disk::SimulatedDisk;
-use super::super::network::PIECE_BYTES;
 use super::super::{Call, ChangeError};
 use super::web::Web;
 use super::{Leadership, Node, Options, PATIENCE, Proposal, Seen, options, texts};
@@ -22,11 +21,15 @@ fn patient(node: u64) -> Options {
     }
 }
 
+/// What one call carries of a snapshot.
+const PIECE_BYTES: u64 = 1 << 20;
+
 /// For tests that move megabytes, which an unoptimised build does slowly.
 fn unhurried(node: u64) -> Options {
     Options {
         election_min: Duration::from_secs(2),
         election_max: Duration::from_secs(3),
+        snapshot_piece_bytes: PIECE_BYTES,
         ..patient(node)
     }
 }
