@@ -5,6 +5,7 @@
 //! any earlier leader acknowledged is applied too (Raft, section 8), and the reader has been sent
 //! all of it. Tested in `tests/cluster.rs`.
 
+use openraft::ServerState;
 use openraft::metrics::RaftMetrics;
 use openraft_rt::{AsyncRuntime, Select2, WatchReceiver};
 use tokio::sync::{mpsc, oneshot};
@@ -99,14 +100,18 @@ impl Start {
     }
 }
 
-/// A leader that has not caught up yet is announced as a follower without a leader.
+/// A leader that has not caught up yet is announced as a follower without a leader. So is a node
+/// that led before its start: its vote still says so, and it has not been elected again.
 fn leadership_in<R: AsyncRuntime>(metrics: &RaftMetrics<Types<R>>) -> Leadership {
     let term = metrics.current_term;
-    let leads = metrics.current_leader == Some(metrics.id);
+    let leader = metrics.current_leader.filter(|leader| *leader != metrics.id);
     let has_caught_up = metrics.last_applied.is_some_and(|applied| applied.leader_id.term == term);
-    match (leads, has_caught_up) {
-        (true, true) => Leadership::Leader { term },
-        (true, false) => Leadership::Follower { leader: None, term },
-        (false, _) => Leadership::Follower { leader: metrics.current_leader, term },
+    match metrics.state {
+        ServerState::Leader if has_caught_up => Leadership::Leader { term },
+        ServerState::Leader
+        | ServerState::Learner
+        | ServerState::Follower
+        | ServerState::Candidate
+        | ServerState::Shutdown => Leadership::Follower { leader, term },
     }
 }

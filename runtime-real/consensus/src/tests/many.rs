@@ -274,3 +274,21 @@ async fn the_lead_is_handed_to_the_node_that_is_asked() {
         assert_eq!(many.leader().await, to);
     }
 }
+
+#[tokio::test]
+async fn a_leader_that_starts_again_leads_only_when_it_is_elected_again() {
+    let mut many = Many::start(3).await;
+    let leader = many.leader().await;
+    many.nodes[&leader].commit("before").await;
+    many.crash(leader).await;
+    many.web.cut_off(leader);
+    let asked = many.web.tried(leader, Call::PreVote);
+    many.open(leader).await;
+    many.until("it asks for votes", || many.web.tried(leader, Call::PreVote) >= asked + 4).await;
+    let seen = many.seen(leader);
+    assert!(!Node::leads(&seen) && !seen.is_caught_up, "{seen:?}");
+    assert_eq!(many.nodes[&leader].propose("alone").await, Proposal::NotLeader { leader: None });
+    many.web.heal();
+    many.leader().await;
+    many.nodes[&leader].until("it is caught up", |seen| seen.is_caught_up).await;
+}
