@@ -1,7 +1,7 @@
 //! What a proposal costs on a real file: alone (latency) and with others (throughput).
 //!
 //! One voter in the build directory's file system. Alone, a proposal pays for one commit and its
-//! sync; with 64 in flight the log's thread puts many into one.
+//! sync; with 64 in flight the log's task puts many into one.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on fails")]
 
@@ -11,8 +11,10 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use futures_util::future::join_all;
 use mill_consensus::disk::FileDisk;
-use mill_consensus::{Consensus, ConsensusEvent, Leadership, Options, Proposal};
+use mill_consensus::{ConsensusEvent, Leadership, NoTransport, Options, PooledRuntime, Proposal};
 use tokio::runtime::Runtime;
+
+type Consensus = mill_consensus::Consensus<PooledRuntime>;
 
 /// About what an alloc's report takes.
 const PAYLOAD_BYTES: usize = 256;
@@ -38,12 +40,15 @@ fn propose(bencher: Bencher, in_flight: usize) {
 /// A cluster of one that leads, and whose events are read.
 async fn lead(directory: &std::path::Path) -> Consensus {
     let disk = Arc::new(FileDisk::new(directory).unwrap());
-    let (consensus, mut events) = Consensus::open(Options::new(1, "bench"), disk).await.unwrap();
+    let opened = Consensus::open(Options::new(1, "bench"), disk, NoTransport).await;
+    let (consensus, mut events) = opened.unwrap();
     consensus.initialize_single().await.unwrap();
     loop {
         match events.recv().await.unwrap() {
             ConsensusEvent::Leadership(Leadership::Leader { .. }) => break,
-            ConsensusEvent::Leadership(Leadership::Follower { .. }) => {}
+            ConsensusEvent::Leadership(Leadership::Follower { .. })
+            | ConsensusEvent::Members { .. }
+            | ConsensusEvent::CaughtUp => {}
             other @ (ConsensusEvent::Restored { .. }
             | ConsensusEvent::Committed { .. }
             | ConsensusEvent::SnapshotWanted { .. }
@@ -58,7 +63,9 @@ async fn lead(directory: &std::path::Path) -> Consensus {
                     last = entries.last().map_or(last, |(index, _)| *index);
                 }
                 ConsensusEvent::SnapshotWanted { reply } => drop(reply.send((last, Vec::new()))),
-                ConsensusEvent::Leadership(_) => {}
+                ConsensusEvent::Leadership(_)
+                | ConsensusEvent::Members { .. }
+                | ConsensusEvent::CaughtUp => {}
                 other @ (ConsensusEvent::Restored { .. } | ConsensusEvent::Failed { .. }) => {
                     panic!("{other:?}")
                 }

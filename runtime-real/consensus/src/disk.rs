@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows what is stored. There are two implementors: [`FileDisk`] for real files and
 //! [`SimulatedDisk`], which loses, tears and refuses writes on purpose. All calls block; the
-//! callers are the log's own thread and short-lived blocking tasks.
+//! callers are short-lived blocking tasks.
 //! Tested through both stores in `consensus/tests`.
 
 mod file;

@@ -1,19 +1,20 @@
 //! The handle: opens a data directory, runs openraft on it, and carries calls to it.
 //!
-//! Generic only over openraft's async runtime; [`super::Consensus`] is the real one.
+//! Generic only over openraft's async runtime. Membership is in `members.rs`, what others ask in
+//! `answer.rs`.
 
-use std::collections::BTreeSet;
+use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use openraft::errors::{
-    ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError,
-};
+use openraft::errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
 use openraft::{Raft, ReadPolicy};
 use openraft_rt::{AsyncRuntime, WatchReceiver};
 use tokio::sync::{mpsc, oneshot};
 
+use super::answer::Answering;
+use super::caught_up::Heard;
 use super::disk::{Claim, ClaimError, Disk};
 use super::error::{ConsensusError, FirstFailure};
 use super::log::LogFile;
@@ -22,6 +23,7 @@ use super::machine::Machine;
 use super::network::Network;
 use super::replay::{Found, replay};
 use super::snapshots::Snapshots;
+use super::transport::{Call, Transport};
 use super::types::{Payload, Types};
 use super::writer::Writer;
 use super::{ConsensusEvent, Options, Proposal, ReadError, Status, watch};
@@ -37,18 +39,20 @@ const PROPOSAL_BYTES: usize = 4 << 20;
 /// When the last clone is dropped, consensus stops in the background; [`Consensus::shutdown`]
 /// waits for it.
 pub struct Consensus<R: AsyncRuntime> {
-    raft: Raft<Types<R>, Machine<R>>,
+    pub(super) raft: Raft<Types<R>, Machine<R>>,
+    answering: Arc<Answering<R>>,
     writer: Writer,
     snapshots: Arc<Snapshots>,
     failure: FirstFailure,
     forwarded: Arc<AtomicU64>,
-    node: u64,
+    pub(super) node: u64,
 }
 
 impl<R: AsyncRuntime> Clone for Consensus<R> {
     fn clone(&self) -> Self {
         Consensus {
             raft: self.raft.clone(),
+            answering: self.answering.clone(),
             writer: self.writer.clone(),
             snapshots: self.snapshots.clone(),
             failure: self.failure.clone(),
@@ -79,6 +83,7 @@ impl<R: AsyncRuntime> Consensus<R> {
     pub async fn open(
         options: Options,
         disk: Arc<dyn Disk>,
+        transport: impl Transport,
     ) -> Result<(Self, mpsc::Receiver<ConsensusEvent>), ConsensusError> {
         let config = Arc::new(options.to_config()?);
         let owner = options.owner();
@@ -86,7 +91,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         let Directory { log, snapshots, mut found } =
             opened.map_err(|error| ConsensusError::Stopped { reason: error.to_string() })??;
         let failure = FirstFailure::default();
-        let writer = Writer::start(log.clone(), found.marks.committed, failure.clone())?;
+        let writer = Writer::start::<R>(log.clone(), found.marks.committed, failure.clone());
         let store = LogStore::<R>::new(log, writer.clone(), &found.marks, found.last);
 
         let (events, receiver) = mpsc::channel(EVENTS_WAITING);
@@ -103,7 +108,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             failure: failure.clone(),
             runtime: PhantomData,
         };
-        let raft = Raft::new(options.node, config, Network, store, machine)
+        let raft = Raft::new(options.node, config, Network { transport }, store, machine)
             .await
             .map_err(|fatal| ConsensusError::Stopped { reason: failure.explain(&fatal) })?;
         drop(R::spawn(async move {
@@ -113,27 +118,25 @@ impl<R: AsyncRuntime> Consensus<R> {
                 let _ = watch_may_start.send(());
             }
         }));
-        let watching = watch::watch::<R>(raft.metrics(), events, watch_after, failure.clone());
+        let (heard, target) = Heard::new();
+        let watching =
+            watch::watch::<R>(raft.metrics(), events, watch_after, target, failure.clone());
         drop(R::spawn(watching));
+        let answering = Arc::new(Answering::new(raft.clone(), heard));
         let node = options.node;
-        Ok((Consensus { raft, writer, snapshots, failure, forwarded, node }, receiver))
+        let consensus = Consensus { raft, answering, writer, snapshots, failure, forwarded, node };
+        Ok((consensus, receiver))
     }
 
-    /// Founds a cluster whose only voter is this node. Does nothing if the node is in one already,
-    /// so it is safe to repeat.
+    /// What this node answers to a call of node `from`, which must be who it says it is.
     ///
     /// # Errors
-    /// When consensus has stopped.
-    pub async fn initialize_single(&self) -> Result<(), ConsensusError> {
-        match self.raft.initialize(BTreeSet::from([self.node])).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
-                unreachable!("the node itself is the only member: {error}")
-            }
-            Err(RaftError::Fatal(fatal)) => {
-                Err(ConsensusError::Stopped { reason: self.reason(&fatal) })
-            }
-        }
+    /// When the call cannot be read, or consensus has stopped.
+    pub async fn answer(&self, from: u64, call: Call, body: Vec<u8>) -> io::Result<Vec<u8>> {
+        self.answering.answer(call, &body).await.inspect_err(|error| {
+            let call = call.name();
+            tracing::debug!(from, call, %error, "a call of consensus was not answered");
+        })
     }
 
     /// Proposes an entry and waits until it is committed and sent to the reader.
@@ -195,6 +198,7 @@ impl<R: AsyncRuntime> Consensus<R> {
             applied: metrics.last_applied.map(|applied| applied.index),
             snapshot: metrics.snapshot.map(|snapshot| snapshot.index),
             voters: metrics.membership_config.voter_ids().collect(),
+            learners: metrics.membership_config.membership().learner_ids().collect(),
         }
     }
 
@@ -209,7 +213,7 @@ impl<R: AsyncRuntime> Consensus<R> {
         let _ = R::spawn_blocking(move || snapshots.close()).await;
     }
 
-    fn reason(&self, fatal: &Fatal<Types<R>>) -> String {
+    pub(super) fn reason(&self, fatal: &Fatal<Types<R>>) -> String {
         self.failure.explain(fatal)
     }
 }

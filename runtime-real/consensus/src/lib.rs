@@ -3,40 +3,52 @@
 //! It wraps openraft and hides it: entries are opaque bytes here, and nothing outside sees
 //! openraft's types. It does, and decides nothing about Mill. [`Consensus`] is the handle;
 //! [`ConsensusEvent`]s go to one reader, which holds the only copy of the state.
-//! - `log`, `writer`, `log_store`: the log on redb, its thread, openraft's view of it
+//! - `log`, `writer`, `log_store`: the log on redb, its task, openraft's view of it
 //! - `snapshots`: snapshot files; `disk`: what both ask of a disk, real or simulated
 //! - `machine`, `replay`, `watch`: what becomes an event, and in which order
-//! - `network`: the seam to other voters
+//! - `transport`: the seam to other nodes; `network` asks through it, `answer` answers
+//! - `members`: who votes, and how that changes; `caught_up`: when a start has all from before
 //!
-//! Tested in `tests/`, on real files and on a disk that loses what was not synced.
+//! Generic over openraft's async runtime, so that a simulator can run it; `runtime` is the real
+//! one. Tested in `tests/`, on
+//! real files and on a disk that loses what was not synced.
 
 pub mod disk;
 
+mod answer;
+mod caught_up;
 mod codec;
 mod error;
 mod handle;
 mod log;
 mod log_store;
 mod machine;
+mod members;
 mod network;
 mod options;
 mod replay;
+mod runtime;
 mod snapshots;
+mod transport;
 mod types;
 mod watch;
+mod wire;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use tokio::sync::oneshot;
 
 pub use error::ConsensusError;
+pub use handle::Consensus;
 pub use log::LOG_FILE;
+pub use members::ChangeError;
 pub use options::Options;
-
-/// Consensus on the tokio runtime.
-pub type Consensus = handle::Consensus<openraft_rt_tokio::TokioRuntime>;
+pub use runtime::PooledRuntime;
+pub use transport::{BODY_BYTES, Call, NoTransport, Transport};
 
 /// What the one reader of the events is told, in order.
 #[derive(Debug)]
@@ -61,6 +73,18 @@ pub enum ConsensusEvent {
         /// Takes the index and the bytes.
         reply: oneshot::Sender<(u64, Vec<u8>)>,
     },
+    /// Who the members are, in order with the entries: after each entry that changes them, and
+    /// after [`ConsensusEvent::Restored`]. While they change from one set to another, whoever has
+    /// a vote in either is a voter.
+    Members {
+        /// Who votes and may lead.
+        voters: BTreeSet<u64>,
+        /// Who gets every entry and has no vote.
+        learners: BTreeSet<u64>,
+    },
+    /// All that was committed before this start has been sent, as far as the leader knew, and at
+    /// least all that this node was ever sent before. Once per start.
+    CaughtUp,
     /// Who leads has changed.
     Leadership(Leadership),
     /// Consensus has stopped for good, for instance because the disk is full: no proposal will be
@@ -149,6 +173,8 @@ pub struct Status {
     pub applied: Option<u64>,
     /// Index of the last entry in the newest snapshot.
     pub snapshot: Option<u64>,
-    /// The voters' node ids, in order.
-    pub voters: Vec<u64>,
+    /// Who votes, as the newest entry says that this node has.
+    pub voters: BTreeSet<u64>,
+    /// Who gets every entry and has no vote.
+    pub learners: BTreeSet<u64>,
 }

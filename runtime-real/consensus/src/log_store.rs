@@ -26,6 +26,12 @@ use super::writer::Writer;
 const REMEMBERED_ENTRIES: usize = 256;
 const REMEMBERED_BYTES: usize = 1 << 20;
 
+/// Entries go to another node until they have this many proposed bytes; the last may exceed it by
+/// its own size.
+const SENT_BYTES: usize = 1 << 20;
+/// Entries that are read at once for that.
+const READ_ENTRIES: u64 = 16;
+
 /// The log as openraft uses it. Clones are the same log.
 pub(super) struct LogStore<R> {
     log: Arc<LogFile>,
@@ -180,6 +186,27 @@ impl<R: AsyncRuntime> RaftLogReader<Types<R>> for LogStore<R> {
             Bound::Unbounded => u64::MAX,
         };
         self.entries(start..end).map_err(ConsensusError::into_io)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let (mut entries, mut bytes, mut next) = (Vec::new(), 0, start);
+        while next < end && bytes < SENT_BYTES {
+            let upto = end.min(next + READ_ENTRIES);
+            let read = self.entries(next..upto).map_err(ConsensusError::into_io)?;
+            for entry in read {
+                if bytes >= SENT_BYTES {
+                    break;
+                }
+                bytes += bytes_of(&entry);
+                entries.push(entry);
+            }
+            next = upto;
+        }
+        Ok(entries)
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

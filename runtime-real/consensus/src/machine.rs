@@ -19,7 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::ConsensusEvent;
 use super::error::{ConsensusError, FirstFailure};
 use super::snapshots::Snapshots;
-use super::types::{LogId, Snapshot, SnapshotImage, SnapshotMeta, StoredMembership, Types};
+use super::types::{
+    LogId, Membership, Snapshot, SnapshotImage, SnapshotMeta, StoredMembership, Types,
+};
 
 /// Entries in one [`ConsensusEvent::Committed`], at most, and about how many bytes.
 pub(super) const EVENT_ENTRIES: usize = 256;
@@ -74,6 +76,15 @@ impl<R: AsyncRuntime> Machine<R> {
     }
 }
 
+/// Who the members are while they are changing from one set to another: whoever has a vote in
+/// either.
+pub(super) fn members_of(membership: &Membership) -> ConsensusEvent {
+    ConsensusEvent::Members {
+        voters: membership.voter_ids().collect(),
+        learners: membership.learner_ids().collect(),
+    }
+}
+
 fn nobody_listens() -> io::Error {
     io::Error::other("nobody reads the consensus events any more")
 }
@@ -106,6 +117,8 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
                     batch.entries.push((entry.log_id.index, payload.0));
                 }
                 EntryPayload::Membership(membership) => {
+                    self.forward(&mut batch).await?;
+                    self.send(members_of(&membership)).await?;
                     self.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
                 }
             }
@@ -145,6 +158,7 @@ impl<R: AsyncRuntime> RaftStateMachine<Types<R>> for Machine<R> {
         let SnapshotImage { index, bytes } = image;
         self.send(ConsensusEvent::Restored { index, bytes }).await?;
         self.forwarded.store(index, Ordering::Release);
+        self.send(members_of(meta.last_membership.membership())).await?;
         self.applied = Applied { last: meta.last_log_id, membership: meta.last_membership.clone() };
         Ok(())
     }

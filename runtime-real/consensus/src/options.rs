@@ -18,6 +18,8 @@ pub struct Options {
     /// Entries that stay in the log after a snapshot, so that a voter that was away briefly can
     /// catch up without it.
     pub entries_kept: u64,
+    /// What one call carries of a snapshot, in bytes; at least 1.
+    pub snapshot_piece_bytes: u64,
     /// How often a leader shows that it lives. openraft wakes up five times in each.
     pub heartbeat: Duration,
     /// A follower that hears nothing for a random time in this range stands for election.
@@ -35,6 +37,7 @@ impl Options {
             cluster_name: cluster_name.into(),
             snapshot_after: 10_000,
             entries_kept: 1_000,
+            snapshot_piece_bytes: 1 << 20,
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(300),
             election_max: Duration::from_millis(600),
@@ -50,6 +53,10 @@ impl Options {
         if self.snapshot_after == 0 {
             return Err(ConsensusError::Options("snapshot_after must be at least 1".to_owned()));
         }
+        if self.snapshot_piece_bytes == 0 {
+            let text = "snapshot_piece_bytes must be at least 1".to_owned();
+            return Err(ConsensusError::Options(text));
+        }
         let config = Config {
             cluster_name: self.cluster_name.clone(),
             heartbeat_interval: milliseconds(self.heartbeat),
@@ -60,6 +67,14 @@ impl Options {
             enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_after),
             max_in_snapshot_log_to_keep: self.entries_kept,
+            snapshot_max_chunk_size: self.snapshot_piece_bytes,
+            // For one piece of a snapshot, and for installing it after the last.
+            install_snapshot_timeout: milliseconds(self.election_max * 4),
+            // A node that cannot be reached is tried again after as long, and then less often.
+            backoff: {
+                let first = milliseconds(self.heartbeat).max(1);
+                format!("{first}ms ..{}ms", first * 5)
+            },
             ..Config::default()
         };
         config.validate().map_err(|error| ConsensusError::Options(error.to_string()))

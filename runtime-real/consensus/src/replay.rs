@@ -13,9 +13,9 @@ use super::ConsensusEvent;
 use super::error::ConsensusError;
 use super::log::{LogFile, Marks};
 use super::log_store::LogStore;
-use super::machine::{Applied, EVENT_ENTRIES};
+use super::machine::{Applied, EVENT_ENTRIES, members_of};
 use super::snapshots::Snapshots;
-use super::types::{LogId, Snapshot, SnapshotImage, StoredMembership};
+use super::types::{Entry, LogId, Snapshot, SnapshotImage, SnapshotMeta, StoredMembership};
 
 /// What a start found on disk.
 pub(super) struct Found {
@@ -26,7 +26,7 @@ pub(super) struct Found {
     pub(super) applied: Applied,
     /// The last proposed entry that the replay will send, or 0.
     pub(super) forwarded: u64,
-    snapshot: Option<SnapshotImage>,
+    snapshot: Option<Snapshot>,
     /// First index after the snapshot, and after the committed entries.
     replay: std::ops::Range<u64>,
 }
@@ -36,16 +36,16 @@ impl Found {
     pub(super) fn read(log: &LogFile, snapshots: &Snapshots) -> Result<Found, ConsensusError> {
         let marks = log.marks()?;
         let (applied, snapshot) = match snapshots.load()? {
-            Some(Snapshot { meta, snapshot }) => {
-                let applied = Applied { last: meta.last_log_id, membership: meta.last_membership };
-                (applied, Some(snapshot))
+            Some(snapshot) => {
+                let SnapshotMeta { last_log_id, last_membership } = snapshot.meta.clone();
+                (Applied { last: last_log_id, membership: last_membership }, Some(snapshot))
             }
             None => (Applied::default(), None),
         };
         let mut found = Found {
             last: marks.purged,
             replay: next(applied.last)..next(applied.last.max(marks.committed)),
-            forwarded: snapshot.as_ref().map_or(0, |image| image.index),
+            forwarded: snapshot.as_ref().map_or(0, |found| found.snapshot.index),
             applied,
             snapshot,
             marks,
@@ -70,7 +70,7 @@ impl Found {
         Ok(found)
     }
 
-    fn see(&mut self, entry: super::types::Entry) {
+    fn see(&mut self, entry: Entry) {
         let log_id = entry.log_id;
         self.last = Some(log_id);
         if !self.replay.contains(&log_id.index) {
@@ -98,7 +98,7 @@ fn next(log_id: Option<LogId>) -> u64 {
 
 /// A snapshot and the committed entries after it.
 pub(super) struct Replay {
-    snapshot: Option<SnapshotImage>,
+    snapshot: Option<Snapshot>,
     range: std::ops::Range<u64>,
 }
 
@@ -108,10 +108,13 @@ pub(super) async fn replay<R: AsyncRuntime>(
     store: LogStore<R>,
     events: mpsc::Sender<ConsensusEvent>,
 ) -> bool {
-    if let Some(SnapshotImage { index, bytes }) = replay.snapshot
-        && events.send(ConsensusEvent::Restored { index, bytes }).await.is_err()
-    {
-        return false;
+    if let Some(Snapshot { meta, snapshot: SnapshotImage { index, bytes } }) = replay.snapshot {
+        let members = members_of(meta.last_membership.membership());
+        for event in [ConsensusEvent::Restored { index, bytes }, members] {
+            if events.send(event).await.is_err() {
+                return false;
+            }
+        }
     }
     let mut start = replay.range.start;
     while start < replay.range.end {
@@ -124,18 +127,33 @@ pub(super) async fn replay<R: AsyncRuntime>(
                 return false;
             }
         };
-        let entries: Vec<(u64, Vec<u8>)> = entries
-            .into_iter()
-            .filter_map(|entry| match entry.payload {
-                EntryPayload::Normal(payload) => Some((entry.log_id.index, payload.0)),
-                EntryPayload::Blank | EntryPayload::Membership(_) => None,
-            })
-            .collect();
-        if !entries.is_empty() && events.send(ConsensusEvent::Committed { entries }).await.is_err()
-        {
+        if !send(entries, &events).await {
             return false;
         }
         start = end;
     }
     true
+}
+
+/// Sends entries, and between them who the members are.
+async fn send(log: Vec<Entry>, events: &mpsc::Sender<ConsensusEvent>) -> bool {
+    let mut entries = Vec::new();
+    for entry in log {
+        match entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(payload) => entries.push((entry.log_id.index, payload.0)),
+            EntryPayload::Membership(membership) => {
+                if !send_entries(std::mem::take(&mut entries), events).await
+                    || events.send(members_of(&membership)).await.is_err()
+                {
+                    return false;
+                }
+            }
+        }
+    }
+    send_entries(entries, events).await
+}
+
+async fn send_entries(entries: Vec<(u64, Vec<u8>)>, events: &mpsc::Sender<ConsensusEvent>) -> bool {
+    entries.is_empty() || events.send(ConsensusEvent::Committed { entries }).await.is_ok()
 }

@@ -1,13 +1,16 @@
-//! Turns openraft's metrics into events: who leads, and that consensus has failed.
+//! Turns openraft's metrics into events: who leads, that this start is caught up, that consensus
+//! has failed.
 //!
 //! Leadership is announced only when an entry of its own term is applied: then everything that
 //! any earlier leader acknowledged is applied too (Raft, section 8), and the reader has been sent
 //! all of it. Tested in `tests/cluster.rs`.
 
+use openraft::ServerState;
 use openraft::metrics::RaftMetrics;
-use openraft_rt::{AsyncRuntime, WatchReceiver};
+use openraft_rt::{AsyncRuntime, Select2, WatchReceiver};
 use tokio::sync::{mpsc, oneshot};
 
+use super::caught_up::Target;
 use super::error::FirstFailure;
 use super::types::Types;
 use super::{ConsensusEvent, Leadership};
@@ -19,16 +22,19 @@ pub(super) async fn watch<R: AsyncRuntime>(
     mut metrics: Metrics<R>,
     events: mpsc::Sender<ConsensusEvent>,
     replayed: oneshot::Receiver<()>,
+    heard: Target,
     failure: FirstFailure,
 ) {
     if replayed.await.is_err() {
         return;
     }
     let mut announced = None;
+    let mut start = Start::Listens(heard);
     loop {
-        let (leadership, running) = {
+        let (leadership, applied, running) = {
             let metrics = metrics.borrow_and_update();
-            (leadership_in(&metrics), metrics.running_state.clone())
+            let applied = metrics.last_applied.map(|applied| applied.index);
+            (leadership_in(&metrics), applied, metrics.running_state.clone())
         };
         match running {
             Ok(()) => {}
@@ -40,6 +46,12 @@ pub(super) async fn watch<R: AsyncRuntime>(
                 return;
             }
         }
+        if start.is_caught_up(leadership, applied) {
+            start = Start::IsCaughtUp;
+            if events.send(ConsensusEvent::CaughtUp).await.is_err() {
+                return;
+            }
+        }
         if announced != Some(leadership) {
             tracing::info!(?leadership, "the leader has changed");
             if events.send(ConsensusEvent::Leadership(leadership)).await.is_err() {
@@ -47,20 +59,59 @@ pub(super) async fn watch<R: AsyncRuntime>(
             }
             announced = Some(leadership);
         }
-        if metrics.changed().await.is_err() {
+        if !start.next_change::<R>(&mut metrics).await {
             return;
         }
     }
 }
 
-/// A leader that has not caught up yet is announced as a follower without a leader.
+/// How far this start is with what was committed before it.
+enum Start {
+    /// No leader that knows has said how far that is.
+    Listens(Target),
+    /// Until this index is applied.
+    Applies(u64),
+    /// It has been announced.
+    IsCaughtUp,
+}
+
+impl Start {
+    fn is_caught_up(&self, leadership: Leadership, applied: Option<u64>) -> bool {
+        let leads = matches!(leadership, Leadership::Leader { .. });
+        match self {
+            Start::Listens(_) => leads,
+            Start::Applies(target) => leads || applied >= Some(*target),
+            Start::IsCaughtUp => false,
+        }
+    }
+
+    /// Waits for new metrics or a leader's word; false when there will be no more metrics.
+    async fn next_change<R: AsyncRuntime>(&mut self, metrics: &mut Metrics<R>) -> bool {
+        let Start::Listens(heard) = self else { return metrics.changed().await.is_ok() };
+        match R::select2(metrics.changed(), heard).await {
+            Select2::First(changed) => changed.is_ok(),
+            Select2::Second(Ok(target)) => {
+                *self = Start::Applies(target);
+                true
+            }
+            // Nobody is left who could pass on a leader's word: consensus is being dropped.
+            Select2::Second(Err(_)) => false,
+        }
+    }
+}
+
+/// A leader that has not caught up yet is announced as a follower without a leader. So is a node
+/// that led before its start: its vote still says so, and it has not been elected again.
 fn leadership_in<R: AsyncRuntime>(metrics: &RaftMetrics<Types<R>>) -> Leadership {
     let term = metrics.current_term;
-    let leads = metrics.current_leader == Some(metrics.id);
+    let leader = metrics.current_leader.filter(|leader| *leader != metrics.id);
     let has_caught_up = metrics.last_applied.is_some_and(|applied| applied.leader_id.term == term);
-    match (leads, has_caught_up) {
-        (true, true) => Leadership::Leader { term },
-        (true, false) => Leadership::Follower { leader: None, term },
-        (false, _) => Leadership::Follower { leader: metrics.current_leader, term },
+    match metrics.state {
+        ServerState::Leader if has_caught_up => Leadership::Leader { term },
+        ServerState::Leader
+        | ServerState::Learner
+        | ServerState::Follower
+        | ServerState::Candidate
+        | ServerState::Shutdown => Leadership::Follower { leader, term },
     }
 }

@@ -1,6 +1,6 @@
-//! The log's own thread: it takes what is queued, commits it at once, and tells each writer.
+//! The log's own task: it takes what is queued, commits it at once, and tells each writer.
 //!
-//! While one commit syncs, the next requests queue up, so that many appends share one sync (group
+//! Each commit is a blocking task of the runtime, which a simulator runs as it likes. While one syncs, the next requests queue up, so that many appends share one sync (group
 //! commit) and none waits for a timer. The committed index travels with the next commit and costs
 //! none of its own: after a crash it lags by at most that commit, and Raft finds the rest again.
 //! After a failed commit nothing more is written: its fate is unknown, and a later success would
@@ -9,20 +9,21 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use openraft_rt::AsyncRuntime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::{ConsensusError, FirstFailure};
 use super::log::{Change, LogFile};
 use super::types::LogId;
 
-/// Requests that may wait for the thread; more make the caller wait.
+/// Requests that may wait for the task; more make the caller wait.
 const QUEUED_REQUESTS: usize = 1024;
 
 /// Requests that one commit takes at most, and about how many bytes.
 const BATCHED_REQUESTS: usize = 1024;
 const BATCHED_BYTES: usize = 8 << 20;
 
-/// Called on the log's thread when the changes are durable, or when that failed.
+/// Called by the log's task when the changes are durable, or when that failed.
 pub(super) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 enum Request {
@@ -30,7 +31,7 @@ enum Request {
     Close { done: oneshot::Sender<()> },
 }
 
-/// The way to the log's thread. Clones share it; the thread ends with the last of them.
+/// The way to the log's task. Clones share it; the task ends with the last of them.
 #[derive(Clone)]
 pub(super) struct Writer {
     requests: mpsc::Sender<Request>,
@@ -44,26 +45,18 @@ struct Committed {
 }
 
 impl Writer {
-    /// Starts the thread. `committed` is what the log has now.
-    pub(super) fn start(
+    /// Starts the task. `committed` is what the log has now.
+    pub(super) fn start<R: AsyncRuntime>(
         log: Arc<LogFile>,
         committed: Option<LogId>,
         failure: FirstFailure,
-    ) -> Result<Writer, ConsensusError> {
+    ) -> Writer {
         let (requests, queue) = mpsc::channel(QUEUED_REQUESTS);
         let committed = Arc::new(Mutex::new(Committed { latest: committed, saved: committed }));
-        let path = log.path().to_owned();
         let failed = None;
         let worker = Worker { log, queue, committed: committed.clone(), failure, failed };
-        std::thread::Builder::new()
-            .name("mill-log".to_owned())
-            .spawn(move || worker.run())
-            .map_err(|source| ConsensusError::Io {
-                doing: "start the thread that writes",
-                path,
-                source,
-            })?;
-        Ok(Writer { requests, committed })
+        drop(R::spawn(worker.run::<R>()));
+        Writer { requests, committed }
     }
 
     /// Queues the changes behind all earlier ones.
@@ -123,10 +116,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self) {
+    async fn run<R: AsyncRuntime>(mut self) {
         let mut closers = Vec::new();
         while closers.is_empty() {
-            let Some(first) = self.queue.blocking_recv() else { break };
+            let Some(first) = self.queue.recv().await else { break };
             let mut batch = Batch::default();
             batch.take(first, &mut closers);
             while batch.has_room()
@@ -135,9 +128,9 @@ impl Worker {
             {
                 batch.take(next, &mut closers);
             }
-            self.commit(batch);
+            self.commit::<R>(batch).await;
         }
-        self.commit(Batch::default());
+        self.commit::<R>(Batch::default()).await;
         self.queue.close();
         self.log.close();
         for done in closers {
@@ -146,7 +139,7 @@ impl Worker {
         }
     }
 
-    fn commit(&mut self, mut batch: Batch) {
+    async fn commit<R: AsyncRuntime>(&mut self, mut batch: Batch) {
         let unsaved = {
             let committed = lock(&self.committed);
             committed.latest.filter(|latest| committed.saved != Some(*latest))
@@ -155,11 +148,7 @@ impl Worker {
         let result = match &self.failed {
             _ if batch.changes.is_empty() => Ok(()),
             Some(failed) => Err((io::ErrorKind::Other, failed.clone())),
-            None => self.log.write(&batch.changes).map_err(|error| {
-                let error = error.into_io();
-                tracing::error!(%error, "the log cannot be written");
-                (error.kind(), error.to_string())
-            }),
+            None => write::<R>(self.log.clone(), batch.changes).await,
         };
         if let Err((_, text)) = &result {
             self.failure.note(text);
@@ -172,6 +161,18 @@ impl Worker {
             done(result.clone().map_err(|(kind, text)| io::Error::new(kind, text)));
         }
     }
+}
+
+/// Commits on a thread that may block. A commit that did not end is one whose fate is unknown.
+async fn write<R: AsyncRuntime>(
+    log: Arc<LogFile>,
+    changes: Vec<Change>,
+) -> Result<(), (io::ErrorKind, String)> {
+    let written = R::spawn_blocking(move || log.write(&changes)).await;
+    written.and_then(|written| written.map_err(ConsensusError::into_io)).map_err(|error| {
+        tracing::error!(%error, "the log cannot be written");
+        (error.kind(), error.to_string())
+    })
 }
 
 #[derive(Default)]

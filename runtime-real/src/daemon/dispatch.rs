@@ -11,8 +11,9 @@ use mill_core::{Effect, Event};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::Consensus;
 use crate::docker::Engine;
-use mill_consensus::{Consensus, Proposal};
+use mill_consensus::Proposal;
 
 /// Where effects go.
 pub(super) struct Dispatch {

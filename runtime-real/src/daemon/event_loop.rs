@@ -11,12 +11,12 @@ use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use super::Asked;
 use super::dispatch::Dispatch;
+use super::{Asked, Consensus};
 use crate::clock::Clock;
 use crate::docker::{Engine, EngineSignal};
 use crate::recorder::Recorder;
-use mill_consensus::{self as consensus, Consensus, ConsensusEvent};
+use mill_consensus::{self as consensus, ConsensusEvent};
 
 /// Results of effects that wait for the loop.
 const RESULTS_WAITING: usize = 1024;
@@ -120,6 +120,8 @@ impl EventLoop {
                 };
                 self.handle(Event::Leadership(leadership));
             }
+            // A cluster of one has one member, and leads as soon as it is caught up.
+            ConsensusEvent::Members { .. } | ConsensusEvent::CaughtUp => {}
             ConsensusEvent::Failed { reason } => return Err(with_remedy(&reason)),
         }
         Ok(())

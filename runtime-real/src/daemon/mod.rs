@@ -28,7 +28,10 @@ use crate::host;
 use crate::identity::{self, Identity, IdentityError, Opened};
 use crate::recorder::Recorder;
 use mill_consensus::disk::FileDisk;
-use mill_consensus::{self as consensus, Consensus, ConsensusError};
+use mill_consensus::{self as consensus, ConsensusError, NoTransport};
+
+/// Consensus on the tokio runtime.
+pub(crate) type Consensus = mill_consensus::Consensus<mill_consensus::PooledRuntime>;
 
 /// How a daemon is started.
 #[derive(Clone, Debug)]
@@ -176,7 +179,8 @@ impl Daemon {
         let disk =
             FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
         let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
-        let (consensus, log) = Consensus::open(consensus_options, Arc::new(disk)).await?;
+        let (consensus, log) =
+            Consensus::open(consensus_options, Arc::new(disk), NoTransport).await?;
         consensus.initialize_single().await?;
 
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING);

@@ -8,8 +8,11 @@ mod cluster;
 mod crashes;
 mod full;
 mod log;
+mod many;
 mod snapshots;
+mod web;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +21,11 @@ use tokio::time::timeout;
 
 use super::disk::{Disk, SimulatedDisk};
 use super::types::{Entry, LogId, Payload};
-use super::{Consensus, ConsensusError, ConsensusEvent, Leadership, Options, Proposal};
+use super::{
+    ConsensusError, ConsensusEvent, Leadership, NoTransport, Options, Proposal, Transport,
+};
+
+type Consensus = super::Consensus<super::PooledRuntime>;
 
 /// A condition that does not hold by then fails its test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +56,8 @@ struct Seen {
     /// How often the state was asked for.
     asked: u64,
     leadership: Option<Leadership>,
+    members: Option<(BTreeSet<u64>, BTreeSet<u64>)>,
+    is_caught_up: bool,
     failed: Option<String>,
     /// Nothing more comes.
     ended: bool,
@@ -63,8 +72,9 @@ impl Seen {
         assert_eq!(self.failed, None, "nothing follows a failure, but {event:?}");
         match event {
             ConsensusEvent::Restored { index, bytes } => {
-                assert_eq!((self.committed, self.restored), (0, None), "the state comes first");
-                self.state = serde_json::from_slice(&bytes).unwrap();
+                let state: State = postcard::from_bytes(&bytes).unwrap();
+                assert!(state.starts_with(&self.state), "a state contains what came before it");
+                self.state = state;
                 self.restored = Some(index);
                 assert_eq!(self.last(), index);
             }
@@ -78,11 +88,20 @@ impl Seen {
             }
             ConsensusEvent::SnapshotWanted { reply } => {
                 self.asked += 1;
-                let bytes = serde_json::to_vec(&self.state).unwrap();
+                let bytes = postcard::to_extend(&self.state, Vec::new()).unwrap();
                 // Whoever asked may have stopped.
                 let _ = reply.send((self.last(), bytes));
             }
+            ConsensusEvent::Members { voters, learners } => {
+                self.members = Some((voters, learners));
+            }
+            ConsensusEvent::CaughtUp => {
+                assert!(!self.is_caught_up, "caught up twice");
+                self.is_caught_up = true;
+            }
             ConsensusEvent::Leadership(leadership) => {
+                let leads = matches!(leadership, Leadership::Leader { .. });
+                assert!(self.is_caught_up || !leads, "a leader is caught up");
                 assert_ne!(self.leadership, Some(leadership), "announced twice");
                 self.leadership = Some(leadership);
             }
@@ -107,7 +126,15 @@ impl Node {
     }
 
     async fn open(disk: Arc<dyn Disk>) -> Result<Node, ConsensusError> {
-        let (consensus, events) = Consensus::open(options(), disk).await?;
+        Node::open_with(options(), disk, NoTransport).await
+    }
+
+    async fn open_with(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        transport: impl Transport,
+    ) -> Result<Node, ConsensusError> {
+        let (consensus, events) = Consensus::open(options, disk, transport).await?;
         Ok(Node { consensus, seen: read(events) })
     }
 
