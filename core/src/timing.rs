@@ -11,10 +11,16 @@ pub struct Timing {
     pub heartbeat: Millis,
     /// Silent for this long, a node is down. A new leader gives every node as long anew.
     pub down_after: Millis,
+    /// Silent for this long, a voter gives its vote to a node that is ready to take it.
+    pub voter_replaced_after: Millis,
 }
 
 impl Default for Timing {
     fn default() -> Timing {
-        Timing { heartbeat: Millis::secs(1), down_after: Millis::secs(8) }
+        Timing {
+            heartbeat: Millis::secs(1),
+            down_after: Millis::secs(8),
+            voter_replaced_after: Millis::secs(60),
+        }
     }
 }

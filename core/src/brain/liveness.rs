@@ -45,10 +45,10 @@ impl Brain {
     /// Registers nodes, calls the silent ones down and the others up.
     pub(super) fn judge_nodes(&self, draft: &mut Draft<'_>) {
         for (node, heard) in &self.heard {
-            let known = draft.cluster.nodes.get(node);
+            let Some(known) = draft.cluster.nodes.get(node) else { continue };
             // What a node said before its last start says nothing of it now.
-            let outdated = known.is_some_and(|record| record.facts.boot > heard.facts.boot);
-            if !outdated && known.is_none_or(|record| record.facts != heard.facts) {
+            let outdated = known.facts.boot > heard.facts.boot;
+            if !outdated && known.facts != heard.facts {
                 let facts = Box::new(heard.facts.clone());
                 draft.commands.push(Command::RegisterNode { node: *node, facts });
             }

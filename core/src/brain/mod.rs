@@ -23,7 +23,7 @@ use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
 use crate::container::OpError;
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::node::Wake;
+use crate::node::{NodeConfig, Wake};
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
@@ -96,17 +96,25 @@ impl Brain {
         }
     }
 
-    /// A node speaks.
-    pub fn heartbeat(&mut self, now: Now, from: NodeId, seq: u64, facts: NodeFacts, said: Said) {
+    /// A node speaks; false if that is old.
+    pub fn heartbeat(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        seq: u64,
+        facts: NodeFacts,
+        said: Said,
+    ) -> bool {
         let before = self.heard.get(&from);
         if before.is_some_and(|heard| (heard.facts.boot, heard.seq) >= (facts.boot, seq)) {
-            return;
+            return false;
         }
         let heard = Heard { at: now.mono, seq, facts, said };
         let news = before.is_none_or(|before| before.says_other_than(&heard));
         self.dirty |= news;
         self.news |= news;
         self.heard.insert(from, heard);
+        true
     }
 
     /// The replicated state changed.
@@ -146,7 +154,7 @@ impl Brain {
     }
 
     /// Proposes what should be, if anything differs from what is.
-    pub fn step(&mut self, now: Now, cluster: &Cluster, id: &str, out: &mut Outbox) {
+    pub fn step(&mut self, now: Now, cluster: &Cluster, config: &NodeConfig, out: &mut Outbox) {
         let due = self.wake.is_some_and(|(at, _)| at <= now.mono);
         if self.in_flight.is_some() || !(self.dirty || due) || now.mono < self.held_until {
             return;
@@ -154,7 +162,7 @@ impl Brain {
         self.dirty = false;
         let mut facts = Draft { now, cluster, commands: Vec::new(), wake: None };
         if cluster.id.is_none() {
-            facts.commands.push(Command::Found { cluster: id.to_owned() });
+            facts.commands.extend(config.founding());
         }
         self.judge_nodes(&mut facts);
         self.pass_on_reports(&mut facts);
@@ -162,6 +170,7 @@ impl Brain {
         // What is decided is decided on the state as the facts in the same entry leave it.
         let ahead = ahead(cluster, now, &commands);
         let cluster = ahead.as_ref().unwrap_or(cluster);
+        self.heard.retain(|node, _| cluster.nodes.contains_key(node));
         self.observe(now.mono, cluster);
         let mut draft = Draft { now, cluster, commands, wake };
         self.move_services(&mut draft);
