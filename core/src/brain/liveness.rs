@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Brain, Draft};
+use crate::cluster::Revision;
 use crate::cluster::alloc::Status;
 use crate::cluster::command::Command;
 use crate::cluster::node::NodeFacts;
@@ -19,6 +20,8 @@ use crate::time::Mono;
 pub(super) struct Heard {
     pub at: Mono,
     pub seq: u64,
+    /// The last entry that it had applied.
+    pub revision: Revision,
     pub facts: NodeFacts,
     pub said: Said,
 }

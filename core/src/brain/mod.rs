@@ -7,6 +7,7 @@
 
 mod deploys;
 mod liveness;
+mod members;
 pub(crate) mod services;
 mod waiting;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::liveness::Heard;
 pub(crate) use self::liveness::Said;
+use self::members::Asking;
 pub use self::waiting::Blocked;
 use crate::cluster::alloc::Phase;
 use crate::cluster::command::{BYTES_PER_ENTRY, COMMANDS_PER_ENTRY, Command, Entry, ProposalId};
@@ -56,6 +58,8 @@ pub(crate) struct Brain {
     /// Whether what people are told changed, though the state did not.
     news: bool,
     wake: Option<(Mono, Wake)>,
+    /// What it has asked of consensus.
+    asking: Asking,
 }
 
 /// When a slot that failed may be filled again.
@@ -93,6 +97,7 @@ impl Brain {
             dirty: true,
             news: false,
             wake: None,
+            asking: Asking::default(),
         }
     }
 
@@ -101,7 +106,7 @@ impl Brain {
         &mut self,
         now: Now,
         from: NodeId,
-        seq: u64,
+        (seq, revision): (u64, Revision),
         facts: NodeFacts,
         said: Said,
     ) -> bool {
@@ -109,7 +114,7 @@ impl Brain {
         if before.is_some_and(|heard| (heard.facts.boot, heard.seq) >= (facts.boot, seq)) {
             return false;
         }
-        let heard = Heard { at: now.mono, seq, facts, said };
+        let heard = Heard { at: now.mono, seq, revision, facts, said };
         let news = before.is_none_or(|before| before.says_other_than(&heard));
         self.dirty |= news;
         self.news |= news;

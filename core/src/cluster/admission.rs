@@ -105,9 +105,6 @@ impl Admission {
                  and `.`"
             ));
         }
-        if name.parse::<NodeId>().is_ok() {
-            return Some(format!("`{name}` is what a node's number looks like; choose another name"));
-        }
         if !self.roles.primary && !self.roles.secondary {
             return Some("a node needs a role: primary, secondary or both".to_owned());
         }
@@ -120,7 +117,8 @@ pub fn labels_problem(labels: &BTreeMap<String, String>) -> Option<String> {
     if labels.len() > LABELS_MAX {
         return Some(format!("a node has {LABELS_MAX} labels at most"));
     }
-    let fits = |text: &str| (1..=TEXT_MAX).contains(&text.len()) && !text.contains(char::is_control);
+    let fits =
+        |text: &str| (1..=TEXT_MAX).contains(&text.len()) && !text.contains(char::is_control);
     let bad = labels.iter().find(|(key, value)| !fits(key) || !fits(value));
     bad.map(|(key, value)| {
         format!("label `{key}={value}` is empty or longer than {TEXT_MAX} bytes on one side")
@@ -128,11 +126,19 @@ pub fn labels_problem(labels: &BTreeMap<String, String>) -> Option<String> {
 }
 
 impl Cluster {
-    /// The node of that name or number.
+    /// The node of that name.
+    pub fn node_named(&self, name: &str) -> Option<(NodeId, &NodeRecord)> {
+        let found = self.nodes.iter().find(|(_, record)| record.name == name);
+        found.map(|(id, record)| (*id, record))
+    }
+
+    /// The node of that name, or else of that number: some are called as others are numbered.
     pub fn node_called(&self, text: &str) -> Option<(NodeId, &NodeRecord)> {
-        let named = self.nodes.iter().find(|(_, record)| record.name == text);
-        let numbered = || self.nodes.iter().find(|(id, _)| id.to_string() == text);
-        named.or_else(numbered).map(|(id, record)| (*id, record))
+        let numbered = || {
+            let id = text.parse().ok()?;
+            Some((id, self.nodes.get(&id)?))
+        };
+        self.node_named(text).or_else(numbered)
     }
 
     /// The node with that key.
@@ -171,7 +177,7 @@ impl Cluster {
         if let Some(problem) = admission.problem() {
             return Err(Refusal::Invalid(problem));
         }
-        if let Some((node, _)) = self.node_called(&admission.name) {
+        if let Some((node, _)) = self.node_named(&admission.name) {
             return Err(Refusal::NameTaken { name: admission.name.clone(), node });
         }
         if self.nodes.len() >= NODES_MAX {
@@ -248,7 +254,11 @@ impl Cluster {
             }
             alloc.status.phase = Phase::Stopped;
             let service = alloc.slot.service.clone();
-            self.history.record(wall, id, format!("stopped: {}", StopReason::NodeRemoved.sentence()));
+            self.history.record(
+                wall,
+                id,
+                format!("stopped: {}", StopReason::NodeRemoved.sentence()),
+            );
             self.prune(&service);
         }
         self.nodes.remove(&node);

@@ -44,7 +44,7 @@ impl Node {
         if let Some(problem) = admission.problem() {
             return Err(ApiError::new(ErrorCode::Invalid, problem));
         }
-        if let Some((node, _)) = self.cluster.node_called(&ask.name) {
+        if let Some((node, _)) = self.cluster.node_named(&ask.name) {
             return Err(refused(&Refusal::NameTaken { name: ask.name.clone(), node }));
         }
         if self.cluster.nodes.len() >= NODES_MAX {
@@ -232,5 +232,6 @@ fn clock_fits(theirs: Wall, ours: Wall) -> Result<(), ApiError> {
          allowed"
     );
     let error = ApiError::new(ErrorCode::Conflict, message);
-    Err(error.hint("set the clocks right on both, with chrony or another NTP client, and join again"))
+    Err(error
+        .hint("set the clocks right on both, with chrony or another NTP client, and join again"))
 }

@@ -95,6 +95,8 @@ pub enum Wake {
     Retry,
     /// A held request is to be answered.
     Held,
+    /// Who votes is to be looked at.
+    Members,
 }
 
 /// A node. Feed it with [`handle`](Node::handle), then drain [`poll_effect`](Node::poll_effect)
@@ -115,6 +117,8 @@ pub struct Node {
     requests: Requests,
     /// As consensus has them, once it has said.
     members: Option<Members>,
+    /// Whether anything changed that decides about members since that was looked at.
+    members_changed: bool,
     /// The address book that was given out last.
     peers: BTreeMap<NodeId, Peer>,
     freshness: Freshness,
@@ -150,6 +154,7 @@ impl Node {
             brain: None,
             requests: Requests::default(),
             members: None,
+            members_changed: false,
             peers: BTreeMap::new(),
             freshness: Freshness::default(),
             next_heartbeat: now.mono,
@@ -179,15 +184,19 @@ impl Node {
             Event::ReadConfirmed { id, confirmed } => self.read_confirmed(now, id, confirmed),
             // Said once a second to everybody, and nothing follows from it.
             Event::Message { message: Message::Heard { seq, revision }, .. } => {
-                return self.freshness.heard(seq, revision, self.cluster.revision);
+                self.freshness.heard(seq, revision, self.cluster.revision);
+                if self.poll_timeout().is_none_or(|(at, _)| at > now.mono) {
+                    return;
+                }
             }
             Event::Message { from, message } => self.message(now, from, message),
             Event::Members { voters, learners } => {
                 self.members = Some(Members { voters, learners });
+                self.members_changed = true;
             }
             Event::Request { id, request, origin } => self.request(now, id, request, origin),
             Event::Forwarded { id, outcome } => self.forwarded(now, id, outcome),
-            Event::Stopping => {}
+            Event::Stopping => self.hand_on(now),
             Event::RequestDropped { id } => self.requests.dropped(id),
             Event::OpDone { id, result } if id.boot == self.config.facts.boot => {
                 self.agent.op_done(now, id, result);
@@ -208,10 +217,12 @@ impl Node {
     /// When to come back at the latest, and why.
     pub fn poll_timeout(&self) -> Option<(Mono, Wake)> {
         let heartbeat = self.caught_up.then_some((self.next_heartbeat, Wake::Heartbeat));
-        let brain = self.brain.as_ref().and_then(Brain::next_wake);
+        let brain = self.brain.as_ref();
+        let members = brain.and_then(Brain::members_wake).filter(|_| self.members.is_some());
+        let brain = brain.and_then(Brain::next_wake);
         let agent = self.agent.next_wake();
         let requests = self.requests.next_wake();
-        [heartbeat, brain, agent, requests].into_iter().flatten().min()
+        [heartbeat, brain, members, agent, requests].into_iter().flatten().min()
     }
 
     /// The replicated state as this node has applied it.
@@ -242,6 +253,7 @@ impl Node {
             brain.state_changed();
         }
         self.requests.state_changed();
+        self.members_changed = true;
         self.publish_peers();
     }
 
@@ -274,12 +286,17 @@ impl Node {
         if same && known.next().is_none() {
             return;
         }
-        let peer = |record: &NodeRecord| Peer {
-            rpc: record.facts.rpc.clone(),
-            key: record.key.clone(),
-        };
+        let peer =
+            |record: &NodeRecord| Peer { rpc: record.facts.rpc.clone(), key: record.key.clone() };
         self.peers = members.map(|(id, record)| (*id, peer(record))).collect();
         self.out.push(Effect::Peers { peers: self.peers.clone() });
+    }
+
+    /// Another node should lead, if this one does.
+    fn hand_on(&mut self, now: Now) {
+        if let (Some(brain), Some(members)) = (&mut self.brain, &self.members) {
+            brain.hand_on(now, self.config.id, &self.cluster, members, &mut self.out);
+        }
     }
 
     /// How old this node's copy of the state is.
@@ -296,6 +313,7 @@ impl Node {
             Leadership::Leader { term } => {
                 self.caught_up = true;
                 let rng = self.rng.child(&format!("term {term}"));
+                self.members_changed = true;
                 Some(Brain::new(now, self.config.timing, rng))
             }
             Leadership::Follower { .. } => {
@@ -310,10 +328,10 @@ impl Node {
 
     fn message(&mut self, now: Now, from: NodeId, message: Message) {
         match message {
-            Message::Heartbeat { seq, facts, revision: _, trouble, reports, images } => {
+            Message::Heartbeat { seq, facts, revision, trouble, reports, images } => {
                 let said = Said { trouble, reports, images };
                 let Some(brain) = &mut self.brain else { return };
-                if !brain.heartbeat(now, from, seq, *facts, said) {
+                if !brain.heartbeat(now, from, (seq, revision), *facts, said) {
                     return;
                 }
                 let revision = self.cluster.revision;
@@ -342,6 +360,12 @@ impl Node {
             brain.step(now, &self.cluster, &self.config, &mut self.out);
             if brain.take_news() {
                 self.requests.state_changed();
+            }
+            let changed = std::mem::take(&mut self.members_changed);
+            if let Some(members) = &self.members
+                && (changed || brain.members_due(now.mono))
+            {
+                brain.move_members(now, self.config.id, &self.cluster, members, &mut self.out);
             }
         }
         self.answer_held(now);

@@ -189,12 +189,10 @@ impl Node {
     }
 
     /// An entry of this node was applied.
-    pub(super) fn proposal_done(
-        &mut self,
-        id: ProposalId,
-        results: &[Result<Reply, Refusal>],
-    ) {
-        let Some((request, Proposed { then, .. })) = self.requests.take_proposal(id) else { return };
+    pub(super) fn proposal_done(&mut self, id: ProposalId, results: &[Result<Reply, Refusal>]) {
+        let Some((request, Proposed { then, .. })) = self.requests.take_proposal(id) else {
+            return;
+        };
         let outcome = match (results.first(), then) {
             (Some(Ok(Reply::DeployStarted(number))), Then::Started(plan)) => {
                 Ok(Answer::Started { number: *number, plan })
