@@ -24,17 +24,24 @@ impl Node {
             (Leadership::Follower { leader, .. }, Origin::Node(_)) => {
                 reply(&mut self.out, id, Err(no_leader(leader)));
             }
-            (Leadership::Follower { leader, .. }, Origin::Client) => {
-                self.pass_on(id, request, leader, now.mono + LEADER_PATIENCE);
+            (Leadership::Follower { leader, term }, Origin::Client) => {
+                let known = leader.map(|leader| (leader, term));
+                self.pass_on(id, request, known, now.mono + LEADER_PATIENCE);
             }
         }
     }
 
-    fn pass_on(&mut self, id: RequestId, request: Request, leader: Option<NodeId>, until: Mono) {
+    fn pass_on(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        leader: Option<(NodeId, u64)>,
+        until: Mono,
+    ) {
         match leader {
-            Some(to) => {
+            Some((to, term)) => {
                 self.out.push(Effect::Forward { to, id, request: request.clone() });
-                self.requests.forwarded.insert(id, Forwarded { to, request, until });
+                self.requests.forwarded.insert(id, Forwarded { to, term, request, until });
             }
             None => {
                 self.requests.leaderless.insert(id, Held { what: request, until });
@@ -44,7 +51,8 @@ impl Node {
 
     /// The node that was asked instead has answered, or has not.
     pub(super) fn forwarded(&mut self, now: Now, id: RequestId, outcome: Option<Outcome>) {
-        let Some(Forwarded { to, request, until }) = self.requests.forwarded.remove(&id) else {
+        let Some(Forwarded { to, term, request, until }) = self.requests.forwarded.remove(&id)
+        else {
             return;
         };
         match outcome {
@@ -52,8 +60,9 @@ impl Node {
             Some(Err(error)) if error.code == ErrorCode::NoLeader && until > now.mono => {
                 match self.leadership {
                     Leadership::Leader { .. } => self.confirm(id, request),
-                    Leadership::Follower { leader, .. } => {
-                        let other = leader.filter(|leader| *leader != to);
+                    Leadership::Follower { leader, term: now_term } => {
+                        let known = leader.map(|leader| (leader, now_term));
+                        let other = known.filter(|known| *known != (to, term));
                         self.pass_on(id, request, other, until);
                     }
                 }
@@ -71,7 +80,7 @@ impl Node {
         let leader = match self.leadership {
             Leadership::Leader { .. } => None,
             Leadership::Follower { leader: None, .. } => return,
-            Leadership::Follower { leader, .. } => leader,
+            Leadership::Follower { leader: Some(leader), term } => Some((leader, term)),
         };
         for (id, held) in std::mem::take(&mut self.requests.leaderless) {
             match leader {
@@ -105,7 +114,10 @@ impl Node {
                  on a leader: nothing was changed, and nothing can be"
             }
             Leadership::Follower { leader: Some(leader), .. } => {
-                return no_leader(Some(leader));
+                let message =
+                    format!("node {leader} leads and could not do it now: nothing changed");
+                let error = ApiError::new(ErrorCode::NoLeader, message);
+                return error.hint("try again in a moment");
             }
         };
         ApiError::new(ErrorCode::NoLeader, message).hint(

@@ -80,7 +80,9 @@ struct Watched {
 /// A request that another node was asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Forwarded {
+    /// Who was thought to lead which term.
     pub to: NodeId,
+    pub term: u64,
     pub request: Request,
     /// Until when another leader may be asked.
     pub until: Mono,

@@ -205,6 +205,11 @@ impl World {
         self.log.leader
     }
 
+    /// The nodes that vote.
+    pub fn voters(&self) -> &std::collections::BTreeSet<NodeId> {
+        self.log.voters()
+    }
+
     /// A machine.
     ///
     /// # Panics

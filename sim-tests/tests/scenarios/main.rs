@@ -3,6 +3,8 @@
 mod containers;
 mod deploys;
 mod engines;
+mod forwarding;
+mod members;
 mod nodes;
 mod recordings;
 
