@@ -3,9 +3,11 @@
 //! An effect with a result carries an id and comes back at most once as an event. Nothing here
 //! is done for a decision that is not committed.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Outcome, RequestId};
+use crate::api::{Outcome, Request, RequestId};
 use crate::cluster::Revision;
 use crate::cluster::command::Entry;
 use crate::container::ContainerOp;
@@ -26,12 +28,6 @@ pub enum Effect {
         /// The request that waits.
         id: RequestId,
     },
-    /// Hand leadership to another node, if that votes and is up to date. Nothing comes back but
-    /// the change of leadership, if it comes to that.
-    TransferLead {
-        /// Whom.
-        to: NodeId,
-    },
     /// The state that `SnapshotWanted` asked for.
     Snapshot {
         /// The last entry in it.
@@ -45,6 +41,33 @@ pub enum Effect {
         to: NodeId,
         /// What.
         message: Message,
+    },
+    /// Ask another node, which is thought to lead, in a client's name. Comes back as `Forwarded`.
+    Forward {
+        /// Which node.
+        to: NodeId,
+        /// Names the answer.
+        id: RequestId,
+        /// What to ask.
+        request: Request,
+    },
+    /// Who the members are and where: a level, also before `CaughtUp`. This node is among them.
+    Peers {
+        /// All of them.
+        peers: BTreeMap<NodeId, Peer>,
+    },
+    /// Let these vote and those follow. A level, asked for by the leader, and again after a while
+    /// for as long as `Members` says something else.
+    ChangeMembers {
+        /// Nodes that should vote.
+        voters: BTreeSet<NodeId>,
+        /// Nodes that should follow.
+        learners: BTreeSet<NodeId>,
+    },
+    /// Hand the lead on. May come to nothing.
+    TransferLead {
+        /// To whom.
+        to: NodeId,
     },
     /// Answer a request of the API. Once each.
     Reply {
@@ -60,6 +83,15 @@ pub enum Effect {
         /// What to do.
         op: ContainerOp,
     },
+}
+
+/// Where a member is, and how to tell that it is the one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Address and port that other nodes reach it at.
+    pub rpc: String,
+    /// Fingerprint of its public key, in hex.
+    pub key: String,
 }
 
 /// Names an operation and its answer; answers to an earlier boot's are told apart.

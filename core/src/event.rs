@@ -3,11 +3,12 @@
 //! Closed on purpose: what is not here cannot influence a decision. Events may be lost, doubled
 //! or reordered wherever a network or an engine is involved; only the log's are exact.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Request, RequestId};
+use crate::api::{Outcome, Request, RequestId};
 use crate::cluster::Revision;
 use crate::cluster::command::{Entry, ProposalId};
 use crate::container::{Observed, OpError, OpOutput};
@@ -60,13 +61,32 @@ pub enum Event {
         /// What it says.
         message: Message,
     },
-    /// Someone asks through the API.
+    /// Who votes and who follows, as consensus has it: at the start, and whenever it changes.
+    Members {
+        /// Nodes that vote.
+        voters: BTreeSet<NodeId>,
+        /// Nodes that follow.
+        learners: BTreeSet<NodeId>,
+    },
+    /// Someone asks through the API, or another node in a client's name.
     Request {
         /// Names the answer.
         id: RequestId,
         /// What is asked.
         request: Request,
+        /// Who asks.
+        origin: Origin,
     },
+    /// Answer to [`crate::Effect::Forward`].
+    Forwarded {
+        /// Which request.
+        id: RequestId,
+        /// What the other node answered; `None` if no answer came and it may have been asked. One
+        /// that was not reached at all is [`crate::api::ErrorCode::NoLeader`].
+        outcome: Option<Outcome>,
+    },
+    /// This daemon will be stopped in a moment.
+    Stopping,
     /// Who asked is gone; its answer is not wanted any more.
     RequestDropped {
         /// Which.
@@ -85,6 +105,16 @@ pub enum Event {
     EngineConnected,
     /// The time of [`crate::Node::poll_timeout`] has come.
     Wake,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A client of this node's API.
+    Client,
+    /// Another node, which took this one for the leader: it is not passed on again.
+    Node(NodeId),
 }
 
 /// Who leads, as this node's log knows it.

@@ -1,24 +1,29 @@
 //! What nodes say to each other outside the log: observations, never decisions.
+//!
+//! A node speaks to the leader, and the leader says that it heard. Either may be lost or late.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Revision;
 use crate::cluster::alloc::Status;
 use crate::cluster::node::NodeFacts;
 use crate::container::OpError;
 use crate::name::AllocId;
 
-/// From a node to the leader.
+/// Something that one node says to another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// "I am here", and what the replicated state does not know yet.
+    /// From a node to the leader: "I am here", and what the replicated state does not know yet.
     Heartbeat {
         /// Counts up within a boot: an older one that arrives late changes nothing.
         seq: u64,
         /// What the node is.
         facts: Box<NodeFacts>,
+        /// The last entry that it has applied.
+        revision: Revision,
         /// Why its engine cannot be asked, while it cannot.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         trouble: Option<OpError>,
@@ -26,6 +31,13 @@ pub enum Message {
         reports: BTreeMap<AllocId, Status>,
         /// Answers to the leader's questions about images: reference -> what it means here.
         images: BTreeMap<String, ImageReport>,
+    },
+    /// From the leader to a node, once for each heartbeat and only after it.
+    Heard {
+        /// Which heartbeat.
+        seq: u64,
+        /// What was committed by then.
+        revision: Revision,
     },
 }
 

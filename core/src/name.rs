@@ -69,6 +69,20 @@ impl Borrow<str> for Name {
 #[serde(transparent)]
 pub struct NodeId(pub u64);
 
+/// Why a text is not a [`NodeId`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a node's number; write it as in `n3`")]
+pub struct BadNodeId(pub String);
+
+impl std::str::FromStr for NodeId {
+    type Err = BadNodeId;
+
+    fn from_str(text: &str) -> Result<NodeId, BadNodeId> {
+        let number = text.strip_prefix('n').and_then(|number| number.parse().ok());
+        number.map(NodeId).ok_or_else(|| BadNodeId(text.to_owned()))
+    }
+}
+
 /// A replica's place in a service: `web.0`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -14,10 +14,17 @@ pub struct Timing {
     pub down_after: Millis,
     /// Slots of nodes that are down that are filled elsewhere at the same time.
     pub lost_at_once: u32,
+    /// Silent for this long, a voter gives its vote to a node that is ready to take it.
+    pub voter_replaced_after: Millis,
 }
 
 impl Default for Timing {
     fn default() -> Timing {
-        Timing { heartbeat: Millis::secs(1), down_after: Millis::secs(8), lost_at_once: 5 }
+        Timing {
+            heartbeat: Millis::secs(1),
+            down_after: Millis::secs(8),
+            lost_at_once: 5,
+            voter_replaced_after: Millis::secs(60),
+        }
     }
 }

@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mill_core::cluster::Revision;
+use mill_core::cluster::admission::{Admission, Roles};
+use mill_core::cluster::command::{Command, Entry, ProposalId};
 use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
 use mill_core::event::Leadership;
 use mill_core::message::Message;
 use mill_core::name::NodeId;
+use mill_core::node::Founder;
 use mill_core::time::{Mono, Now, Wall};
 use mill_core::timing::Timing;
 use mill_core::units::{Bytes, Millicores, Millis};
@@ -16,12 +19,11 @@ use mill_core::{Effect, Event, Node, NodeConfig};
 
 const OTHER: NodeId = NodeId(2);
 
-fn facts(name: &str) -> NodeFacts {
+fn facts() -> NodeFacts {
     NodeFacts {
-        name: name.to_owned(),
         boot: 1,
         advertise: "10.0.0.1".to_owned(),
-        labels: BTreeMap::new(),
+        rpc: "10.0.0.1:7000".to_owned(),
         capacity: Capacity {
             cpu: Millicores(1_000),
             memory: Bytes(1 << 30),
@@ -44,10 +46,17 @@ impl Leader {
         let now = Now { mono: Mono(1_000_000_000), wall: Wall(0) };
         let timing = Timing::default();
         let (id, cluster) = (NodeId(1), "c".to_owned());
-        let config = NodeConfig { id, cluster, facts: facts("a"), timing };
+        let founder = Some(Founder {
+            name: "a".to_owned(),
+            key: "a".to_owned(),
+            roles: Roles::default(),
+            labels: BTreeMap::new(),
+        });
+        let config = NodeConfig { id, cluster, founder, facts: facts(), timing };
         let mut leader = Leader { node: Node::new(config, 1, now), now, log: 0, said: 0 };
         leader.handle(Event::CaughtUp);
         leader.handle(Event::Leadership(Leadership::Leader { term: 1 }));
+        leader.admits_the_other();
         leader
     }
 
@@ -66,12 +75,32 @@ impl Leader {
         }
     }
 
+    /// Somebody else's entry: the other node is a member.
+    fn admits_the_other(&mut self) {
+        let admission = Box::new(Admission {
+            name: "b".to_owned(),
+            key: "b".to_owned(),
+            roles: Roles::default(),
+            labels: BTreeMap::new(),
+            advertise: "10.0.0.1".to_owned(),
+            rpc: "10.0.0.1:7000".to_owned(),
+            version: "0.1.0".to_owned(),
+        });
+        let id = ProposalId { node: NodeId(9), boot: 1, seq: 1 };
+        let commands = vec![Command::AdmitNode { admission, token: None }];
+        self.log += 1;
+        let at = Revision { epoch: 0, index: self.log };
+        let entry = Arc::new(Entry { id, wall: Wall(0), commands });
+        self.handle(Event::Committed { at, entry });
+    }
+
     /// The other node says that it is there.
     fn hears_the_other(&mut self) {
         self.said += 1;
         let message = Message::Heartbeat {
             seq: self.said,
-            facts: Box::new(facts("b")),
+            revision: Revision { epoch: 0, index: self.log },
+            facts: Box::new(facts()),
             trouble: None,
             reports: BTreeMap::new(),
             images: BTreeMap::new(),

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use mill_core::cluster::alloc::{Alloc, Phase};
 use mill_core::cluster::deploy::{Service, Version};
-use mill_core::cluster::node::Trust;
+use mill_core::cluster::node::{NodeRecord, Trust};
 use mill_core::config::model::{HealthCheck, Replicas};
 use mill_core::name::{Name, NodeId, Slot};
 
 use crate::models::engine::Container;
 use crate::world::World;
-use crate::world::host::Host;
 
 impl World {
     /// Everything that the cluster has still to do; empty once it has converged.
@@ -20,7 +19,14 @@ impl World {
             pending.push("there is no leader".to_owned());
         }
         let state = self.cluster();
-        for host in self.hosts() {
+        for machine in self.joining_machines() {
+            pending.push(format!("machine {machine} has not joined"));
+        }
+        for id in state.nodes.keys() {
+            let Some(host) = self.hosts().find(|host| host.id == *id) else {
+                pending.push(format!("{id} was admitted and does not know it"));
+                continue;
+            };
             let id = host.id;
             if !host.is_up() || !host.is_caught_up() || host.applied() < self.log_end() {
                 pending.push(format!("{id} has not taken in everything that is committed"));
@@ -100,7 +106,8 @@ impl World {
         let spec = &version.spec;
         let each_node = spec.replicas == Replicas::EachNode;
         let mine = |id: NodeId| !each_node || id.0 == index;
-        let mut nodes = self.cluster().nodes.iter().filter(|(id, _)| mine(**id));
+        let mut nodes =
+            self.cluster().nodes.iter().filter(|(id, record)| mine(**id) && record.takes_new());
         nodes.any(|(id, record)| {
             let live = || self.cluster().allocs_on(*id).filter(|(_, alloc)| alloc.is_live());
             let cpu: u64 = live().map(|(_, alloc)| alloc.cpu.0).sum();
@@ -109,7 +116,7 @@ impl World {
             let taken = owned.is_some() && live().any(|(_, alloc)| alloc.port == owned);
             let has = record.facts.capacity;
             let mut required = spec.place.require.iter();
-            required.all(|(label, value)| record.facts.labels.get(label) == Some(value))
+            required.all(|(label, value)| record.labels.get(label) == Some(value))
                 && cpu + spec.container.reserved_cpu().0 <= has.cpu.0
                 && memory + spec.container.reserved_memory().0 <= has.memory.0
                 && !taken
@@ -121,18 +128,23 @@ impl World {
             Replicas::Count(count) => (0..u64::from(count)).collect(),
             Replicas::EachNode => {
                 let required = &version.spec.place.require;
-                let suits = |host: &&Host| {
-                    let labels = &host.facts.labels;
-                    required.iter().all(|(label, value)| labels.get(label) == Some(value))
+                let suits = |record: &NodeRecord| {
+                    let mut required = required.iter();
+                    required.all(|(label, value)| record.labels.get(label) == Some(value))
                 };
-                self.hosts().filter(suits).map(|host| host.id.0).collect()
+                let nodes = self.cluster().nodes.iter().filter(|(_, record)| {
+                    record.roles.secondary && !record.draining && suits(record)
+                });
+                nodes.map(|(id, _)| id.0).collect()
             }
         }
     }
 
     /// Containers on machines that belong to nothing that should run there.
     fn pending_containers(&self, pending: &mut Vec<String>) {
-        for host in self.hosts() {
+        // One that was removed may never hear of it.
+        let members = self.hosts().filter(|host| self.cluster().nodes.contains_key(&host.id));
+        for host in members {
             for (id, _) in host.engine.containers() {
                 let alloc = self.cluster().allocs.get(id).filter(|alloc| alloc.is_wanted());
                 if alloc.is_none_or(|alloc| alloc.node != host.id) {

@@ -105,7 +105,7 @@ fn surprises(plan: &Plan, cluster: &Cluster) -> Vec<String> {
         let wanted = cluster.allocs_of(&planned.slot.service).filter(|(_, a)| a.is_wanted());
         let there: Vec<&str> = wanted
             .filter(|(_, alloc)| alloc.slot == planned.slot && cluster.is_up(alloc.node))
-            .map(|(_, alloc)| cluster.nodes[&alloc.node].facts.name.as_str())
+            .map(|(_, alloc)| cluster.nodes[&alloc.node].name.as_str())
             .collect();
         let said = match &planned.step {
             SlotStep::Keep { node, .. } | SlotStep::Create { node, .. } => vec![node.as_str()],

@@ -39,6 +39,16 @@ fn every_seed_holds_and_together_they_reach_everything() {
 }
 
 #[test]
+#[ignore = "takes minutes: cargo test --release -p mill-sim-tests --test swarm -- --ignored"]
+fn two_thousand_seeds_hold() {
+    let half = |seeds: Range<u64>| std::thread::spawn(move || swarm(seeds));
+    let halves = [half(0..1_000), half(1_000..2_000)];
+    for stats in halves.map(|half| half.join().expect("every seed held")) {
+        println!("{stats:#?}");
+    }
+}
+
+#[test]
 fn equal_seeds_lead_to_equal_traces() {
     for seed in 1_000..1_006 {
         assert_eq!(run(Params::from_seed(seed)).hash, run(Params::from_seed(seed)).hash);

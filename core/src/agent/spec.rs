@@ -22,7 +22,7 @@ pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option
     env.insert("MILL_ALLOC".to_owned(), id.to_string());
     env.insert("MILL_SERVICE".to_owned(), alloc.slot.service.to_string());
     env.insert("MILL_SLOT".to_owned(), alloc.slot.to_string());
-    env.insert("MILL_NODE".to_owned(), node.facts.name.clone());
+    env.insert("MILL_NODE".to_owned(), node.name.clone());
     if let Some(port) = alloc.port {
         env.insert("PORT".to_owned(), port.to_string());
     }

@@ -2,13 +2,16 @@
 
 pub mod view;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::admission::Roles;
 use crate::config::model::Project;
-use crate::name::Name;
+use crate::name::{Name, NodeId};
 use crate::plan::Plan;
+use crate::time::Wall;
 use crate::units::Millis;
 
 /// Names a request and its answer. Counts up within a boot, given by the runtime.
@@ -54,19 +57,149 @@ pub enum Request {
         hold: Millis,
     },
     /// Nodes, services and the running deploy.
-    Status,
+    Status {
+        /// Whether this node's own copy will do, however old.
+        stale: bool,
+    },
     /// Every alloc, of one service if named.
     Allocs {
         /// Which service's.
         service: Option<Name>,
+        /// Whether this node's own copy will do.
+        stale: bool,
     },
     /// Why something is as it is.
     Why {
         /// A service, slot, alloc or node.
         subject: String,
+        /// Whether this node's own copy will do; what only the leader knows is missing there.
+        stale: bool,
+    },
+    /// Everything about a node.
+    Node {
+        /// Its name or number.
+        node: String,
+        /// Whether this node's own copy will do.
+        stale: bool,
+    },
+    /// To be a member. The same key again gets the same answer.
+    Join(Box<JoinAsk>),
+    /// A new right to join.
+    CreateToken {
+        /// Hash of its secret, which does not come here.
+        hash: String,
+        /// The roles that it can give.
+        roles: Roles,
+        /// Until when it is good; for ever if absent.
+        expires: Option<Wall>,
+        /// Whether it is good for one node only.
+        once: bool,
+    },
+    /// No join token is good any more.
+    RevokeTokens,
+    /// Empty a node, or let it take containers again.
+    Drain {
+        /// Its name or number.
+        node: String,
+        /// Whether it is to be emptied.
+        on: bool,
+    },
+    /// Change a node's labels.
+    Label {
+        /// Its name or number.
+        node: String,
+        /// Labels to set.
+        set: BTreeMap<String, String>,
+        /// Keys to remove.
+        remove: Vec<String>,
+    },
+    /// A node is to be no member any more.
+    RemoveNode {
+        /// Its name or number.
+        node: String,
+        /// Also one that has containers or was not drained.
+        force: bool,
     },
     /// The replicated state, for `mill plan --state`.
     State,
+}
+
+/// What a machine says that wants to be a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinAsk {
+    /// Hash of the token's secret.
+    pub token: String,
+    /// Fingerprint of its public key, in hex, which the runtime has verified to be its own.
+    pub key: String,
+    /// What people should call it.
+    pub name: String,
+    /// What it wants to do; all that the token gives if absent.
+    pub roles: Option<Roles>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Address that callers reach its containers at.
+    pub advertise: String,
+    /// Address and port that other nodes reach it at.
+    pub rpc: String,
+    /// Version of its program.
+    pub version: String,
+    /// Its wall clock.
+    pub wall: Wall,
+}
+
+/// A member, as a new one is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Address and port that other nodes reach it at.
+    pub rpc: String,
+}
+
+impl Request {
+    /// Whether this node's own copy of the state will do.
+    pub fn is_stale(&self) -> bool {
+        match self {
+            Request::Status { stale }
+            | Request::Allocs { stale, .. }
+            | Request::Why { stale, .. }
+            | Request::Node { stale, .. } => *stale,
+            Request::Plan { .. } | Request::Deployment { .. } | Request::State => false,
+            Request::Deploy { .. }
+            | Request::Restart { .. }
+            | Request::Scale { .. }
+            | Request::Join(_)
+            | Request::CreateToken { .. }
+            | Request::RevokeTokens
+            | Request::Drain { .. }
+            | Request::Label { .. }
+            | Request::RemoveNode { .. } => false,
+        }
+    }
+
+    /// Whether it changes something, so that one without an answer may have been done.
+    pub fn is_write(&self) -> bool {
+        match self {
+            Request::Status { .. }
+            | Request::Allocs { .. }
+            | Request::Why { .. }
+            | Request::Node { .. }
+            | Request::Plan { .. }
+            | Request::Deployment { .. }
+            | Request::State => false,
+            Request::Deploy { .. }
+            | Request::Restart { .. }
+            | Request::Scale { .. }
+            | Request::Join(_)
+            | Request::CreateToken { .. }
+            | Request::RevokeTokens
+            | Request::Drain { .. }
+            | Request::Label { .. }
+            | Request::RemoveNode { .. } => true,
+        }
+    }
 }
 
 /// The longest that a request is held.
@@ -98,6 +231,23 @@ pub enum Answer {
     Allocs(Vec<view::AllocView>),
     /// To `Why`.
     Why(view::WhyView),
+    /// To `Node`.
+    Node(Box<view::NodeDetail>),
+    /// To `Join`: committed.
+    Admitted {
+        /// The number of the new node, for ever.
+        node: NodeId,
+        /// Id of the cluster.
+        cluster: String,
+        /// What it is called.
+        name: String,
+        /// What it does.
+        roles: Roles,
+        /// Every member, itself included.
+        members: Vec<Member>,
+    },
+    /// To what changes nodes and tokens: it is so now.
+    Done,
     /// To `State`: JSON.
     State(String),
 }

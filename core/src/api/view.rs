@@ -1,12 +1,15 @@
 //! What people and programs are shown: stable documents made from the replicated state.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::admission::Roles;
 use crate::cluster::alloc::{Phase, Trouble};
 use crate::cluster::deploy::{DeployKind, DeployState};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::time::Wall;
-use crate::units::{Bytes, Millicores};
+use crate::units::{Bytes, Millicores, Millis};
 
 /// `mill status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +28,19 @@ pub struct StatusView {
     pub services: Vec<ServiceView>,
     /// The deploy that runs, or else the last one.
     pub deploy: Option<DeployView>,
+    /// How old this is, if it is this node's own copy; absent where the leader answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<Age>,
+}
+
+/// How old a node's own copy of the state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Age {
+    /// Since this long the node has not heard of anything newer, and could have.
+    AtMost(Millis),
+    /// No leader has been heard since the node started.
+    Unknown,
 }
 
 /// A node, for people.
@@ -36,6 +52,21 @@ pub struct NodeView {
     pub name: String,
     /// Whether the leader hears it.
     pub up: bool,
+    /// Whether it was admitted and has never been heard.
+    #[serde(default)]
+    pub joining: bool,
+    /// Whether it is being emptied.
+    #[serde(default)]
+    pub draining: bool,
+    /// What it does.
+    #[serde(default)]
+    pub roles: Roles,
+    /// Whether it votes, as consensus has it just now.
+    #[serde(default)]
+    pub votes: bool,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Where it is reached.
     pub advertise: String,
     /// Cpu set aside and in all.
@@ -49,6 +80,25 @@ pub struct NodeView {
     /// Why its container engine cannot be asked, while it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// `mill node inspect`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDetail {
+    /// What a list of nodes says of it.
+    pub node: NodeView,
+    /// Fingerprint of its public key, in hex.
+    pub key: String,
+    /// Address and port that other nodes reach it at.
+    pub rpc: String,
+    /// How often it has started.
+    pub boot: u64,
+    /// Since when it is down, by the clock of the leader that said so.
+    pub down_since: Option<Wall>,
+    /// What runs on it.
+    pub allocs: Vec<AllocView>,
+    /// What happened to it lately, oldest first.
+    pub lately: Vec<String>,
 }
 
 /// A service, for people.

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Brain, Draft};
+use crate::cluster::Revision;
 use crate::cluster::alloc::Status;
 use crate::cluster::command::Command;
 use crate::cluster::node::NodeFacts;
@@ -31,6 +32,8 @@ const MANY_AT_LEAST: usize = 2;
 pub(super) struct Heard {
     pub at: Mono,
     pub seq: u64,
+    /// The last entry that it had applied.
+    pub revision: Revision,
     pub facts: NodeFacts,
     pub said: Said,
 }
@@ -66,10 +69,10 @@ impl Brain {
     /// Registers nodes, calls the silent ones down and the others up.
     pub(super) fn judge_nodes(&mut self, draft: &mut Draft<'_>) {
         for (node, heard) in &self.heard {
-            let known = draft.cluster.nodes.get(node);
+            let Some(known) = draft.cluster.nodes.get(node) else { continue };
             // What a node said before its last start says nothing of it now.
-            let outdated = known.is_some_and(|record| record.facts.boot > heard.facts.boot);
-            if !outdated && known.is_none_or(|record| record.facts != heard.facts) {
+            let outdated = known.facts.boot > heard.facts.boot;
+            if !outdated && known.facts != heard.facts {
                 let facts = Box::new(heard.facts.clone());
                 draft.commands.push(Command::RegisterNode { node: *node, facts });
             }
@@ -157,11 +160,11 @@ impl Brain {
         silent >= MANY_AT_LEAST && silent * MANY > were_up
     }
 
-    /// Who should lead instead: a node that was heard within a third of the window, the lowest.
-    /// Consensus knows whether it can.
+    /// Who should lead instead: a voter that was heard within a third of the window, the lowest.
     fn heir(&self, draft: &Draft<'_>) -> Option<NodeId> {
         let (now, lately) = (draft.now.mono, Millis(self.timing.down_after.0 / 3));
-        let mut others = self.heard.iter().filter(|(node, _)| **node != self.me);
+        let others = self.heard.iter().filter(|(node, _)| **node != self.me);
+        let mut others = others.filter(|(node, _)| self.voters.contains(node));
         let heir = others
             .find(|(node, heard)| draft.cluster.is_up(**node) && now.since(heard.at) <= lately);
         heir.map(|(node, _)| *node)

@@ -8,16 +8,18 @@
 mod deploys;
 mod liveness;
 mod lost;
+mod members;
 pub(crate) mod services;
 mod trust;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::liveness::Said;
 use self::liveness::{Heard, Silence};
+use self::members::Asking;
 pub use self::waiting::Blocked;
 use crate::cluster::alloc::Phase;
 use crate::cluster::command::{BYTES_PER_ENTRY, COMMANDS_PER_ENTRY, Command, Entry, ProposalId};
@@ -26,7 +28,7 @@ use crate::cluster::{Cluster, Revision};
 use crate::container::OpError;
 use crate::effect::Effect;
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::node::Wake;
+use crate::node::{NodeConfig, Wake};
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
@@ -68,6 +70,10 @@ pub(crate) struct Brain {
     /// Whether what people are told changed, though the state did not.
     news: bool,
     wake: Option<(Mono, Wake)>,
+    /// What it has asked of consensus.
+    asking: Asking,
+    /// Who votes, as consensus had it when that was last looked at.
+    voters: BTreeSet<NodeId>,
 }
 
 /// When a slot that failed may be filled again.
@@ -112,16 +118,25 @@ impl Brain {
             dirty: true,
             news: false,
             wake: None,
+            asking: Asking::default(),
+            voters: BTreeSet::new(),
         }
     }
 
-    /// A node speaks.
-    pub fn heartbeat(&mut self, now: Now, from: NodeId, seq: u64, facts: NodeFacts, said: Said) {
+    /// A node speaks; false if that is old.
+    pub fn heartbeat(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        (seq, revision): (u64, Revision),
+        facts: NodeFacts,
+        said: Said,
+    ) -> bool {
         let before = self.heard.get(&from);
         if before.is_some_and(|heard| (heard.facts.boot, heard.seq) >= (facts.boot, seq)) {
-            return;
+            return false;
         }
-        let heard = Heard { at: now.mono, seq, facts, said };
+        let heard = Heard { at: now.mono, seq, revision, facts, said };
         let news = before.is_none_or(|before| before.says_other_than(&heard));
         // Who was silent for a whole window and speaks may be back.
         let window = self.timing.down_after;
@@ -129,6 +144,7 @@ impl Brain {
         self.dirty |= news || back;
         self.news |= news;
         self.heard.insert(from, heard);
+        true
     }
 
     /// The replicated state changed.
@@ -168,7 +184,7 @@ impl Brain {
     }
 
     /// Proposes what should be, if anything differs from what is.
-    pub fn step(&mut self, now: Now, cluster: &Cluster, id: &str, out: &mut Outbox) {
+    pub fn step(&mut self, now: Now, cluster: &Cluster, config: &NodeConfig, out: &mut Outbox) {
         self.stood_still(now.mono);
         let due = self.wake.is_some_and(|(at, _)| at <= now.mono);
         if self.in_flight.is_some() || !(self.dirty || due) || now.mono < self.held_until {
@@ -177,7 +193,7 @@ impl Brain {
         self.dirty = false;
         let mut facts = Draft { now, cluster, commands: Vec::new(), wake: None, hand_to: None };
         if cluster.id.is_none() {
-            facts.commands.push(Command::Found { cluster: id.to_owned() });
+            facts.commands.extend(config.founding());
         }
         let mut entry = self.forgiven(now.mono, cluster);
         self.judge_nodes(&mut facts);
@@ -189,6 +205,7 @@ impl Brain {
         // What is decided is decided on the state as the facts in the same entry leave it.
         let ahead = ahead(cluster, now, &commands);
         let cluster = ahead.as_ref().unwrap_or(cluster);
+        self.heard.retain(|node, _| cluster.nodes.contains_key(node));
         self.observe(now.mono, cluster);
         let mut draft = Draft { now, cluster, commands, wake, hand_to: None };
         self.move_services(&mut draft);

@@ -240,7 +240,7 @@ fn each_node(spec: &ServiceSpec) -> bool {
 /// Whether a node has the labels that a spec requires.
 fn suits(spec: &ServiceSpec, node: &NodeRecord) -> bool {
     let mut required = spec.place.require.iter();
-    required.all(|(key, value)| node.facts.labels.get(key) == Some(value))
+    required.all(|(key, value)| node.labels.get(key) == Some(value))
 }
 
 /// Slots that a spec wants: numbers, or for one on each node the numbers of suitable nodes.

@@ -63,6 +63,10 @@ pub enum StopReason {
     Replaced,
     /// Its node may not run the service any more.
     Unsuitable,
+    /// Its node is being emptied.
+    Drained,
+    /// Its node was removed from the cluster.
+    NodeRemoved,
 }
 
 /// What a node says of an alloc.

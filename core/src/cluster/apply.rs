@@ -1,5 +1,6 @@
 //! How each command changes the state, or why it is refused.
 
+use crate::cluster::admission::Roles;
 use crate::cluster::alloc::{Alloc, Desired, Phase, Status, StopReason};
 use crate::cluster::command::{Command, Entry};
 use crate::cluster::deploy::{Change, Deploy, DeployState, Goal, Service, Version};
@@ -17,6 +18,8 @@ pub enum Reply {
     Done,
     /// A deploy was started under this number.
     DeployStarted(u64),
+    /// A node is a member under this number.
+    Admitted(NodeId),
 }
 
 /// Why a command changed nothing.
@@ -47,13 +50,63 @@ pub enum Refusal {
         /// Whose it is.
         project: Name,
     },
+    /// It cannot be, whatever the state.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another node is called so.
+    #[error("node {node} is called `{name}` already, and has another key")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        node: NodeId,
+    },
+    /// A limit is reached.
+    #[error("this cluster has {most} {what}, and no room for more")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there can be.
+        most: usize,
+    },
+    /// No such token, or it was revoked.
+    #[error("this join token is not known here, or was revoked")]
+    NoToken,
+    /// It was good for one node.
+    #[error("this join token was good for one node, and node `{by}` has used it")]
+    TokenSpent {
+        /// Which node.
+        by: String,
+    },
+    /// It gives other roles.
+    #[error("this join token gives the roles {covered}, not {wanted}")]
+    RoleNotCovered {
+        /// What was asked for.
+        wanted: Roles,
+        /// What it gives.
+        covered: Roles,
+    },
+    /// Nobody could vote without it.
+    #[error("node {0} is the only primary: without it nobody could lead")]
+    LastPrimary(String),
+    /// It has containers.
+    #[error("node {name} still has {allocs} allocs")]
+    NotEmpty {
+        /// The node.
+        name: String,
+        /// How many it has.
+        allocs: usize,
+    },
+    /// It would get new ones before it is gone.
+    #[error("node {0} is up and does not drain")]
+    NotDrained(String),
 }
 
-fn stale(text: impl Into<String>) -> Refusal {
+pub(super) fn stale(text: impl Into<String>) -> Refusal {
     Refusal::Stale(text.into())
 }
 
-fn missing(what: &'static str, name: impl ToString) -> Refusal {
+pub(super) fn missing(what: &'static str, name: impl ToString) -> Refusal {
     Refusal::Missing { what, name: name.to_string() }
 }
 
@@ -67,8 +120,16 @@ impl Cluster {
 
     fn apply_one(&mut self, at: Revision, wall: Wall, command: &Command) -> Result<Reply, Refusal> {
         match command {
-            Command::Found { cluster } => self.found(cluster),
-            Command::RegisterNode { node, facts } => self.register_node(wall, *node, facts),
+            Command::Found { cluster, node, first } => self.found(wall, cluster, *node, first),
+            Command::AdmitNode { admission, token } => {
+                self.admit(wall, admission, token.as_deref())
+            }
+            Command::RemoveNode { node, force } => self.remove_node(wall, *node, *force),
+            Command::SetDrain { node, draining } => self.set_drain(wall, *node, *draining),
+            Command::SetLabels { node, set, remove } => self.set_labels(wall, *node, set, remove),
+            Command::PutToken { hash, token } => self.put_token(wall, hash, token),
+            Command::RevokeTokens => self.revoke_tokens(wall),
+            Command::RegisterNode { node, facts } => self.register_node(*node, facts),
             Command::SetLiveness { node, up } => self.set_liveness(wall, *node, *up),
             Command::Trust { node, returns } => self.trust(*node, *returns),
             Command::StartDeploy { number, project, kind, changes, restart } => {
@@ -108,41 +169,18 @@ impl Cluster {
         }
     }
 
-    fn found(&mut self, cluster: &str) -> Result<Reply, Refusal> {
-        if let Some(id) = &self.id {
-            return Err(Refusal::Founded(id.clone()));
+    fn register_node(&mut self, node: NodeId, facts: &NodeFacts) -> Result<Reply, Refusal> {
+        let record = self.nodes.get_mut(&node).ok_or_else(|| missing("member", node))?;
+        if record.facts == *facts {
+            return Err(stale(format!("node {node} is known like that")));
         }
-        self.id = Some(cluster.to_owned());
-        Ok(Reply::Done)
-    }
-
-    fn register_node(
-        &mut self,
-        wall: Wall,
-        node: NodeId,
-        facts: &NodeFacts,
-    ) -> Result<Reply, Refusal> {
-        match self.nodes.get_mut(&node) {
-            Some(record) if record.facts == *facts => {
-                return Err(stale(format!("node {node} is known like that")));
-            }
-            Some(record) if record.facts.boot > facts.boot => {
-                return Err(stale(format!("node {node} has started again since")));
-            }
-            Some(record) => record.facts = facts.clone(),
-            None => {
-                let next_port = facts.capacity.ports.first;
-                let record = NodeRecord {
-                    facts: facts.clone(),
-                    liveness: Liveness::Up,
-                    next_port,
-                    returns: 0,
-                    trust: Trust::Full,
-                };
-                self.nodes.insert(node, record);
-                self.history.record(wall, node, format!("node {} joined", facts.name));
-            }
+        if record.facts.boot > facts.boot {
+            return Err(stale(format!("node {node} has started again since")));
         }
+        if record.facts.boot == 0 {
+            record.next_port = facts.capacity.ports.first;
+        }
+        record.facts = facts.clone();
         Ok(Reply::Done)
     }
 
@@ -151,15 +189,17 @@ impl Cluster {
         if record.is_up() == up {
             return Err(stale(format!("node {node} is known like that")));
         }
+        let joins = record.liveness == Liveness::Joining;
         record.liveness = if up { Liveness::Up } else { Liveness::Down { since: wall } };
-        if up {
+        if up && !joins {
             record.returns = record.returns.saturating_add(1);
             if record.returns >= RETURNS_BEFORE_WATCHED {
                 record.trust = Trust::Watched;
             }
         }
-        let name = &record.facts.name;
+        let name = &record.name;
         let text = match up {
+            true if joins => format!("node {name} joined"),
             true => format!("node {name} is heard again"),
             false => {
                 format!("node {name} fell silent and is down; its services are placed elsewhere")
@@ -336,8 +376,8 @@ impl Cluster {
         let Some(version) = version.filter(|_| target.template == template) else {
             return Err(stale(format!("version {template} of `{}` is not wanted", slot.service)));
         };
-        if !self.is_up(node) {
-            return Err(stale(format!("node {node} is down")));
+        if !self.nodes.get(&node).is_some_and(NodeRecord::takes_new) {
+            return Err(stale(format!("node {node} is down, drains or runs no containers")));
         }
         let filled = |other: &Alloc| {
             other.slot == *slot
@@ -369,7 +409,7 @@ impl Cluster {
         self.by_node.entry(node).or_default().insert(id.clone());
         let record = self.nodes.get_mut(&node).expect("a node that is up is known");
         record.take_port(port);
-        let text = format!("{slot} was placed on node {}", record.facts.name);
+        let text = format!("{slot} was placed on node {}", record.name);
         self.history.record(wall, id, text);
         Ok(Reply::Done)
     }
@@ -425,7 +465,7 @@ impl Cluster {
 
     /// Drops versions that nothing refers to, adopts what an ended deploy brought about, and the
     /// service itself once it is not wanted and nothing of it is left.
-    fn prune(&mut self, name: &Name) {
+    pub(super) fn prune(&mut self, name: &Name) {
         let running = self.running_deploy().is_some_and(|(_, d)| d.changes.contains_key(name));
         let templates: Vec<u64> = self.allocs_of(name).map(|(_, alloc)| alloc.template).collect();
         let live = self.allocs_of(name).any(|(_, alloc)| alloc.is_live());
@@ -478,6 +518,8 @@ impl StopReason {
             StopReason::ScaledDown => "the service has fewer replicas now",
             StopReason::Removed => "the service was removed from its project",
             StopReason::Replaced => "another replica took its place while it could not be heard",
+            StopReason::Drained => "its node is being emptied",
+            StopReason::NodeRemoved => "its node was removed from the cluster",
             StopReason::Unsuitable => "its node may not run the service any more",
         }
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::admission::{Admission, JoinToken};
 use crate::cluster::alloc::{Status, StopReason};
 use crate::cluster::deploy::{DeployKind, DeployState};
 use crate::cluster::node::NodeFacts;
@@ -55,6 +56,12 @@ impl Command {
             }),
             Command::AdvanceDeploy { from, to, .. } => from.reason().len() + to.reason().len(),
             Command::Found { .. }
+            | Command::AdmitNode { .. }
+            | Command::RemoveNode { .. }
+            | Command::SetDrain { .. }
+            | Command::SetLabels { .. }
+            | Command::PutToken { .. }
+            | Command::RevokeTokens
             | Command::RegisterNode { .. }
             | Command::SetLiveness { .. }
             | Command::Trust { .. }
@@ -73,12 +80,57 @@ impl Command {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// Begin a cluster. Refused if it has begun.
+    /// Begin a cluster with its first node. Refused if it has begun.
     Found {
         /// Its id, for ever.
         cluster: String,
+        /// Number of the first node; the next ones count up from there.
+        node: NodeId,
+        /// What the first node is.
+        first: Box<Admission>,
     },
-    /// A node is there, or is different. Refused if it says what is known.
+    /// Admit a node under the next number; the same key again is given the same number and changes
+    /// nothing. Refused if the name is another's, the token is unknown, spent or gives other roles.
+    AdmitNode {
+        /// What it is.
+        admission: Box<Admission>,
+        /// Hash of its token; absent if it needs none.
+        token: Option<String>,
+    },
+    /// A node is no member any more. Refused while it has live allocs, or is heard and does not
+    /// drain, and for the last primary.
+    RemoveNode {
+        /// Which.
+        node: NodeId,
+        /// Also with live allocs, which count as stopped, and without draining.
+        force: bool,
+    },
+    /// A node is to be emptied, or not any more. Refused unless it was the opposite.
+    SetDrain {
+        /// Which.
+        node: NodeId,
+        /// Whether it is to be emptied.
+        draining: bool,
+    },
+    /// A node's labels change. Refused if they do not.
+    SetLabels {
+        /// Which.
+        node: NodeId,
+        /// Labels to set.
+        set: BTreeMap<String, String>,
+        /// Keys to remove.
+        remove: Vec<String>,
+    },
+    /// A new right to join. Refused if it is known, or if there are too many.
+    PutToken {
+        /// Hash of its secret.
+        hash: String,
+        /// What it gives.
+        token: JoinToken,
+    },
+    /// No token is good any more. Refused if there is none.
+    RevokeTokens,
+    /// What a member says of itself changed. Refused if it is known, and for one that is no member.
     RegisterNode {
         /// Which.
         node: NodeId,
@@ -137,7 +189,7 @@ pub enum Command {
         /// The service.
         service: Name,
     },
-    /// A new alloc. Refused if its id is taken, its node is down, the version is not wanted, or
+    /// A new alloc. Refused if its id is taken, its node takes nothing new, the version is not wanted, or
     /// the slot has a wanted alloc of that template on a node that is up.
     Place {
         /// The new alloc's id.

@@ -4,6 +4,7 @@
 //! same bytes on every node, in every build. Each command checks its own preconditions and is
 //! refused when they do not hold, so proposals may be stale, doubled or lost without harm.
 
+pub mod admission;
 pub mod alloc;
 mod apply;
 pub mod command;
@@ -46,7 +47,7 @@ pub struct Cluster {
     pub id: Option<String>,
     /// Of the last entry applied.
     pub revision: Revision,
-    /// Every node that ever registered.
+    /// Every node that was admitted and not removed.
     pub nodes: BTreeMap<NodeId, node::NodeRecord>,
     /// Every service that is wanted or still runs somewhere.
     pub services: BTreeMap<Name, deploy::Service>,
@@ -58,6 +59,10 @@ pub struct Cluster {
     pub history: history::History,
     /// Number of the last deploy ever started.
     pub last_deploy: u64,
+    /// Number of the next node to be admitted.
+    pub next_node: u64,
+    /// Rights to join, by the hash of their secret.
+    pub tokens: BTreeMap<String, admission::JoinToken>,
     /// Live allocs by node: derived, for [`Cluster::allocs_on`].
     #[serde(skip)]
     by_node: BTreeMap<NodeId, BTreeSet<AllocId>>,

@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::admission::Roles;
 use crate::time::Wall;
 use crate::units::{Bytes, Millicores};
 
 /// What a node says of itself; replicated when it changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFacts {
-    /// What people call it; unique in the cluster.
-    pub name: String,
-    /// How often it has started.
+    /// How often it has started; 0 until it has.
     pub boot: u64,
-    /// Address that other nodes and callers reach it at.
+    /// Address that callers reach its containers at.
     pub advertise: String,
-    /// Labels for constraints: `zone = "a"`.
-    pub labels: BTreeMap<String, String>,
+    /// Address and port that other nodes reach it at.
+    pub rpc: String,
     /// What it has to give.
     pub capacity: Capacity,
     /// Version of the program, for people.
@@ -53,6 +52,16 @@ impl Default for PortPool {
 /// A node in the replicated state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
+    /// What people call it: given at admission, unique in the cluster.
+    pub name: String,
+    /// Fingerprint of its public key, in hex: told apart by it, and not read here.
+    pub key: String,
+    /// What it does for the cluster.
+    pub roles: Roles,
+    /// Labels for constraints, `zone = "a"`: given at admission, changed by people.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is being emptied: it gets nothing new, and what it has moves.
+    pub draining: bool,
     /// What it said of itself last.
     pub facts: NodeFacts,
     /// Whether the leader hears it.
@@ -85,6 +94,8 @@ pub const RETURNS_BEFORE_WATCHED: u32 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Liveness {
+    /// It was admitted and has not been heard yet.
+    Joining,
     /// It does.
     Up,
     /// It has been silent for too long.
@@ -99,7 +110,12 @@ impl NodeRecord {
     pub fn is_up(&self) -> bool {
         match self.liveness {
             Liveness::Up => true,
-            Liveness::Down { .. } => false,
+            Liveness::Joining | Liveness::Down { .. } => false,
         }
+    }
+
+    /// Whether something new may be placed on it.
+    pub fn takes_new(&self) -> bool {
+        self.is_up() && self.roles.secondary && !self.draining
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Cluster;
 
 /// Version of the encoding; raised when an older reader would misread it.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+pub const SNAPSHOT_FORMAT: u32 = 2;
 
 /// Why bytes are not a state that this version reads.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,15 @@ pub enum BadSnapshot {
         "the state has format {found}, this version reads up to {SNAPSHOT_FORMAT}; use a newer mill"
     )]
     Newer {
+        /// The format that was found.
+        found: u32,
+    },
+    /// Written before anybody was promised that it could be read.
+    #[error(
+        "the state has format {found} of an early version, this one reads {SNAPSHOT_FORMAT}; begin \
+         a new cluster"
+    )]
+    Older {
         /// The format that was found.
         found: u32,
     },
@@ -53,6 +62,9 @@ impl Cluster {
         let Format { format } = serde_json::from_slice(bytes).map_err(BadSnapshot::Malformed)?;
         if format > SNAPSHOT_FORMAT {
             return Err(BadSnapshot::Newer { found: format });
+        }
+        if format < SNAPSHOT_FORMAT {
+            return Err(BadSnapshot::Older { found: format });
         }
         let Read { mut cluster } = serde_json::from_slice(bytes).map_err(BadSnapshot::Malformed)?;
         cluster.index();

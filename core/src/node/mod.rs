@@ -4,21 +4,28 @@
 //! while this node leads. The runtimes feed it and do what it asks, in production and in every
 //! simulator alike.
 
+mod forwarding;
+mod freshness;
+mod members;
 mod requests;
 mod views;
 mod why;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::freshness::Freshness;
 use self::requests::Requests;
 use crate::agent::Agent;
+use crate::api::view::Age;
 use crate::brain::{Brain, Said};
-use crate::cluster::command::Entry;
-use crate::cluster::node::NodeFacts;
+use crate::cluster::admission::{Admission, Roles};
+use crate::cluster::command::{Command, Entry};
+use crate::cluster::node::{NodeFacts, NodeRecord};
 use crate::cluster::{Cluster, Revision};
-use crate::effect::Effect;
+use crate::effect::{Effect, Peer};
 use crate::event::{Event, Leadership};
 use crate::message::Message;
 use crate::name::NodeId;
@@ -34,10 +41,34 @@ pub struct NodeConfig {
     pub id: NodeId,
     /// Id of its cluster.
     pub cluster: String,
+    /// What it is if it begins the cluster; absent for one that joined.
+    pub founder: Option<Founder>,
     /// What it says of itself; `facts.boot` counts its starts.
     pub facts: NodeFacts,
     /// The clockwork.
     pub timing: Timing,
+}
+
+/// What the first node of a cluster is, which nobody admits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founder {
+    /// What people call it.
+    pub name: String,
+    /// Fingerprint of its public key, in hex.
+    pub key: String,
+    /// What it does.
+    pub roles: Roles,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Who votes and who follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Nodes that vote.
+    pub voters: BTreeSet<NodeId>,
+    /// Nodes that follow.
+    pub learners: BTreeSet<NodeId>,
 }
 
 /// Why a node wants to be called back.
@@ -66,6 +97,8 @@ pub enum Wake {
     Retry,
     /// A held request is to be answered.
     Held,
+    /// Who votes is to be looked at.
+    Members,
 }
 
 /// A node. Feed it with [`handle`](Node::handle), then drain [`poll_effect`](Node::poll_effect)
@@ -84,11 +117,29 @@ pub struct Node {
     /// While this node leads.
     brain: Option<Brain>,
     requests: Requests,
+    /// As consensus has them, once it has said.
+    members: Option<Members>,
+    /// Whether anything changed that decides about members since that was looked at.
+    members_changed: bool,
+    /// The address book that was given out last.
+    peers: BTreeMap<NodeId, Peer>,
+    freshness: Freshness,
     next_heartbeat: Mono,
     heartbeat_seq: u64,
     /// What the last heartbeat reported.
     said: Said,
     out: Outbox,
+}
+
+impl NodeConfig {
+    /// The command that begins the cluster with this node.
+    pub(crate) fn founding(&self) -> Option<Command> {
+        let Founder { name, key, roles, labels } = self.founder.clone()?;
+        let NodeFacts { advertise, rpc, version, .. } = self.facts.clone();
+        let first = Admission { name, key, roles, labels, advertise, rpc, version };
+        let cluster = self.cluster.clone();
+        Some(Command::Found { cluster, node: self.id, first: Box::new(first) })
+    }
 }
 
 impl Node {
@@ -104,6 +155,10 @@ impl Node {
             leadership: Leadership::Follower { leader: None, term: 0 },
             brain: None,
             requests: Requests::default(),
+            members: None,
+            members_changed: false,
+            peers: BTreeMap::new(),
+            freshness: Freshness::default(),
             next_heartbeat: now.mono,
             heartbeat_seq: 0,
             said: Said::default(),
@@ -129,8 +184,21 @@ impl Node {
                 }
             }
             Event::ReadConfirmed { id, confirmed } => self.read_confirmed(now, id, confirmed),
+            // Said once a second to everybody, and nothing follows from it.
+            Event::Message { message: Message::Heard { seq, revision }, .. } => {
+                self.freshness.heard(seq, revision, self.cluster.revision);
+                if self.poll_timeout().is_none_or(|(at, _)| at > now.mono) {
+                    return;
+                }
+            }
             Event::Message { from, message } => self.message(now, from, message),
-            Event::Request { id, request } => self.request(id, request),
+            Event::Members { voters, learners } => {
+                self.members = Some(Members { voters, learners });
+                self.members_changed = true;
+            }
+            Event::Request { id, request, origin } => self.request(now, id, request, origin),
+            Event::Forwarded { id, outcome } => self.forwarded(now, id, outcome),
+            Event::Stopping => self.hand_on(now),
             Event::RequestDropped { id } => self.requests.dropped(id),
             Event::OpDone { id, result } if id.boot == self.config.facts.boot => {
                 self.agent.op_done(now, id, result);
@@ -151,10 +219,12 @@ impl Node {
     /// When to come back at the latest, and why.
     pub fn poll_timeout(&self) -> Option<(Mono, Wake)> {
         let heartbeat = self.caught_up.then_some((self.next_heartbeat, Wake::Heartbeat));
-        let brain = self.brain.as_ref().and_then(Brain::next_wake);
+        let brain = self.brain.as_ref();
+        let members = brain.and_then(Brain::members_wake).filter(|_| self.members.is_some());
+        let brain = brain.and_then(Brain::next_wake);
         let agent = self.agent.next_wake();
         let requests = self.requests.next_wake();
-        [heartbeat, brain, agent, requests].into_iter().flatten().min()
+        [heartbeat, brain, members, agent, requests].into_iter().flatten().min()
     }
 
     /// The replicated state as this node has applied it.
@@ -178,13 +248,15 @@ impl Node {
         }
         let results = self.cluster.apply(at, entry);
         if entry.id.node == self.config.id && entry.id.boot == self.config.facts.boot {
-            self.requests.proposal_done(entry.id, &results, &mut self.out);
+            self.proposal_done(entry.id, &results);
         }
         if let Some(brain) = &mut self.brain {
             brain.proposal_done(entry.id);
             brain.state_changed();
         }
         self.requests.state_changed();
+        self.members_changed = true;
+        self.publish_peers();
     }
 
     fn restored(&mut self, at: Revision, bytes: &[u8]) {
@@ -201,6 +273,37 @@ impl Node {
         }
         // Entries of this node may be in it, and will not be seen any more.
         self.requests.jumped(&mut self.out);
+        self.publish_peers();
+    }
+
+    /// Gives out the address book, if it is another.
+    fn publish_peers(&mut self) {
+        let members = self.cluster.nodes.iter();
+        let mut known = self.peers.iter();
+        let same = members.clone().all(|(id, record)| {
+            known.next().is_some_and(|(known, peer)| {
+                known == id && peer.rpc == record.facts.rpc && peer.key == record.key
+            })
+        });
+        if same && known.next().is_none() {
+            return;
+        }
+        let peer =
+            |record: &NodeRecord| Peer { rpc: record.facts.rpc.clone(), key: record.key.clone() };
+        self.peers = members.map(|(id, record)| (*id, peer(record))).collect();
+        self.out.push(Effect::Peers { peers: self.peers.clone() });
+    }
+
+    /// Another node should lead, if this one does.
+    fn hand_on(&mut self, now: Now) {
+        if let (Some(brain), Some(members)) = (&mut self.brain, &self.members) {
+            brain.hand_on(now, self.config.id, &self.cluster, members, &mut self.out);
+        }
+    }
+
+    /// How old this node's copy of the state is.
+    fn age(&self, now: Now) -> Age {
+        self.freshness.age(now.mono, self.cluster.revision)
     }
 
     fn lead(&mut self, now: Now, leadership: Leadership) {
@@ -212,6 +315,7 @@ impl Node {
             Leadership::Leader { term } => {
                 self.caught_up = true;
                 let rng = self.rng.child(&format!("term {term}"));
+                self.members_changed = true;
                 Some(Brain::new(self.config.id, now, self.config.timing, rng))
             }
             Leadership::Follower { .. } => {
@@ -219,32 +323,51 @@ impl Node {
                 None
             }
         };
+        self.leader_known();
         // A new leader should hear of everything at once.
         self.next_heartbeat = now.mono;
     }
 
     fn message(&mut self, now: Now, from: NodeId, message: Message) {
         match message {
-            Message::Heartbeat { seq, facts, trouble, reports, images } => {
-                if let Some(brain) = &mut self.brain {
-                    let said = Said { trouble, reports, images };
-                    brain.heartbeat(now, from, seq, *facts, said);
+            Message::Heartbeat { seq, facts, revision, trouble, reports, images } => {
+                let said = Said { trouble, reports, images };
+                let Some(brain) = &mut self.brain else { return };
+                if !brain.heartbeat(now, from, (seq, revision), *facts, said) {
+                    return;
                 }
+                let revision = self.cluster.revision;
+                if from == self.config.id {
+                    self.freshness.heard(seq, revision, revision);
+                } else if self.cluster.nodes.contains_key(&from) {
+                    let message = Message::Heard { seq, revision };
+                    self.out.push(Effect::Send { to: from, message });
+                }
+            }
+            Message::Heard { seq, revision } => {
+                self.freshness.heard(seq, revision, self.cluster.revision);
             }
         }
     }
 
     /// Everything that follows from what is known now.
     fn step(&mut self, now: Now) {
+        self.give_up_waiting(now);
         if !self.caught_up {
             return;
         }
         self.agent.step(now, &self.cluster, &mut self.out);
         self.heartbeat(now);
         if let Some(brain) = &mut self.brain {
-            brain.step(now, &self.cluster, &self.config.cluster, &mut self.out);
+            brain.step(now, &self.cluster, &self.config, &mut self.out);
             if brain.take_news() {
                 self.requests.state_changed();
+            }
+            let changed = std::mem::take(&mut self.members_changed);
+            if let Some(members) = &self.members
+                && (changed || brain.members_due(now.mono))
+            {
+                brain.move_members(now, self.config.id, &self.cluster, members, &mut self.out);
             }
         }
         self.answer_held(now);
@@ -268,7 +391,9 @@ impl Node {
             self.next_heartbeat = now.mono + self.config.timing.heartbeat;
         }
         let (seq, facts) = (self.heartbeat_seq, Box::new(self.config.facts.clone()));
-        let message = Message::Heartbeat { seq, facts, trouble, reports, images };
+        self.freshness.sent(now.mono, seq);
+        let revision = self.cluster.revision;
+        let message = Message::Heartbeat { seq, facts, revision, trouble, reports, images };
         match self.leadership {
             Leadership::Leader { .. } => self.message(now, self.config.id, message),
             Leadership::Follower { leader: Some(to), .. } => {

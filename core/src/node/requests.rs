@@ -1,18 +1,22 @@
 //! Requests of the API: each is answered once, from confirmed state or by what was committed.
+//!
+//! Who is asked instead of a follower is in `forwarding.rs`, what concerns nodes in `members.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Node, Wake};
+use crate::api::view::Age;
 use crate::api::{Answer, ApiError, ErrorCode, HOLD_MAX, Outcome, Request, RequestId};
+use crate::cluster::admission::JoinToken;
 use crate::cluster::command::{Command, ProposalId};
 use crate::cluster::deploy::{DeployKind, Service};
 use crate::cluster::{Refusal, Reply};
 use crate::config::model::{Project, Replicas, ServiceSpec};
 use crate::config::supported;
 use crate::effect::Effect;
-use crate::event::{Fate, Leadership};
+use crate::event::{Fate, Origin};
 use crate::name::{Name, NodeId};
 use crate::outbox::Outbox;
 use crate::plan::{self, Plan};
@@ -28,12 +32,16 @@ pub const REPLICAS_MAX: u32 = 1000;
 /// Requests that wait.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Requests {
+    /// For a leader to be known, or for another.
+    pub(super) leaderless: BTreeMap<RequestId, Held<Request>>,
+    /// For the leader's answer, which was asked instead.
+    pub(super) forwarded: BTreeMap<RequestId, Forwarded>,
     /// For this node's lead to be confirmed.
     unconfirmed: BTreeMap<RequestId, Request>,
     /// For an entry to be committed.
     proposed: BTreeMap<RequestId, Proposed>,
     /// For a deploy to differ from what the caller has seen.
-    held: BTreeMap<RequestId, Held>,
+    held: BTreeMap<RequestId, Held<Watched>>,
     /// Whether the state changed since held requests were looked at.
     changed: bool,
 }
@@ -41,19 +49,49 @@ pub(super) struct Requests {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Proposed {
     id: ProposalId,
-    plan: Plan,
+    then: Then,
 }
 
+/// What whoever asked is told when the entry is committed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Then {
+    /// A deploy has started, and this is what it does.
+    Started(Plan),
+    /// A node is a member.
+    Admitted,
+    /// It is so now.
+    Done,
+}
+
+/// Something that is held for a while.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Held<T> {
+    pub what: T,
+    pub until: Mono,
+}
+
+/// A deploy that somebody watches, and what they have seen of it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Held {
+struct Watched {
     number: Option<u64>,
     seen: u64,
-    until: Mono,
+}
+
+/// A request that another node was asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Forwarded {
+    /// Who was thought to lead which term.
+    pub to: NodeId,
+    pub term: u64,
+    pub request: Request,
+    /// Until when another leader may be asked.
+    pub until: Mono,
 }
 
 impl Requests {
     fn len(&self) -> usize {
-        self.unconfirmed.len() + self.proposed.len() + self.held.len()
+        let elsewhere = self.leaderless.len() + self.forwarded.len();
+        elsewhere + self.unconfirmed.len() + self.proposed.len() + self.held.len()
     }
 
     pub fn state_changed(&mut self) {
@@ -62,28 +100,11 @@ impl Requests {
 
     /// Who asked is gone.
     pub fn dropped(&mut self, id: RequestId) {
+        self.leaderless.remove(&id);
+        self.forwarded.remove(&id);
         self.unconfirmed.remove(&id);
         self.proposed.remove(&id);
         self.held.remove(&id);
-    }
-
-    /// An entry of this node was applied.
-    pub fn proposal_done(
-        &mut self,
-        id: ProposalId,
-        results: &[Result<Reply, Refusal>],
-        out: &mut Outbox,
-    ) {
-        let Some(request) = self.proposal(id) else { return };
-        let Some(Proposed { plan, .. }) = self.proposed.remove(&request) else { return };
-        let outcome = match results.first() {
-            Some(Ok(Reply::DeployStarted(number))) => Ok(Answer::Started { number: *number, plan }),
-            Some(Ok(Reply::Done)) | None => {
-                Err(ApiError::new(ErrorCode::Internal, "the entry did not start a deploy"))
-            }
-            Some(Err(refusal)) => Err(refused(refusal)),
-        };
-        reply(out, request, outcome);
     }
 
     /// The state jumped ahead: what became of entries that were under way is not known.
@@ -95,22 +116,17 @@ impl Requests {
 
     /// An entry of this node will not be seen committed.
     pub fn proposal_failed(&mut self, id: ProposalId, fate: Fate, out: &mut Outbox) {
-        let Some(request) = self.proposal(id) else { return };
-        self.proposed.remove(&request);
+        let Some((request, Proposed { then, .. })) = self.take_proposal(id) else { return };
         let error = match fate {
             Fate::Refused => no_leader(None),
-            Fate::Unknown => ApiError::new(
-                ErrorCode::Unknown,
-                "the leader changed before this was confirmed: it may or may not have been done",
-            )
-            .hint("look with `mill status` before you repeat it"),
+            Fate::Unknown => then.unknown(),
         };
         reply(out, request, Err(error));
     }
 
-    fn proposal(&self, id: ProposalId) -> Option<RequestId> {
-        let mine = self.proposed.iter().find(|(_, proposed)| proposed.id == id);
-        mine.map(|(request, _)| *request)
+    fn take_proposal(&mut self, id: ProposalId) -> Option<(RequestId, Proposed)> {
+        let (request, _) = self.proposed.iter().find(|(_, proposed)| proposed.id == id)?;
+        self.proposed.remove_entry(&request.clone())
     }
 
     /// Another node leads now: whoever waits here should ask there.
@@ -123,68 +139,149 @@ impl Requests {
     }
 
     pub fn next_wake(&self) -> Option<(Mono, Wake)> {
-        self.held.values().map(|held| (held.until, Wake::Held)).min()
+        let held = self.held.values().map(|held| held.until);
+        let leaderless = self.leaderless.values().map(|held| held.until);
+        held.chain(leaderless).map(|until| (until, Wake::Held)).min()
+    }
+}
+
+impl Then {
+    fn unknown(&self) -> ApiError {
+        let message = "the leader changed before this was confirmed: it may or may not have been \
+                       done";
+        ApiError::new(ErrorCode::Unknown, message).hint(match self {
+            Then::Started(_) => "look with `mill status` before you repeat it",
+            Then::Admitted | Then::Done => "repeat it: it is done once, however often it is asked",
+        })
     }
 }
 
 impl Node {
-    /// A request comes in: it waits until this node is sure that it leads.
-    pub(super) fn request(&mut self, id: RequestId, request: Request) {
-        match self.leadership {
-            Leadership::Leader { .. } if self.requests.len() >= REQUESTS_MAX => {
-                let message = format!("{REQUESTS_MAX} requests wait already");
-                let busy = ApiError::new(ErrorCode::Busy, message).hint("try again in a moment");
-                reply(&mut self.out, id, Err(busy));
-            }
-            Leadership::Leader { .. } => {
-                self.requests.unconfirmed.insert(id, request);
-                self.out.push(Effect::ConfirmRead { id });
-            }
-            Leadership::Follower { leader, .. } => {
-                reply(&mut self.out, id, Err(no_leader(leader)));
-            }
+    /// A request comes in: answered from this node's copy if that will do, passed on to the leader,
+    /// or kept until this node is sure that it leads.
+    pub(super) fn request(&mut self, now: Now, id: RequestId, request: Request, origin: Origin) {
+        if request.is_stale() {
+            let outcome = self.look(request, Some(self.age(now)));
+            reply(&mut self.out, id, outcome);
+        } else if self.requests.len() >= REQUESTS_MAX {
+            let message = format!("{REQUESTS_MAX} requests wait already");
+            let busy = ApiError::new(ErrorCode::Busy, message).hint("try again in a moment");
+            reply(&mut self.out, id, Err(busy));
+        } else {
+            self.route(now, id, request, origin);
         }
+    }
+
+    /// This node leads: it makes sure of that before it answers.
+    pub(super) fn confirm(&mut self, id: RequestId, request: Request) {
+        self.requests.unconfirmed.insert(id, request);
+        self.out.push(Effect::ConfirmRead { id });
     }
 
     pub(super) fn read_confirmed(&mut self, now: Now, id: RequestId, confirmed: bool) {
         let Some(request) = self.requests.unconfirmed.remove(&id) else { return };
         if !confirmed {
-            reply(&mut self.out, id, Err(no_leader(None)));
+            let error = self.cut_off();
+            reply(&mut self.out, id, Err(error));
             return;
         }
-        if let Some(outcome) = self.act(now, id, request) {
+        if let Some(outcome) = self.act(now, id, request).transpose() {
             reply(&mut self.out, id, outcome);
         }
     }
 
+    /// An entry of this node was applied.
+    pub(super) fn proposal_done(&mut self, id: ProposalId, results: &[Result<Reply, Refusal>]) {
+        let Some((request, Proposed { then, .. })) = self.requests.take_proposal(id) else {
+            return;
+        };
+        let outcome = match (results.first(), then) {
+            (Some(Ok(Reply::DeployStarted(number))), Then::Started(plan)) => {
+                Ok(Answer::Started { number: *number, plan })
+            }
+            (Some(Ok(Reply::Admitted(node))), Then::Admitted) => self.admitted(*node),
+            // Somebody else did the same a moment before.
+            (Some(Ok(Reply::Done) | Err(Refusal::Stale(_))), Then::Done) => Ok(Answer::Done),
+            (Some(Err(refusal)), _) => Err(refused(refusal)),
+            (Some(Ok(_)) | None, _) => {
+                let message = "the entry did something else than was asked for";
+                Err(ApiError::new(ErrorCode::Internal, message))
+            }
+        };
+        reply(&mut self.out, request, outcome);
+    }
+
     /// The answer, unless it comes later.
-    fn act(&mut self, now: Now, id: RequestId, request: Request) -> Option<Outcome> {
+    fn act(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        request: Request,
+    ) -> Result<Option<Answer>, ApiError> {
         match request {
-            Request::Plan { project } => Some(self.plan_project(&project).map(Answer::Plan)),
-            Request::Deploy { project, expect } => {
-                self.deploy(now, id, &project, expect).transpose()
-            }
-            Request::Restart { service } => self.restart(now, id, &service).err().map(Err),
+            Request::Plan { project } => self.plan_project(&project).map(Answer::Plan).map(Some),
+            Request::Deploy { project, expect } => self.deploy(now, id, &project, expect),
+            Request::Restart { service } => self.restart(now, id, &service).map(|()| None),
             Request::Scale { service, replicas } => {
-                self.scale(now, id, &service, replicas).err().map(Err)
+                self.scale(now, id, &service, replicas).map(|()| None)
             }
-            Request::Deployment { number, seen, hold } => match (self.deploy_view(number), seen) {
-                (Err(error), _) => Some(Err(error)),
-                (Ok(view), Some(seen)) if view.fingerprint == seen && !view.state.is_end() => {
-                    let until = now.mono + Millis(hold.0.min(HOLD_MAX.0));
-                    self.requests.held.insert(id, Held { number, seen, until });
-                    None
-                }
-                (Ok(view), _) => Some(Ok(Answer::Deployment(view))),
-            },
-            Request::Status => Some(Ok(Answer::Status(self.status_view()))),
-            Request::Allocs { service } => {
-                Some(self.alloc_views(service.as_ref()).map(Answer::Allocs))
+            Request::Deployment { number, seen, hold } => {
+                let view = self.deploy_view(number)?;
+                let seen = seen.filter(|seen| *seen == view.fingerprint && !view.state.is_end());
+                let Some(seen) = seen else { return Ok(Some(Answer::Deployment(view))) };
+                let until = now.mono + Millis(hold.0.min(HOLD_MAX.0));
+                self.requests.held.insert(id, Held { what: Watched { number, seen }, until });
+                Ok(None)
             }
-            Request::Why { subject } => Some(self.why(&subject).map(Answer::Why)),
+            Request::Join(ask) => self.join(now, id, &ask),
+            Request::CreateToken { hash, roles, expires, once } => {
+                let token = JoinToken { roles, expires, once, spent: None };
+                Ok(self.create_token(now, id, hash, token))
+            }
+            Request::RevokeTokens => Ok(self.revoke_tokens(now, id)),
+            Request::Drain { node, on } => self.drain(now, id, &node, on),
+            Request::Label { node, set, remove } => self.label(now, id, &node, set, remove),
+            Request::RemoveNode { node, force } => {
+                self.remove_node(now, id, &node, force).map(|()| None)
+            }
+            Request::Status { .. }
+            | Request::Allocs { .. }
+            | Request::Why { .. }
+            | Request::Node { .. }
+            | Request::State => self.look(request, None).map(Some),
+        }
+    }
+
+    /// Answers what only looks, from this node's copy of the state; `age` says how old that is.
+    fn look(&self, request: Request, age: Option<Age>) -> Outcome {
+        if age.is_some() && !self.caught_up {
+            let message = "this node has just started and does not have its state yet";
+            let busy = ApiError::new(ErrorCode::Busy, message);
+            return Err(busy.hint("try again in a moment, or ask another node"));
+        }
+        match request {
+            Request::Status { .. } => Ok(Answer::Status(self.status_view(age))),
+            Request::Allocs { service, .. } => {
+                self.alloc_views(service.as_ref()).map(Answer::Allocs)
+            }
+            Request::Why { subject, .. } => self.why(&subject).map(Answer::Why),
+            Request::Node { node, .. } => self.node_detail(&node).map(Answer::Node),
             Request::State => {
                 let text = String::from_utf8(self.cluster.encode());
-                Some(Ok(Answer::State(text.expect("JSON is text"))))
+                Ok(Answer::State(text.expect("JSON is text")))
+            }
+            Request::Plan { .. }
+            | Request::Deployment { .. }
+            | Request::Deploy { .. }
+            | Request::Restart { .. }
+            | Request::Scale { .. }
+            | Request::Join(_)
+            | Request::CreateToken { .. }
+            | Request::RevokeTokens
+            | Request::Drain { .. }
+            | Request::Label { .. }
+            | Request::RemoveNode { .. } => {
+                Err(ApiError::new(ErrorCode::Internal, "this does more than look"))
             }
         }
     }
@@ -239,7 +336,7 @@ impl Node {
             changes: changes.collect(),
             restart: Vec::new(),
         };
-        self.propose(now, id, command, plan).map(|()| None)
+        self.propose_deploy(now, id, command, plan).map(|()| None)
     }
 
     fn restart(&mut self, now: Now, id: RequestId, name: &Name) -> Result<(), ApiError> {
@@ -253,7 +350,7 @@ impl Node {
             changes: BTreeMap::new(),
             restart: vec![name.clone()],
         };
-        self.propose(now, id, command, plan)
+        self.propose_deploy(now, id, command, plan)
     }
 
     fn scale(
@@ -290,7 +387,7 @@ impl Node {
             changes: BTreeMap::from([(name.clone(), Some(Box::new(spec)))]),
             restart: Vec::new(),
         };
-        self.propose(now, id, command, plan)
+        self.propose_deploy(now, id, command, plan)
     }
 
     fn running_spec(&self, name: &Name) -> Result<(Name, ServiceSpec), ApiError> {
@@ -313,7 +410,7 @@ impl Node {
         }
     }
 
-    fn propose(
+    fn propose_deploy(
         &mut self,
         now: Now,
         id: RequestId,
@@ -321,9 +418,14 @@ impl Node {
         plan: Plan,
     ) -> Result<(), ApiError> {
         self.no_deploy_runs()?;
-        let proposal = self.out.propose(now.wall, vec![command]);
-        self.requests.proposed.insert(id, Proposed { id: proposal, plan });
+        self.propose(now, id, command, Then::Started(plan));
         Ok(())
+    }
+
+    /// Proposes a command for which a request waits.
+    pub(super) fn propose(&mut self, now: Now, id: RequestId, command: Command, then: Then) {
+        let proposal = self.out.propose(now.wall, vec![command]);
+        self.requests.proposed.insert(id, Proposed { id: proposal, then });
     }
 
     /// Held requests whose time has come, or whose deploy differs now.
@@ -339,8 +441,8 @@ impl Node {
                 self.requests.held.insert(id, hold);
                 continue;
             }
-            match self.deploy_view(hold.number) {
-                Ok(view) if !due && view.fingerprint == hold.seen => {
+            match self.deploy_view(hold.what.number) {
+                Ok(view) if !due && view.fingerprint == hold.what.seen => {
                     self.requests.held.insert(id, hold);
                 }
                 Ok(view) => reply(&mut self.out, id, Ok(Answer::Deployment(view))),
@@ -350,11 +452,11 @@ impl Node {
     }
 }
 
-fn reply(out: &mut Outbox, id: RequestId, outcome: Outcome) {
+pub(super) fn reply(out: &mut Outbox, id: RequestId, outcome: Outcome) {
     out.push(Effect::Reply { id, outcome: Box::new(outcome) });
 }
 
-fn no_leader(leader: Option<NodeId>) -> ApiError {
+pub(super) fn no_leader(leader: Option<NodeId>) -> ApiError {
     let message = match leader {
         Some(leader) => format!("this node does not lead; node {leader} does"),
         None => "this node does not lead, and knows of no leader just now".to_owned(),
@@ -362,12 +464,45 @@ fn no_leader(leader: Option<NodeId>) -> ApiError {
     ApiError::new(ErrorCode::NoLeader, message).hint("ask the leader, or again in a moment")
 }
 
-fn refused(refusal: &Refusal) -> ApiError {
-    let error = ApiError::new(ErrorCode::Conflict, refusal.to_string());
+pub(super) fn refused(refusal: &Refusal) -> ApiError {
+    let code = match refusal {
+        Refusal::NoToken | Refusal::TokenSpent { .. } | Refusal::RoleNotCovered { .. } => {
+            ErrorCode::Forbidden
+        }
+        Refusal::Invalid(_) => ErrorCode::Invalid,
+        Refusal::Founded(_)
+        | Refusal::Missing { .. }
+        | Refusal::Stale(_)
+        | Refusal::DeployRunning(_)
+        | Refusal::ForeignService { .. }
+        | Refusal::NameTaken { .. }
+        | Refusal::TooMany { .. }
+        | Refusal::LastPrimary(_)
+        | Refusal::NotEmpty { .. }
+        | Refusal::NotDrained(_) => ErrorCode::Conflict,
+    };
+    let error = ApiError::new(code, refusal.to_string());
     match refusal {
         Refusal::DeployRunning(number) => {
             error.hint(format!("`mill status` shows deploy #{number}; wait for its end"))
         }
+        Refusal::NoToken | Refusal::TokenSpent { .. } | Refusal::RoleNotCovered { .. } => {
+            error.hint("`mill token create` on a node of the cluster makes another")
+        }
+        Refusal::NameTaken { .. } => error.hint(
+            "choose another with --name; or, if this machine takes that node's place, remove the \
+             old one first with `mill node rm`",
+        ),
+        Refusal::TooMany { what: "join tokens", .. } => {
+            error.hint("`mill token revoke` revokes all of them")
+        }
+        Refusal::TooMany { .. } => error.hint("remove nodes that are gone with `mill node rm`"),
+        Refusal::LastPrimary(_) => error.hint("let another primary join first"),
+        Refusal::NotEmpty { name, .. } | Refusal::NotDrained(name) => error.hint(format!(
+            "drain it first with `mill node drain {name}`; if the machine is gone for good, \
+             repeat this with --force and what ran there is placed elsewhere"
+        )),
+        Refusal::Invalid(_) => error,
         Refusal::Founded(_)
         | Refusal::Missing { .. }
         | Refusal::Stale(_)

@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 
 use super::Node;
 use crate::api::view::{
-    AllocView, DeployServiceView, DeployView, NodeView, ServiceView, StatusView,
+    Age, AllocView, DeployServiceView, DeployView, NodeView, ServiceView, StatusView,
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::brain::services::wanted_slots;
 use crate::cluster::alloc::{Alloc, Desired, Phase};
 use crate::cluster::deploy::{Deploy, DeployState, Service, Version};
+use crate::cluster::node::{Liveness, NodeRecord};
 use crate::event::Leadership;
 use crate::name::{AllocId, Name, NodeId};
 use crate::units::{Bytes, Millicores};
 
 impl Node {
-    pub(super) fn status_view(&self) -> StatusView {
+    pub(super) fn status_view(&self, age: Option<Age>) -> StatusView {
         let cluster = &self.cluster;
         let last = cluster.deploys.last_key_value();
         StatusView {
@@ -26,27 +27,32 @@ impl Node {
                 Leadership::Leader { .. } => Some(self.config.id),
                 Leadership::Follower { leader, .. } => leader,
             },
-            nodes: cluster.nodes.keys().filter_map(|id| self.node_view(*id)).collect(),
+            nodes: cluster.nodes.iter().map(|(id, record)| self.node_view(*id, record)).collect(),
             services: cluster.services.iter().map(|(n, s)| self.service_view(n, s)).collect(),
             deploy: last.map(|(number, deploy)| self.view_deploy(*number, deploy)),
+            stale: age,
         }
     }
 
-    fn node_view(&self, id: NodeId) -> Option<NodeView> {
-        let record = self.cluster.nodes.get(&id)?;
+    pub(super) fn node_view(&self, id: NodeId, record: &NodeRecord) -> NodeView {
         let live = || self.cluster.allocs_on(id).map(|(_, alloc)| alloc).filter(|a| a.is_live());
         let capacity = record.facts.capacity;
-        Some(NodeView {
+        NodeView {
             id,
-            name: record.facts.name.clone(),
+            name: record.name.clone(),
             up: record.is_up(),
+            joining: record.liveness == Liveness::Joining,
+            draining: record.draining,
+            roles: record.roles,
+            votes: self.members.as_ref().is_some_and(|members| members.voters.contains(&id)),
+            labels: record.labels.clone(),
             advertise: record.facts.advertise.clone(),
             cpu: (Millicores(live().map(|alloc| alloc.cpu.0).sum()), capacity.cpu),
             memory: (Bytes(live().map(|alloc| alloc.memory.0).sum()), capacity.memory),
             allocs: live().count(),
             version: record.facts.version.clone(),
             trouble: self.trouble_of(id),
-        })
+        }
     }
 
     /// Why a node's engine cannot be asked, as far as the leader knows.
@@ -101,7 +107,7 @@ impl Node {
         let here = self.cluster.allocs_of(service).filter(|(_, alloc)| alloc.is_live());
         let nodes: BTreeSet<NodeId> = here.map(|(_, alloc)| alloc.node).collect();
         let engines = nodes.into_iter().filter_map(|node| {
-            let name = &self.cluster.nodes.get(&node)?.facts.name;
+            let name = &self.cluster.nodes.get(&node)?.name;
             Some(format!("node {name}: {}", brain.trouble_of(node)?.detail))
         });
         blocked.map(ToString::to_string).chain(troubles).chain(engines).collect()
@@ -123,13 +129,13 @@ impl Node {
         Ok(views)
     }
 
-    fn alloc_view(&self, id: &AllocId, alloc: &Alloc) -> AllocView {
-        let node = self.cluster.nodes.get(&alloc.node).map(|record| &record.facts);
+    pub(super) fn alloc_view(&self, id: &AllocId, alloc: &Alloc) -> AllocView {
+        let node = self.cluster.nodes.get(&alloc.node);
         AllocView {
             id: id.clone(),
             slot: alloc.slot.clone(),
-            node: node.map(|facts| facts.name.clone()).unwrap_or_default(),
-            host: node.map(|facts| facts.advertise.clone()).unwrap_or_default(),
+            node: node.map(|record| record.name.clone()).unwrap_or_default(),
+            host: node.map(|record| record.facts.advertise.clone()).unwrap_or_default(),
             port: alloc.port,
             phase: alloc.status.phase,
             stopping: alloc.desired != Desired::Run,

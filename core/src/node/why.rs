@@ -33,10 +33,8 @@ impl Node {
         {
             return Ok(self.why_service(&name, service, None));
         }
-        let mut nodes = self.cluster.nodes.iter();
-        let node = nodes.find(|(id, n)| n.facts.name == subject || id.to_string() == subject);
-        if let Some((id, record)) = node {
-            return Ok(self.why_node(*id, record));
+        if let Some((id, record)) = self.cluster.node_called(subject) {
+            return Ok(self.why_node(id, record));
         }
         if let Some(why) = self.why_gone(subject) {
             return Ok(why);
@@ -119,15 +117,19 @@ impl Node {
 
     fn why_node(&self, id: NodeId, record: &NodeRecord) -> WhyView {
         let state = match record.liveness {
+            Liveness::Joining => "joining: it was admitted and has not been heard yet",
             Liveness::Up => "up: the leader hears it",
             Liveness::Down { .. } => "down: the leader has not heard it for too long",
         };
         let live = self.cluster.allocs_on(id).filter(|(_, alloc)| alloc.is_live());
         let mut because = vec![format!("it runs {} allocs", live.count())];
+        if record.draining {
+            because.push("it drains: it gets nothing new, and what it has moves".to_owned());
+        }
         because.extend(self.trouble_of(id));
         because.extend(self.why_watched(record));
         because.extend(self.lately(|subject| subject == id.to_string()));
-        let name = &record.facts.name;
+        let name = &record.name;
         WhyView { subject: name.clone(), summary: format!("node {name} is {state}"), because }
     }
 
@@ -142,7 +144,7 @@ impl Node {
     }
 
     /// The last events about a subject.
-    fn lately(&self, about: impl Fn(&str) -> bool) -> Vec<String> {
+    pub(super) fn lately(&self, about: impl Fn(&str) -> bool) -> Vec<String> {
         let events = self.cluster.history.events.iter().rev();
         let mut quoted: Vec<String> = events
             .filter(|event| about(&event.subject))

@@ -42,7 +42,7 @@ fn too_large(cluster: &Cluster, name: &Name, spec: &ServiceSpec) -> Option<Strin
 /// Labels that no node has, up or down.
 fn unknown_labels(cluster: &Cluster, name: &Name, spec: &ServiceSpec) -> Option<String> {
     let lacking = spec.place.require.iter().find(|(key, value)| {
-        !cluster.nodes.values().any(|node| node.facts.labels.get(*key) == Some(value))
+        !cluster.nodes.values().any(|node| node.labels.get(*key) == Some(value))
     });
     let (key, value) = lacking.filter(|_| !cluster.nodes.is_empty())?;
     Some(format!(

@@ -231,7 +231,7 @@ impl<'a> Turns<'a> {
                 let down = self.cluster.nodes.iter().filter(|(_, record)| !record.is_up());
                 let mine = down.filter(|(id, _)| pinned.is_none_or(|node| node == **id));
                 rejected.extend(mine.map(|(_, record)| Rejected {
-                    node: record.facts.name.clone(),
+                    node: record.name.clone(),
                     reason: Reason::Down,
                 }));
                 Err(rejected)

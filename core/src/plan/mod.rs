@@ -290,5 +290,5 @@ fn running<'a>(
 }
 
 fn node_name(cluster: &Cluster, node: NodeId) -> String {
-    cluster.nodes.get(&node).map_or_else(|| node.to_string(), |record| record.facts.name.clone())
+    cluster.nodes.get(&node).map_or_else(|| node.to_string(), |record| record.name.clone())
 }

@@ -176,8 +176,8 @@ pub fn candidates(cluster: &Cluster) -> Vec<Candidate> {
     up.map(|(id, record)| {
         let mut candidate = Candidate {
             id: *id,
-            name: record.facts.name.clone(),
-            labels: record.facts.labels.clone(),
+            name: record.name.clone(),
+            labels: record.labels.clone(),
             capacity: record.facts.capacity,
             cpu_used: 0,
             memory_used: 0,

@@ -118,7 +118,7 @@ fn event(sent: &Sent) -> Result<Event, Infallible> {
 
 /// Allocs that the query names.
 async fn matching(serving: &Serving, query: &LogsQuery) -> Result<Vec<Named>, ApiError> {
-    let answer = serving.handle.ask(Request::Allocs { service: None }).await?;
+    let answer = serving.handle.ask(Request::Allocs { service: None, stale: false }).await?;
     let Answer::Allocs(views) = answer else {
         return Err(ApiError::new(ErrorCode::Internal, "the node answered something else"));
     };

@@ -32,21 +32,35 @@ async fn version(State(serving): State<Serving>) -> Response {
         .into_response()
 }
 
-async fn status(State(serving): State<Serving>) -> Response {
-    ask(&serving, Request::Status).await
+#[derive(Deserialize)]
+struct StaleQuery {
+    /// Whether this node's own copy will do.
+    #[serde(default)]
+    stale: bool,
+}
+
+async fn status(State(serving): State<Serving>, Query(query): Query<StaleQuery>) -> Response {
+    ask(&serving, Request::Status { stale: query.stale }).await
 }
 
 #[derive(Deserialize)]
 struct AllocsQuery {
     service: Option<Name>,
+    /// Whether this node's own copy will do.
+    #[serde(default)]
+    stale: bool,
 }
 
 async fn allocs(State(serving): State<Serving>, Query(query): Query<AllocsQuery>) -> Response {
-    ask(&serving, Request::Allocs { service: query.service }).await
+    ask(&serving, Request::Allocs { service: query.service, stale: query.stale }).await
 }
 
-async fn why(State(serving): State<Serving>, Path(subject): Path<String>) -> Response {
-    ask(&serving, Request::Why { subject }).await
+async fn why(
+    State(serving): State<Serving>,
+    Path(subject): Path<String>,
+    Query(query): Query<StaleQuery>,
+) -> Response {
+    ask(&serving, Request::Why { subject, stale: query.stale }).await
 }
 
 async fn state(State(serving): State<Serving>) -> Response {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mill_core::api::{Outcome, RequestId};
+use mill_core::api::{ApiError, ErrorCode, Outcome, RequestId};
 use mill_core::cluster::command::Entry;
 use mill_core::container::ContainerOp;
 use mill_core::effect::OpId;
@@ -57,9 +57,6 @@ impl Dispatch {
         match effect {
             Effect::Propose { entry } => self.propose(*entry),
             Effect::ConfirmRead { id } => self.confirm_read(id),
-            Effect::TransferLead { to } => {
-                tracing::debug!(%to, "there is no other node that could lead");
-            }
             Effect::Container { id, op } => self.container(id, op),
             Effect::Reply { id, outcome } => {
                 if let Some(reply) = self.waiting.remove(&id) {
@@ -72,6 +69,21 @@ impl Dispatch {
                     // The log may have stopped.
                     let _ = reply.send((at.index, bytes));
                 }
+            }
+            Effect::Forward { to, id, .. } => {
+                let message = "there is no way to the leader yet";
+                let error = ApiError::new(ErrorCode::NoLeader, format!("{message}, node {to}"));
+                let (results, outcome) = (self.results.clone(), Some(Err(error)));
+                tokio::spawn(send(results, Event::Forwarded { id, outcome }));
+            }
+            Effect::Peers { peers } => {
+                tracing::debug!(count = peers.len(), "the address book changed");
+            }
+            Effect::ChangeMembers { voters, learners } => {
+                tracing::debug!(?voters, ?learners, "members cannot be changed yet");
+            }
+            Effect::TransferLead { to } => {
+                tracing::debug!(%to, "the lead cannot be handed on yet");
             }
             Effect::Send { to, .. } => {
                 tracing::debug!(%to, "there is no way to that node; a message was dropped");

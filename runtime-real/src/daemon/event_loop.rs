@@ -3,7 +3,7 @@
 use mill_core::api::RequestId;
 use mill_core::cluster::Revision;
 use mill_core::cluster::command::Entry;
-use mill_core::event::Leadership;
+use mill_core::event::{Leadership, Origin};
 use mill_core::name::NodeId;
 use mill_core::recording::{self, Record};
 use mill_core::{Event, Node};
@@ -144,7 +144,8 @@ impl EventLoop {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.dispatch.asked(id, asked.reply);
-        self.handle(Event::Request { id, request: asked.request });
+        let origin = Origin::Client;
+        self.handle(Event::Request { id, request: asked.request, origin });
         for id in self.dispatch.abandoned() {
             self.handle(Event::RequestDropped { id });
         }

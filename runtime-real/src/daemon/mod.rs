@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mill_core::api::{ApiError, Outcome, Request};
+use mill_core::cluster::admission::Roles;
 use mill_core::cluster::node::{NodeFacts, PortPool};
 use mill_core::container::{ContainerOp, OpOutput};
+use mill_core::node::Founder;
 use mill_core::timing::Timing;
 use mill_core::{Node, NodeConfig};
 use tokio::sync::{mpsc, oneshot};
@@ -311,11 +313,16 @@ fn node_config(opened: &Opened, options: &DaemonOptions) -> NodeConfig {
     NodeConfig {
         id: identity.node,
         cluster: identity.cluster.clone(),
-        facts: NodeFacts {
+        founder: Some(Founder {
             name: identity.name.clone(),
+            key: String::new(),
+            roles: Roles::default(),
+            labels: Default::default(),
+        }),
+        facts: NodeFacts {
             boot: identity.boot,
             advertise: options.advertise.clone(),
-            labels: Default::default(),
+            rpc: String::new(),
             capacity: host::capacity(options.ports),
             version: options.version.clone(),
         },

@@ -67,7 +67,7 @@ impl Invariant for Calm {
 
 impl Calm {
     fn heard(&mut self, by: NodeId, from: NodeId, message: &Message, at: Mono) {
-        let Message::Heartbeat { seq, facts, .. } = message;
+        let Message::Heartbeat { seq, facts, .. } = message else { return };
         let Some(ears) = self.leads.get_mut(&by) else { return };
         let known = ears.heard.get(&from);
         // One that comes late or twice says nothing of now.
@@ -103,6 +103,8 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
             Some(&was.slot.service)
         }
         Command::Found { .. } | Command::RegisterNode { .. } | Command::SetLiveness { .. } => None,
+        Command::AdmitNode { .. } | Command::RemoveNode { .. } | Command::SetDrain { .. } => None,
+        Command::SetLabels { .. } | Command::PutToken { .. } | Command::RevokeTokens => None,
         Command::Trust { .. } | Command::StartDeploy { .. } | Command::PinImage { .. } => None,
         Command::AdvanceDeploy { .. } | Command::SettleService { .. } => None,
         Command::Report { .. } | Command::Forget { .. } => None,
@@ -114,12 +116,14 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
 fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
     match command {
         Command::RegisterNode { .. } | Command::SetLiveness { .. } => true,
+        Command::RemoveNode { .. } | Command::SetDrain { .. } | Command::SetLabels { .. } => true,
         Command::StartDeploy { .. } | Command::AdvanceDeploy { .. } => true,
         Command::Report { alloc, .. } => {
             before.allocs.get(alloc).is_some_and(|alloc| alloc.slot.service == *service)
         }
         Command::Found { .. } | Command::Trust { .. } | Command::PinImage { .. } => false,
         Command::SettleService { .. } | Command::Place { .. } | Command::Stop { .. } => false,
+        Command::AdmitNode { .. } | Command::PutToken { .. } | Command::RevokeTokens => false,
         Command::Forget { .. } => false,
     }
 }
@@ -147,9 +151,9 @@ fn slots(cluster: &Cluster, spec: &ServiceSpec) -> BTreeSet<u64> {
         Replicas::Count(count) => (0..u64::from(count)).collect(),
         Replicas::EachNode => {
             let suitable = cluster.nodes.iter().filter(|(_, record)| {
-                let labels = &record.facts.labels;
+                let labels = &record.labels;
                 let mut required = spec.place.require.iter();
-                record.is_up() && required.all(|(key, value)| labels.get(key) == Some(value))
+                record.takes_new() && required.all(|(key, value)| labels.get(key) == Some(value))
             });
             suitable.map(|(node, _)| node.0).collect()
         }

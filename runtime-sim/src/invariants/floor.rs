@@ -69,9 +69,9 @@ fn slots(cluster: &Cluster, spec: &ServiceSpec) -> BTreeSet<u64> {
         // The slot of a node that is down can be filled nowhere else, so it is not missed.
         Replicas::EachNode => {
             let suitable = cluster.nodes.iter().filter(|(_, record)| {
-                let labels = &record.facts.labels;
+                let labels = &record.labels;
                 let mut required = spec.place.require.iter();
-                record.is_up() && required.all(|(key, value)| labels.get(key) == Some(value))
+                record.takes_new() && required.all(|(key, value)| labels.get(key) == Some(value))
             });
             suitable.map(|(node, _)| node.0).collect()
         }

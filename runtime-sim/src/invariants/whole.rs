@@ -29,6 +29,12 @@ impl Invariant for Whole {
                     }
                 }
                 Command::Found { .. }
+                | Command::AdmitNode { .. }
+                | Command::RemoveNode { .. }
+                | Command::SetDrain { .. }
+                | Command::SetLabels { .. }
+                | Command::PutToken { .. }
+                | Command::RevokeTokens
                 | Command::RegisterNode { .. }
                 | Command::SetLiveness { .. }
                 | Command::Trust { .. }

@@ -11,9 +11,7 @@ use std::sync::Arc;
 use mill_core::cluster::command::{Entry, ProposalId};
 use mill_core::cluster::{Cluster, Revision};
 use mill_core::name::NodeId;
-
-/// The most nodes that vote (product.md, section 5).
-pub const VOTERS_MAX: usize = 5;
+use mill_core::node::Members;
 
 /// The log of a cluster.
 #[derive(Clone, Debug)]
@@ -26,7 +24,9 @@ pub struct Log {
     pub leader: Option<NodeId>,
     /// Accepted by that leader and not committed yet, in order.
     in_flight: VecDeque<Arc<Entry>>,
-    voters: BTreeSet<NodeId>,
+    members: Members,
+    /// How often they have changed.
+    members_version: u64,
     /// The state after every committed entry.
     pub reference: Cluster,
     /// What nodes wrote down instead of entries, by index: the latest few.
@@ -37,14 +37,15 @@ pub struct Log {
 const SNAPSHOTS_KEPT: usize = 3;
 
 impl Log {
-    /// An empty log of these nodes.
-    pub fn new(nodes: impl Iterator<Item = NodeId>) -> Log {
+    /// An empty log, of which one node is the only member.
+    pub fn new(first: NodeId) -> Log {
         Log {
             entries: Vec::new(),
             term: 0,
             leader: None,
             in_flight: VecDeque::new(),
-            voters: nodes.take(VOTERS_MAX).collect(),
+            members: Members { voters: BTreeSet::from([first]), learners: BTreeSet::new() },
+            members_version: 1,
             reference: Cluster::default(),
             snapshots: BTreeMap::new(),
         }
@@ -57,12 +58,24 @@ impl Log {
 
     /// The nodes that vote.
     pub fn voters(&self) -> &BTreeSet<NodeId> {
-        &self.voters
+        &self.members.voters
     }
 
-    /// How many votes make a quorum.
-    pub fn quorum(&self) -> usize {
-        self.voters.len() / 2 + 1
+    /// Who votes and who follows, and how often that has changed.
+    pub fn members(&self) -> (u64, &Members) {
+        (self.members_version, &self.members)
+    }
+
+    /// Whether it is sent the log.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.members.voters.contains(&node) || self.members.learners.contains(&node)
+    }
+
+    /// Other members from here on; an entry of the log like any other.
+    pub fn change_members(&mut self, members: Members) {
+        self.entries.push(None);
+        self.members = members;
+        self.members_version += 1;
     }
 
     /// The committed entry at an index; `None` where there is nothing to apply.

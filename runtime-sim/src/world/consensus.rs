@@ -4,6 +4,8 @@
 //! lead after a while and may not notice for longer; a node that can reach a quorum wins; entries
 //! that were in flight survive or do not, as a prefix. Tier 2 runs the real protocol.
 
+use std::collections::BTreeSet;
+
 use mill_core::Event;
 use mill_core::api::RequestId;
 use mill_core::cluster::command::{Command, Entry};
@@ -11,6 +13,7 @@ use mill_core::cluster::deploy::DeployState;
 use mill_core::cluster::{Cluster, Revision};
 use mill_core::event::{Fate, Leadership};
 use mill_core::name::NodeId;
+use mill_core::node::Members;
 use mill_core::units::Millis;
 
 use super::describe::describe;
@@ -51,7 +54,7 @@ impl World {
     fn reaches_quorum(&self, node: NodeId) -> bool {
         let voters = self.log.voters().iter();
         let heard = voters.filter(|v| self.alive(**v) && self.network.connected(node, **v));
-        self.alive(node) && heard.count() >= self.log.quorum()
+        self.alive(node) && heard.count() > self.log.voters().len() / 2
     }
 
     /// Looks whether the leader still leads, or who could.
@@ -78,7 +81,70 @@ impl World {
         for node in self.hosts.keys().copied().collect::<Vec<_>>() {
             self.feed_soon(node);
             self.hear_soon(node);
+            self.hear_of_members(node);
         }
+    }
+
+    /// A node learns who votes and who follows, if somebody can tell it.
+    fn hear_of_members(&mut self, node: NodeId) {
+        let (version, members) = self.log.members();
+        let host = &self.hosts[&node];
+        let known = host.members.as_ref().is_some_and(|(known, _)| *known == version);
+        let Some(leader) = self.log.leader.filter(|_| !known && host.is_up()) else { return };
+        if self.log.is_member(node) && self.network.connected(leader, node) {
+            let (members, boot) = (members.clone(), host.boots);
+            self.learn_members(node, boot, version, members);
+        }
+    }
+
+    fn learn_members(&mut self, node: NodeId, boot: u64, version: u64, members: Members) {
+        self.host_mut(node).members = Some((version, members.clone()));
+        let Members { voters, learners } = members;
+        self.tell(node, boot, Event::Members { voters, learners });
+    }
+
+    /// A node wants other members: its wish is on its way to a quorum, if it leads.
+    pub(super) fn change_soon(&mut self, node: NodeId, members: Members) {
+        if self.leads(node) {
+            let way = self.network.delay().0 + self.network.delay().0;
+            let term = self.log.term;
+            self.after(Millis(way), Happening::Change { leader: node, term, members });
+        }
+    }
+
+    /// Members change, if a majority of the old and of the new ones can be reached: both steps of
+    /// a joint change (Ongaro 2014, section 4.3) as one.
+    pub(super) fn change(&mut self, leader: NodeId, term: u64, members: Members) {
+        let still = self.log.term == term && self.leads(leader);
+        let heard = |voters: &BTreeSet<NodeId>| {
+            let alive = voters.iter().filter(|v| self.alive(**v));
+            alive.filter(|v| self.network.connected(leader, **v)).count() > voters.len() / 2
+        };
+        if !still || !heard(self.log.voters()) || !heard(&members.voters) {
+            return;
+        }
+        while self.log.has_in_flight() {
+            self.commit_one();
+        }
+        self.log.change_members(members);
+        let now = self.now;
+        let (version, members) = self.log.members();
+        let members = members.clone();
+        self.stats.count("changes of members");
+        self.trace.mark(&[22, version]);
+        self.trace.transition(now, || format!("members change: {members:?}"));
+        let boot = self.host(leader).boots;
+        self.feed_all(leader, boot);
+        self.learn_members(leader, boot, version, members.clone());
+        if !members.voters.contains(&leader) {
+            self.depose(leader);
+        }
+    }
+
+    /// Whether a node leads and knows it.
+    fn leads(&self, node: NodeId) -> bool {
+        let current = Leadership::Leader { term: self.log.term };
+        self.log.leader == Some(node) && self.host(node).fed.leadership == current
     }
 
     /// The leader is one no more, and may not know it.
@@ -144,6 +210,10 @@ impl World {
         while self.log.has_in_flight() && self.draw.consensus.chance(600) {
             self.commit_one();
         }
+        self.win(winner);
+    }
+
+    fn win(&mut self, winner: NodeId) {
         let skipped = self.draw.consensus.below(3);
         let lost = self.log.begin_term(winner, skipped);
         let (now, term) = (self.now, self.log.term);
@@ -159,15 +229,17 @@ impl World {
         }
         let boot = self.host(winner).boots;
         self.feed_all(winner, boot);
+        let (version, members) = self.log.members();
+        let members = members.clone();
+        self.learn_members(winner, boot, version, members);
         self.learn(winner, boot, Leadership::Leader { term });
     }
 
     /// A node wants an entry in the log.
     pub(super) fn propose(&mut self, node: NodeId, boot: u64, entry: Entry) {
         let id = entry.id;
-        let current = Leadership::Leader { term: self.log.term };
         let believed = self.host(node).fed.leadership;
-        if self.log.leader == Some(node) && believed == current {
+        if self.leads(node) {
             self.log.accept(entry);
             self.commit_soon();
             return;
@@ -253,6 +325,9 @@ impl World {
         let (now, end) = (self.now, self.log.end());
         let Some(leader) = self.log.leader else { return };
         let host = &self.hosts[&node];
+        if !self.log.is_member(node) {
+            return;
+        }
         let behind = host.fed.applied < end || !host.fed.caught_up;
         // Whether its answer arrives is nothing to who takes in what is committed.
         let reachable = self.alive(leader) && self.network.open(leader, node);
@@ -343,7 +418,8 @@ impl World {
             return;
         }
         let Some(leader) = self.log.leader.filter(|leader| *leader != node) else { return };
-        if self.alive(leader) && self.network.open(leader, node) {
+        let reaches = self.alive(leader) && self.network.open(leader, node);
+        if self.log.is_member(node) && reaches {
             let (boot, delay) = (host.boots, self.network.delay());
             self.host_mut(node).fed.hearing = true;
             self.after(delay, Happening::HearOfLeader { node, boot });
@@ -391,9 +467,7 @@ impl World {
 
     /// A quorum says whether a node leads, some time after it asked.
     pub(super) fn confirm(&mut self, node: NodeId, boot: u64, request: RequestId) {
-        let leads = self.log.leader == Some(node)
-            && self.host(node).fed.leadership == Leadership::Leader { term: self.log.term };
-        let confirmed = leads && self.reaches_quorum(node);
+        let confirmed = self.leads(node) && self.reaches_quorum(node);
         let back = self.network.delay();
         let wait = if confirmed { back } else { Millis(back.0 + 1_000) };
         self.tell_after(wait, node, boot, Event::ReadConfirmed { id: request, confirmed });

@@ -5,7 +5,14 @@ use mill_core::container::Digest;
 
 pub(super) fn describe(command: &Command) -> String {
     match command {
-        Command::Found { cluster } => format!("cluster {cluster} begins"),
+        Command::Found { cluster, node, .. } => format!("cluster {cluster} begins with {node}"),
+        Command::AdmitNode { admission, .. } => format!("{} is admitted", admission.name),
+        Command::RemoveNode { node, force } => format!("{node} is removed, force: {force}"),
+        Command::SetDrain { node, draining: true } => format!("{node} drains"),
+        Command::SetDrain { node, draining: false } => format!("{node} drains no more"),
+        Command::SetLabels { node, .. } => format!("{node} has other labels"),
+        Command::PutToken { hash, .. } => format!("a new {hash}"),
+        Command::RevokeTokens => "all tokens are revoked".to_owned(),
         Command::RegisterNode { node, facts } => format!("{node} registers, boot {}", facts.boot),
         Command::SetLiveness { node, up: true } => format!("{node} is up"),
         Command::SetLiveness { node, up: false } => format!("{node} is down"),

@@ -199,33 +199,36 @@ impl World {
         self.after(gap, Happening::NextFault);
     }
 
+    /// A machine that is a node.
     fn any_node(&mut self) -> NodeId {
-        NodeId(self.faults.rng.between(1, self.params.nodes))
+        let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
+        nodes[self.faults.rng.below(nodes.len() as u64) as usize]
     }
 
     /// What exactly, and for how long.
     fn draw_fault(&mut self, kind: FaultKind) -> Option<(Fault, Millis)> {
         let node = self.any_node();
-        let nodes = self.params.nodes;
+        let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
         let rng = &mut self.faults.rng;
         let between = |rng: &mut Rng, low, high| Millis(rng.between(low, high));
         Some(match kind {
             FaultKind::Crash => (Fault::Crash(node), between(rng, 200, 20_000)),
             FaultKind::PowerOff => (Fault::PowerOff(node), between(rng, 5_000, 90_000)),
             FaultKind::Freeze => (Fault::Freeze(node), between(rng, 500, 20_000)),
-            FaultKind::Partition | FaultKind::OneWay if nodes == 1 => return None,
+            FaultKind::Partition | FaultKind::OneWay if nodes.len() == 1 => return None,
             FaultKind::Partition => {
-                let one: Vec<bool> = (0..nodes).map(|_| rng.chance(500)).collect();
+                let sides = nodes.iter().map(|node| (*node, rng.chance(500)));
+                let sides: Vec<(NodeId, bool)> = sides.collect();
                 let mut links = Vec::new();
-                for a in 0..nodes {
-                    for b in (0..nodes).filter(|b| one[a as usize] != one[*b as usize]) {
-                        links.push((NodeId(a + 1), NodeId(b + 1)));
-                    }
+                for (a, one) in &sides {
+                    let across = sides.iter().filter(|(_, other)| one != other);
+                    links.extend(across.map(|(b, _)| (*a, *b)));
                 }
                 (Fault::Blocked(links), between(rng, 2_000, 60_000))
             }
             FaultKind::OneWay => {
-                let other = NodeId(1 + (node.0 + rng.below(nodes - 1)) % nodes);
+                let others: Vec<NodeId> = nodes.into_iter().filter(|id| *id != node).collect();
+                let other = others[rng.below(others.len() as u64) as usize];
                 (Fault::Blocked(vec![(node, other)]), between(rng, 2_000, 60_000))
             }
             FaultKind::BadNetwork => {

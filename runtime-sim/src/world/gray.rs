@@ -21,7 +21,7 @@ impl World {
     pub(super) fn draw_gray(&mut self, kind: FaultKind, node: NodeId) -> Option<(Fault, Millis)> {
         let others = |node: NodeId, all: u64| (1..=all).map(NodeId).filter(move |o| *o != node);
         let (nodes, leader) = (self.params.nodes, self.log.leader);
-        let quorum = self.log.quorum() as u64;
+        let quorum = (self.log.voters().len() / 2 + 1) as u64;
         let rng = &mut self.faults.rng;
         if nodes == 1 && kind != FaultKind::SlowDisk {
             return None;

@@ -8,6 +8,7 @@ use mill_core::cluster::Revision;
 use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
 use mill_core::event::Leadership;
 use mill_core::name::NodeId;
+use mill_core::node::Members;
 use mill_core::rng::Rng;
 use mill_core::units::{Bytes, Millicores};
 use mill_core::{Event, Node};
@@ -16,6 +17,10 @@ use crate::models::clock::Clock;
 use crate::models::engine::Engine;
 use crate::params::Params;
 use crate::time::SimTime;
+use crate::world::Asker;
+
+/// What every daemon runs.
+pub(super) const VERSION: &str = "0.1.0";
 
 /// A machine and what runs on it.
 pub struct Host {
@@ -42,6 +47,8 @@ pub struct Host {
     pub lags_until: SimTime,
     /// The state it wrote down last: survives everything.
     pub(super) snapshot: Option<(Revision, Arc<Vec<u8>>)>,
+    /// The members that it knows of, and their version: survives everything.
+    pub(super) members: Option<(u64, Members)>,
     /// What the daemon was given of the log since its start.
     pub(super) fed: Fed,
     /// When it is to be called back.
@@ -49,7 +56,7 @@ pub struct Host {
     /// A flight recording of its daemon, line by line, while somebody wants one.
     pub(super) recording: Option<Vec<String>>,
     /// Who waits for which answer.
-    pub(super) waiting: BTreeMap<RequestId, usize>,
+    pub(super) waiting: BTreeMap<RequestId, Asker>,
     /// Questions whose answer nobody waits for any more.
     pub(super) given_up: BTreeSet<RequestId>,
     pub(super) next_request: u64,
@@ -90,18 +97,16 @@ impl Host {
         let drift = clocks.between(0, 2 * params.drift);
         let drift =
             i64::try_from(drift).expect("small") - i64::try_from(params.drift).expect("small");
-        let zone = if id.0.is_multiple_of(2) { "b" } else { "a" };
         let facts = NodeFacts {
-            name: format!("{id}"),
             boot: 0,
             advertise: format!("10.0.0.{}", id.0),
-            labels: BTreeMap::from([("zone".to_owned(), zone.to_owned())]),
+            rpc: format!("10.0.0.{}:7433", id.0),
             capacity: Capacity {
                 cpu: Millicores(8_000),
                 memory: Bytes(16 << 30),
                 ports: PortPool { first: 20_000, last: 20_199 },
             },
-            version: "0.1.0".to_owned(),
+            version: VERSION.to_owned(),
         };
         Host {
             id,
@@ -116,6 +121,7 @@ impl Host {
             slow_disk: false,
             lags_until: SimTime::default(),
             snapshot: None,
+            members: None,
             fed: Fed::nothing(0),
             wake: None,
             recording: None,

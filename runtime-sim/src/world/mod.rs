@@ -1,7 +1,7 @@
 //! The simulated world: one queue, and what each happening does.
 //!
 //! [`World::step`] takes the earliest happening and hands it to the part that knows it: `nodes`
-//! (events in, effects out), `consensus`, `engines`, `faults`, `people`. Everything random comes
+//! (events in, effects out), `consensus`, `engines`, `faults`, `forwarding`, `joining`, `people`. Everything random comes
 //! from generators named after what they are for, so that a change in one part leaves the draws
 //! of the others alone.
 
@@ -9,19 +9,23 @@ mod consensus;
 mod describe;
 mod engines;
 pub mod faults;
+mod forwarding;
 mod gray;
 pub mod host;
+mod joining;
 mod nodes;
 pub mod people;
 mod queue;
 
 use std::collections::BTreeMap;
 
+use mill_core::api::{Request, RequestId};
 use mill_core::cluster::Cluster;
 use mill_core::container::{ContainerOp, Exit};
 use mill_core::effect::OpId;
 use mill_core::message::Message;
 use mill_core::name::{AllocId, NodeId};
+use mill_core::node::Members;
 use mill_core::rng::Rng;
 use mill_core::units::Millis;
 use mill_core::{Event, Node};
@@ -57,9 +61,17 @@ enum Happening {
     /// Committed entries reach a node.
     Feed { node: NodeId, boot: u64 },
     /// A quorum confirms that a node leads, or does not.
-    Confirm { node: NodeId, boot: u64, request: mill_core::api::RequestId },
+    Confirm { node: NodeId, boot: u64, request: RequestId },
+    /// A leader's wish for other members reaches a quorum, if it still leads that term.
+    Change { leader: NodeId, term: u64, members: Members },
     /// A node is asked to lead by the leader of that term.
     Transfer { to: NodeId, term: u64 },
+    /// A request reaches the node that another takes for the leader.
+    PassedOn { asker: Forwarder, to: NodeId, request: Request },
+    /// A node has waited long enough for another's answer.
+    NoAnswer { asker: Forwarder },
+    /// A machine tries to join.
+    Join { machine: u64 },
     /// A node hears who leads.
     HearOfLeader { node: NodeId, boot: u64 },
     /// Leaders, votes and what takes too long are looked at.
@@ -76,6 +88,25 @@ enum Happening {
     Act { person: usize },
 }
 
+/// Who waits for an answer of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// A person.
+    Person(usize),
+    /// A machine that wants to join.
+    Machine(u64),
+    /// A node that passed a request on.
+    Node(Forwarder),
+}
+
+/// A request of a node that another was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Forwarder {
+    node: NodeId,
+    boot: u64,
+    id: RequestId,
+}
+
 /// A cluster of machines, everything around them, and what must hold.
 pub struct World {
     params: Params,
@@ -88,6 +119,9 @@ pub struct World {
     registry: Registry,
     faults: Faults,
     people: People,
+    joining: joining::Joining,
+    /// Requests that were passed on and are not answered.
+    forwards: std::collections::BTreeSet<Forwarder>,
     invariants: Invariants,
     violation: Option<Violation>,
     trace: Trace,
@@ -103,13 +137,15 @@ pub struct World {
 struct Draws {
     engine: Rng,
     consensus: Rng,
+    clocks: Rng,
 }
 
 /// Between two looks at leaders and at what takes too long.
 const TICK: Millis = Millis(100);
 
 impl World {
-    /// A world in which every machine has just been switched on.
+    /// A world in which every machine has just been switched on: the first begins a cluster, the
+    /// others join it.
     pub fn new(params: Params) -> World {
         World::traced(params, None)
     }
@@ -117,33 +153,37 @@ impl World {
     /// The same; every line of the trace goes to `listener`.
     pub fn traced(params: Params, listener: Option<Line>) -> World {
         let root = Rng::new(params.seed);
-        let nodes = (1..=params.nodes).map(NodeId);
+        let first = NodeId(1);
         let mut clocks = root.child("clocks");
-        let host = |id: NodeId| (id, Host::new(id, &params, &mut clocks));
-        let hosts: BTreeMap<NodeId, Host> = nodes.clone().map(host).collect();
+        let hosts = BTreeMap::from([(first, Host::new(first, &params, &mut clocks))]);
         let mut world = World {
             now: SimTime::default(),
             queue: Queue::default(),
             hosts,
-            log: Log::new(nodes.clone()),
+            log: Log::new(first),
             elections: consensus::Elections::default(),
             network: Network::new(params.latency, params.loss, root.child("network")),
             registry: Registry::default(),
             faults: Faults::new(root.child("faults")),
             people: People::new(&params, &root),
+            joining: joining::Joining::new(params.nodes, root.child("joining")),
+            forwards: Default::default(),
             invariants: Invariants::default(),
             violation: None,
             trace: Trace::new(listener),
             stats: Stats::default(),
             mended: false,
             operations: 0,
-            draw: Draws { engine: root.child("engine"), consensus: root.child("consensus") },
+            draw: Draws {
+                engine: root.child("engine"),
+                consensus: root.child("consensus"),
+                clocks,
+            },
             params,
         };
-        for node in nodes {
-            let after = Millis(world.draw.engine.below(2_000));
-            world.after(after, Happening::Boot { node });
-        }
+        let after = Millis(world.draw.engine.below(1_000));
+        world.after(after, Happening::Boot { node: first });
+        world.begin_joining();
         world.after(TICK, Happening::Tick);
         world
     }
@@ -166,6 +206,11 @@ impl World {
     /// The node that can commit, while one can.
     pub fn leader(&self) -> Option<NodeId> {
         self.log.leader
+    }
+
+    /// The nodes that vote.
+    pub fn voters(&self) -> &std::collections::BTreeSet<NodeId> {
+        self.log.voters()
     }
 
     /// A machine.
@@ -251,7 +296,11 @@ impl World {
             Happening::Commit => self.commit(),
             Happening::Feed { node, boot } => self.feed(node, boot),
             Happening::Confirm { node, boot, request } => self.confirm(node, boot, request),
+            Happening::Change { leader, term, members } => self.change(leader, term, members),
             Happening::Transfer { to, term } => self.transfer(to, term),
+            Happening::PassedOn { asker, to, request } => self.passed_on(asker, to, request),
+            Happening::NoAnswer { asker } => self.no_answer(asker),
+            Happening::Join { machine } => self.join(machine),
             Happening::HearOfLeader { node, boot } => self.hear_of_leader(node, boot),
             Happening::Tick => self.tick(),
             Happening::Boot { node } => self.boot(node),

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mill_core::cluster::admission::Roles;
 use mill_core::event::{Event, Leadership};
 use mill_core::message::Message;
 use mill_core::name::NodeId;
+use mill_core::node::{Founder, Members};
 use mill_core::recording::{EffectHash, Record, opening};
 use mill_core::time::Now;
 use mill_core::timing::Timing;
@@ -13,7 +15,7 @@ use mill_core::units::Millis;
 use mill_core::{Effect, Node, NodeConfig};
 
 use super::host::Fed;
-use super::{Happening, World, daemon};
+use super::{Asker, Happening, World, daemon};
 use crate::invariants::Moment;
 
 impl World {
@@ -29,6 +31,7 @@ impl World {
         let config = NodeConfig {
             id: node,
             cluster: "sim".to_owned(),
+            founder: (node == NodeId(1)).then(founder),
             facts: host.facts.clone(),
             timing: Timing::default(),
         };
@@ -36,11 +39,14 @@ impl World {
         host.daemon = Some(Node::new(config, seed, host.clock.now(now)));
         host.fed = Fed::nothing(end);
         host.wake = None;
-        let (boot, snapshot) = (host.boots, host.snapshot.clone());
+        let (boot, snapshot, members) = (host.boots, host.snapshot.clone(), host.members.clone());
         self.trace.transition(now, || format!("{node} starts, boot {boot}"));
         if let Some((at, bytes)) = snapshot {
             self.host_mut(node).fed.applied = at.index;
             self.tell(node, boot, Event::Restored { at, bytes: bytes.to_vec() });
+        }
+        if let Some((_, Members { voters, learners })) = members {
+            self.tell(node, boot, Event::Members { voters, learners });
         }
         self.feed_soon(node);
     }
@@ -57,8 +63,16 @@ impl World {
         host.frozen = false;
         host.backlog.clear();
         let waiting = std::mem::take(&mut host.waiting);
-        for person in waiting.into_values() {
-            self.hears_nothing(person);
+        for asker in waiting.into_values() {
+            match asker {
+                Asker::Person(person) => self.hears_nothing(person),
+                // It asks again.
+                Asker::Machine(_) => {}
+                Asker::Node(asker) => {
+                    let back = self.network.delay();
+                    self.answer_forward(asker, node, back, None);
+                }
+            }
         }
     }
 
@@ -152,7 +166,7 @@ impl World {
                 self.after(there, Happening::Confirm { node, boot, request: id });
             }
             Effect::TransferLead { to } => {
-                self.trace.mark(&[8, to.0]);
+                self.trace.mark(&[11, to.0]);
                 self.ask_to_lead(node, to);
             }
             Effect::Snapshot { at, bytes } => {
@@ -171,11 +185,20 @@ impl World {
             }
             Effect::Reply { id, outcome } => {
                 self.trace.mark(&[6, id.0, u64::from(outcome.is_ok())]);
-                self.answered(node, id, &outcome);
+                self.answered(node, id, *outcome);
             }
             Effect::Container { id, op } => {
                 self.trace.mark(&[7, id.seq]);
                 self.submit(node, id, op);
+            }
+            Effect::Forward { to, id, request } => {
+                self.trace.mark(&[8, to.0, id.0]);
+                self.pass_on(node, id, to, request);
+            }
+            Effect::Peers { peers } => self.trace.mark(&[9, peers.len() as u64]),
+            Effect::ChangeMembers { voters, learners } => {
+                self.trace.mark(&[10, voters.len() as u64, learners.len() as u64]);
+                self.change_soon(node, Members { voters, learners });
             }
         }
     }
@@ -218,6 +241,16 @@ impl World {
     }
 }
 
+/// What the machine is that begins.
+fn founder() -> Founder {
+    Founder {
+        name: "m1".to_owned(),
+        key: "key 1".to_owned(),
+        roles: Roles::default(),
+        labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+    }
+}
+
 fn record(now: Now, event: Event, effects: &[Effect]) -> String {
     let mut hash = EffectHash::default();
     effects.iter().for_each(|effect| hash.add(effect));
@@ -243,5 +276,10 @@ fn number(event: &Event) -> u64 {
         Event::ContainerDied(observed) => 13 << 32 | observed.started,
         Event::EngineConnected => 14 << 32,
         Event::Wake => 15 << 32,
+        Event::Members { voters, learners } => {
+            16 << 32 | (voters.len() as u64) << 8 | learners.len() as u64
+        }
+        Event::Forwarded { id, outcome } => 17 << 32 | id.0 << 1 | u64::from(outcome.is_some()),
+        Event::Stopping => 18 << 32,
     }
 }

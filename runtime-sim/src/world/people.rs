@@ -5,12 +5,12 @@
 //! what it said.
 
 use mill_core::api::{Answer, ErrorCode, Outcome, Request, RequestId};
-use mill_core::event::{Event, Leadership};
+use mill_core::event::{Event, Leadership, Origin};
 use mill_core::name::NodeId;
 use mill_core::rng::Rng;
 use mill_core::units::Millis;
 
-use super::{Happening, World};
+use super::{Asker, Happening, World};
 use crate::invariants::Moment;
 use crate::params::Params;
 use crate::time::SimTime;
@@ -135,7 +135,7 @@ impl World {
             }
         } else if habit == Habit::Watches {
             if let Some(node) = self.somebody_who_claims_to_lead(person) {
-                self.ask(person, node, Request::Status, None);
+                self.ask(person, node, Request::Status { stale: false }, None);
             }
         } else {
             let choice = someone.rng.below(12);
@@ -160,9 +160,9 @@ impl World {
                 service,
                 replicas: u32::try_from(someone.rng.below(5)).expect("small"),
             },
-            (2, _) => Request::Status,
-            (3, Some(service)) => Request::Why { subject: service.to_string() },
-            (4, _) => Request::Allocs { service: None },
+            (2, _) => Request::Status { stale: someone.rng.chance(300) },
+            (3, Some(service)) => Request::Why { subject: service.to_string(), stale: false },
+            (4, _) => Request::Allocs { service: None, stale: false },
             (5, _) => {
                 let (seen, hold) = (someone.seen, Millis::secs(someone.rng.between(1, 40)));
                 Request::Deployment { number: None, seen, hold }
@@ -185,7 +185,7 @@ impl World {
         let host = self.host_mut(node);
         let (id, boot) = (RequestId(host.next_request), host.boots);
         host.next_request += 1;
-        host.waiting.insert(id, person);
+        host.waiting.insert(id, Asker::Person(person));
         let asked = Asked { person, node, id, at: now, request: request.clone(), change };
         self.people.people[person].asked = Some(asked);
         self.people.people[person].answered = None;
@@ -193,7 +193,7 @@ impl World {
         self.trace.mark(&[40, person as u64, node.0, id.0]);
         let text = format!("person {person} asks {node}: {}", brief(&request));
         self.tell_story(&request, text);
-        self.tell(node, boot, Event::Request { id, request });
+        self.tell(node, boot, Event::Request { id, request, origin: Origin::Client });
     }
 
     /// A person does not wait for the answer any longer.
@@ -240,17 +240,17 @@ impl World {
     /// Looking at the status is no news in a timeline.
     fn tell_story(&mut self, request: &Request, text: String) {
         let now = self.now;
-        if *request == Request::Status {
+        if matches!(request, Request::Status { .. }) {
             self.trace.detail(now, || text);
         } else {
             self.trace.transition(now, || text);
         }
     }
 
-    pub(super) fn answered(&mut self, node: NodeId, id: RequestId, outcome: &Outcome) {
+    pub(super) fn answered(&mut self, node: NodeId, id: RequestId, outcome: Outcome) {
         let now = self.now;
         let host = self.host_mut(node);
-        let Some(person) = host.waiting.remove(&id) else {
+        let Some(asker) = host.waiting.remove(&id) else {
             // An answer may cross with the news that nobody waits for it.
             if host.given_up.remove(&id) {
                 return;
@@ -259,6 +259,18 @@ impl World {
             super::record(&mut self.violation, now, Err(("answers", nobody)));
             return;
         };
+        match asker {
+            Asker::Person(person) => self.person_hears(person, &outcome),
+            Asker::Machine(machine) => self.machine_hears(machine, &outcome),
+            Asker::Node(asker) => {
+                let back = self.network.delay();
+                self.answer_forward(asker, node, back, Some(outcome));
+            }
+        }
+    }
+
+    fn person_hears(&mut self, person: usize, outcome: &Outcome) {
+        let now = self.now;
         let someone = &mut self.people.people[person];
         let Some(asked) = someone.asked.take() else { return };
         someone.answered = Some(outcome.clone());
@@ -324,9 +336,18 @@ fn brief(request: &Request) -> String {
         Request::Restart { service } => format!("restart {service}"),
         Request::Scale { service, replicas } => format!("scale {service} {replicas}"),
         Request::Deployment { .. } => "how is the deploy".to_owned(),
-        Request::Status => "status".to_owned(),
+        Request::Status { stale: false } => "status".to_owned(),
+        Request::Status { stale: true } => "status, stale".to_owned(),
+        Request::Node { node, .. } => format!("node {node}"),
+        Request::Join(ask) => format!("join {}", ask.name),
+        Request::CreateToken { .. } => "token".to_owned(),
+        Request::RevokeTokens => "revoke tokens".to_owned(),
+        Request::Drain { node, on: true } => format!("drain {node}"),
+        Request::Drain { node, on: false } => format!("undrain {node}"),
+        Request::Label { node, .. } => format!("label {node}"),
+        Request::RemoveNode { node, force } => format!("remove {node}, force: {force}"),
         Request::Allocs { .. } => "ps".to_owned(),
-        Request::Why { subject } => format!("why {subject}"),
+        Request::Why { subject, .. } => format!("why {subject}"),
         Request::State => "state".to_owned(),
     }
 }
@@ -343,6 +364,9 @@ fn told(outcome: &Outcome) -> String {
         Ok(Answer::Allocs(views)) => format!("{} allocs", views.len()),
         Ok(Answer::Why(why)) => why.summary.clone(),
         Ok(Answer::State(_)) => "the state".to_owned(),
+        Ok(Answer::Node(detail)) => format!("node {}", detail.node.name),
+        Ok(Answer::Admitted { node, .. }) => format!("it is {node}"),
+        Ok(Answer::Done) => "done".to_owned(),
         Err(error) => format!("{:?}: {}", error.code, error.message),
     }
 }

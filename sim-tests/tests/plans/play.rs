@@ -9,7 +9,7 @@ use mill_core::api::{Answer, Outcome, Request, RequestId};
 use mill_core::cluster::{Cluster, Revision};
 use mill_core::config::model::Project;
 use mill_core::container::{ContainerOp, ContainerState, Digest, Observed, OpOutput, PinnedImage};
-use mill_core::event::Leadership;
+use mill_core::event::{Leadership, Origin};
 use mill_core::name::{AllocId, NodeId};
 use mill_core::time::{Mono, Now, Wall};
 use mill_core::timing::Timing;
@@ -49,6 +49,7 @@ impl Play {
             let config = NodeConfig {
                 id,
                 cluster: "play".to_owned(),
+                founder: None,
                 facts: cluster.nodes[&id].facts.clone(),
                 timing: Timing::default(),
             };
@@ -74,7 +75,9 @@ impl Play {
     /// Asks the leader to deploy.
     pub fn deploy(&mut self, project: &Project) -> Outcome {
         let request = Request::Deploy { project: Box::new(project.clone()), expect: None };
-        self.happening.push_back((self.leader, Event::Request { id: RequestId(1), request }));
+        let origin = Origin::Client;
+        self.happening
+            .push_back((self.leader, Event::Request { id: RequestId(1), request, origin }));
         self.until("the request is answered", |play| !play.answers.is_empty());
         self.answers.remove(0)
     }
@@ -134,7 +137,10 @@ impl Play {
                 let result = Ok(self.perform(from, op));
                 self.happening.push_back((from, Event::OpDone { id, result }));
             }
-            Effect::TransferLead { .. } => panic!("all nodes are heard"),
+            Effect::Peers { .. } => {}
+            Effect::Forward { .. } | Effect::ChangeMembers { .. } | Effect::TransferLead { .. } => {
+                panic!("nobody asked for that")
+            }
             Effect::Snapshot { .. } => panic!("nobody asked for a snapshot"),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use mill_core::cluster::admission::{Admission, Roles};
 use mill_core::cluster::alloc::{Phase, Status, StopReason};
 use mill_core::cluster::command::{Command, Entry, ProposalId};
 use mill_core::cluster::deploy::{DeployKind, DeployState};
@@ -92,6 +93,7 @@ impl Stage {
     pub fn try_set(case: &Case, order: Order) -> Option<Stage> {
         let wanted = project(&case.wanted);
         let mut stage = Stage { cluster: Cluster::default(), wanted, allocs: 0 };
+        stage.cluster.id = Some("stage".to_owned());
         stage.register(case, order, false);
         for config in case.running.iter().map(|config| project(config)) {
             if has_unplaced(&plan::plan(&stage.cluster, &config)) {
@@ -120,8 +122,12 @@ impl Stage {
         if order == Order::Shuffled {
             nodes.sort_by_key(|(id, _)| (id.0 % 2, std::cmp::Reverse(*id)));
         }
-        for (node, facts) in nodes.into_iter().filter(|(_, node)| node.late == late) {
-            self.commit(Command::RegisterNode { node, facts: Box::new(facts.facts()) });
+        for (node, case) in nodes.into_iter().filter(|(_, node)| node.late == late) {
+            // Numbers are the file's, in whatever order nodes join.
+            self.cluster.next_node = node.0;
+            self.commit(Command::AdmitNode { admission: case.admission(), token: None });
+            self.commit(Command::RegisterNode { node, facts: Box::new(case.facts()) });
+            self.commit(Command::SetLiveness { node, up: true });
         }
     }
 
@@ -210,9 +216,8 @@ impl Stage {
     }
 
     fn place(&mut self, slot: &Slot, node: &str) {
-        let named = |(_, known): &(&NodeId, &mill_core::cluster::node::NodeRecord)| {
-            known.facts.name == node
-        };
+        let named =
+            |(_, known): &(&NodeId, &mill_core::cluster::node::NodeRecord)| known.name == node;
         let node = *self.cluster.nodes.iter().find(named).unwrap().0;
         let (template, spec) = self.target(slot);
         let pinned = (spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
@@ -261,14 +266,20 @@ impl Stage {
 }
 
 impl NodeCase {
+    fn admission(&self) -> Box<Admission> {
+        let NodeFacts { advertise, rpc, version, .. } = self.facts();
+        let (name, key) = (self.name.clone(), self.name.clone());
+        let (roles, labels) = (Roles::default(), self.labels.clone());
+        Box::new(Admission { name, key, roles, labels, advertise, rpc, version })
+    }
+
     fn facts(&self) -> NodeFacts {
         let memory: Bytes = self.memory.as_deref().unwrap_or("8GiB").parse().unwrap();
         let [first, last] = self.ports.unwrap_or([20_000, 29_999]);
         NodeFacts {
-            name: self.name.clone(),
             boot: 1,
             advertise: "192.0.2.1".to_owned(),
-            labels: self.labels.clone(),
+            rpc: "192.0.2.1:7433".to_owned(),
             capacity: Capacity {
                 cpu: Millicores(self.cpu * 1000),
                 memory,

@@ -115,7 +115,7 @@ fn a_command_that_ends_at_once_fails_its_deploy_with_its_last_words() {
     scenario.settled();
     assert!(scenario.world.cluster().services.is_empty(), "a service that was new is gone");
     assert!(scenario.processes().is_empty(), "nothing half-done stays behind");
-    let why = scenario.ask(Request::Why { subject: "web".to_owned() });
+    let why = scenario.ask(Request::Why { subject: "web".to_owned(), stale: false });
     let Ok(Answer::Why(why)) = why else { panic!("it is known why: {why:?}") };
     assert!(why.because.concat().contains("exit code 1"), "{why:?}");
 }
@@ -422,8 +422,9 @@ fn a_slot_without_room_beside_its_old_replica_holds_up_no_other() {
         nodes == [1, 2, 3].map(NodeId).into_iter().filter(|id| *id != full).collect::<Vec<_>>()
     });
     let state = scenario.end_of(number);
+    let name = &scenario.world.cluster().nodes[&full].name;
     let expected = format!(
-        "agent.{}: no node can take it: {full} has 2GiB of 16GiB memory free, 4GiB are needed)",
+        "agent.{}: no node can take it: {name} has 2GiB of 16GiB memory free, 4GiB are needed)",
         full.0
     );
     assert!(reason(&state).contains(&expected), "{state:?}");

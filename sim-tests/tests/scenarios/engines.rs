@@ -15,8 +15,10 @@ use crate::WEB;
 fn told(scenario: &mut Scenario) -> [String; 3] {
     let deploy = scenario.ask(Request::Deployment { number: None, seen: None, hold: Millis(0) });
     let Ok(Answer::Deployment(deploy)) = deploy else { panic!("there is a deploy: {deploy:?}") };
-    let Ok(Answer::Status(status)) = scenario.ask(Request::Status) else { panic!("a status") };
-    let why = scenario.ask(Request::Why { subject: "web".to_owned() });
+    let Ok(Answer::Status(status)) = scenario.ask(Request::Status { stale: false }) else {
+        panic!("a status")
+    };
+    let why = scenario.ask(Request::Why { subject: "web".to_owned(), stale: false });
     let Ok(Answer::Why(why)) = why else { panic!("there is a reason: {why:?}") };
     let waiting = |lines: Vec<Vec<String>>| lines.concat().join("\n");
     [

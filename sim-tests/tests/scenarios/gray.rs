@@ -168,7 +168,7 @@ fn lost_replicas_are_replaced_five_at_a_time_and_the_others_say_so() {
         scenario.wait(Millis(20));
         most = most.max(on_their_way(&scenario.world, before));
         if most > 0 && told.is_empty() {
-            let why = scenario.ask(Request::Why { subject: "web".to_owned() });
+            let why = scenario.ask(Request::Why { subject: "web".to_owned(), stale: false });
             let Ok(Answer::Why(why)) = why else { panic!("there is a reason: {why:?}") };
             told = why.because.join("\n");
         }
@@ -303,12 +303,12 @@ fn a_node_that_is_watched_is_named_where_nothing_else_will_do() {
     let large = replicas(3).replace("image =", "cpu = 5\nimage =");
     let number = scenario.start(&large);
     scenario.wait(Millis::secs(10));
-    let why = scenario.ask(Request::Why { subject: "web".to_owned() });
+    let why = scenario.ask(Request::Why { subject: "web".to_owned(), stale: false });
     let Ok(Answer::Why(why)) = why else { panic!("there is a reason: {why:?}") };
     let told = why.because.join("\n");
     let words = format!("{node} came back 3 times lately and gets nothing new; trusted again in ");
     assert!(told.contains(&words), "{told}");
-    let why = scenario.ask(Request::Why { subject: node.to_string() });
+    let why = scenario.ask(Request::Why { subject: node.to_string(), stale: false });
     let Ok(Answer::Why(why)) = why else { panic!("there is a reason: {why:?}") };
     assert!(why.because.join("\n").contains("it came back 3 times lately"), "{why:?}");
     assert_eq!(scenario.end_of(number), DeployState::Succeeded, "{}", scenario.story());

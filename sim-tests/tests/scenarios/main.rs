@@ -3,7 +3,9 @@
 mod containers;
 mod deploys;
 mod engines;
+mod forwarding;
 mod gray;
+mod members;
 mod nodes;
 mod recordings;
 mod returns;

@@ -1,0 +1,104 @@
+//! How old this node's copy of the state is: since the sending of the latest heartbeat of which
+//! the leader said what was committed by then, once that is applied here.
+//!
+//! As honest as the leader that answered: one that has lost its quorum takes as long to notice as
+//! an election takes.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::view::Age;
+use crate::cluster::Revision;
+use crate::time::Mono;
+
+/// Heartbeats that an answer may still come for; those before are forgotten.
+const REMEMBERED: usize = 32;
+
+/// What the leader is known to have heard.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Freshness {
+    /// Heartbeats and when they were sent, oldest first.
+    sent: VecDeque<(u64, Mono)>,
+    /// When those were sent that were heard, and what was committed by then.
+    heard: VecDeque<(Mono, Revision)>,
+}
+
+impl Freshness {
+    /// A heartbeat goes out.
+    pub fn sent(&mut self, at: Mono, seq: u64) {
+        if self.sent.len() == REMEMBERED {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((seq, at));
+    }
+
+    /// The leader heard one.
+    pub fn heard(&mut self, seq: u64, revision: Revision, applied: Revision) {
+        let Some((_, at)) = self.sent.iter().find(|(sent, _)| *sent == seq).copied() else {
+            return;
+        };
+        self.sent.retain(|(sent, _)| *sent > seq);
+        // Of those that count already, the latest is enough.
+        let latest = self.heard.iter().filter(|(_, known)| *known <= applied).max().copied();
+        self.heard.retain(|(_, known)| *known > applied);
+        self.heard.extend(latest);
+        if self.heard.len() == REMEMBERED {
+            self.heard.pop_front();
+        }
+        self.heard.push_back((at, revision));
+    }
+
+    /// How old the state is.
+    pub fn age(&self, now: Mono, applied: Revision) -> Age {
+        let known = self.heard.iter().filter(|(_, revision)| *revision <= applied);
+        match known.map(|(at, _)| *at).max() {
+            Some(at) => Age::AtMost(now.since(at)),
+            None => Age::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Millis;
+
+    fn at(index: u64) -> Revision {
+        Revision { epoch: 0, index }
+    }
+
+    fn second(number: u64) -> Mono {
+        Mono(0) + Millis::secs(number)
+    }
+
+    #[test]
+    fn what_was_heard_counts_once_what_was_committed_by_then_is_applied() {
+        let mut freshness = Freshness::default();
+        assert_eq!(freshness.age(second(1), at(5)), Age::Unknown);
+        freshness.sent(second(1), 1);
+        freshness.sent(second(2), 2);
+        freshness.heard(1, at(5), at(5));
+        freshness.heard(2, at(9), at(5));
+        assert_eq!(freshness.age(second(3), at(8)), Age::AtMost(Millis::secs(2)));
+        assert_eq!(freshness.age(second(3), at(9)), Age::AtMost(Millis::secs(1)));
+    }
+
+    #[test]
+    fn an_answer_to_a_heartbeat_that_was_not_sent_says_nothing() {
+        let mut freshness = Freshness::default();
+        freshness.sent(second(1), 1);
+        freshness.heard(7, at(5), at(5));
+        assert_eq!(freshness.age(second(3), at(8)), Age::Unknown);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut freshness = Freshness::default();
+        for seq in 0..1000 {
+            freshness.sent(second(seq), seq);
+            freshness.heard(seq, at(seq), at(0));
+        }
+        assert!(freshness.sent.len() + freshness.heard.len() <= 2 * REMEMBERED);
+    }
+}
