@@ -84,7 +84,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  mill doctor")]
     Doctor(Doctor),
     /// Run simulated clusters under faults; a failing seed is printed with its command.
-    #[command(after_help = "Examples:\n  mill sim --seed 7\n  mill sim --seeds 0..1000 --jobs 2")]
+    #[command(
+        after_help = "Examples:\n  mill sim --seed 7\n  mill sim --seeds 0..1000 --jobs 2\n  mill sim --raft --seeds 0..100"
+    )]
     Sim(Sim),
     /// Feed a flight recording to the same decision code and compare every decision.
     #[command(after_help = "Example:\n  mill replay /var/lib/mill/flight/00000001-000001.flight")]
@@ -308,6 +310,9 @@ pub struct Sim {
     /// Print every event of one seed, not only the last ones.
     #[arg(long, conflicts_with = "seeds")]
     pub trace: bool,
+    /// Run the real consensus on simulated networks, disks and clocks, and nothing above it.
+    #[arg(long, conflicts_with = "nodes")]
+    pub raft: bool,
 }
 
 fn seed(text: &str) -> Result<u64, String> {

@@ -1,12 +1,13 @@
 //! Mill against a simulated world: time, clocks, network, log, engines, people; by seed.
 //!
 //! The same [`mill_core::Node`] that runs in production is driven by one totally ordered queue.
-//! There is no async runtime and no thread here, so equal seeds give equal traces on any machine.
+//! There is no async runtime and no thread here but in `raft`, so equal seeds give equal traces on any machine.
 //! [`run`] is a whole run: faults and people at work while every event is checked (safety), then
 //! quiet until everything has converged (liveness). [`World`] is the same under a test's control.
 //! - `models`: what a log, a network, a clock, an engine and a registry do; they decide nothing
 //! - `world`: the queue, and what each happening does to the models and the nodes
 //! - `invariants`: what must hold, one file each; `liveness`: what is not converged yet
+//! - [`raft`]: the same for real consensus, whose log is a model elsewhere
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -14,6 +15,7 @@ mod invariants;
 mod liveness;
 pub mod models;
 mod params;
+pub mod raft;
 mod report;
 mod run;
 mod stats;

@@ -1,0 +1,177 @@
+//! Real consensus under simulation: openraft and the real log store on a simulated network.
+//!
+//! The other simulator models the replicated log; this one runs it. Each node is a host of turmoil
+//! with a clock, a generator and a disk of its own, and runs `mill-consensus` as the daemon does.
+//! [`run`] forms a cluster, lets clients write and read under faults (safety), then heals it and
+//! waits until all nodes have the same (liveness). Equal seeds give equal traces in any process.
+//! - `runtime`, `sync`, `watch`: openraft's async runtime on a simulated host
+//! - `network`, `host`, `client`, `stage`: who talks to whom; `faults`: what goes wrong
+//! - `record`: what must hold at every moment; `history`: whether clients saw one list
+//!
+//! This folder alone in this crate uses tokio: turmoil gives it a clock and a scheduler that follow
+//! the seed. Tested in `sim-tests/tests/raft.rs`.
+
+mod client;
+mod faults;
+mod history;
+mod host;
+mod network;
+mod params;
+mod record;
+mod report;
+mod runtime;
+mod stage;
+mod sync;
+mod watch;
+
+use std::sync::atomic::Ordering;
+
+use mill_core::rng::Rng;
+use mill_core::units::Millis;
+
+pub use self::params::RaftParams;
+pub use self::report::RaftReport;
+
+use self::faults::Faults;
+use self::host::Told;
+use self::record::Record;
+use self::stage::Stage;
+use crate::time::SimTime;
+
+/// A cluster must have formed by then.
+const FORMED_BY: Millis = Millis::secs(15);
+/// After healing, clients go on for so long, and must get something done.
+const AFTERWARDS: Millis = Millis::secs(3);
+
+/// What a run must reach to count, and how often.
+const REACHED: [(&str, u64); 3] =
+    [("writes acknowledged", 50), ("leaders", 2), ("snapshots installed", 1)];
+
+/// Runs a cluster from its beginning to its end.
+#[must_use]
+pub fn run(params: RaftParams) -> RaftReport {
+    run_traced(params, false)
+}
+
+/// The same; with `keeps_all`, the report has every line.
+#[must_use]
+pub fn run_traced(params: RaftParams, keeps_all: bool) -> RaftReport {
+    let record = Record::new(keeps_all);
+    let mut stage = Stage::new(params, record.clone());
+    drive(&mut stage);
+    if record.violation().is_none() {
+        check_end(&stage);
+    }
+    let (stats, hash, recent, all) = record.conclude(stage.now());
+    let violation = record.violation();
+    let lines = match (&violation, keeps_all) {
+        (_, true) => all,
+        (Some(_), false) => recent,
+        (None, false) => Vec::new(),
+    };
+    let params = stage.params.clone();
+    let reproduce = format!("mill sim --raft --seed {:#x}", params.seed);
+    RaftReport { params, violation, stats, hash, lines, reproduce }
+}
+
+/// Stops early when something does not hold.
+fn drive(stage: &mut Stage<'_>) {
+    let mut rng = Rng::new(stage.params.seed).child("raft faults");
+    let mut faults = Faults::default();
+    if !form(stage, &mut faults) {
+        return;
+    }
+    let begun = stage.now();
+    let turmoil = Millis(u64::try_from(stage.params.turmoil.as_millis()).unwrap_or(u64::MAX));
+    while stage.now() < begun + turmoil {
+        faults.step(stage, &mut rng, begun);
+        faults.insist(stage);
+        if !stage.tick() {
+            return;
+        }
+    }
+    stage.line("everything heals");
+    faults.heal(stage, &mut rng);
+    converge(stage, &mut faults);
+}
+
+fn form(stage: &mut Stage<'_>, faults: &mut Faults) -> bool {
+    stage.tell(1, Told::Found);
+    while stage.machines[&1].shown().members != stage.wanted {
+        if stage.now() > SimTime::default() + FORMED_BY {
+            stage.record.violate("liveness", "no cluster was formed".to_owned());
+        }
+        faults.insist(stage);
+        if !stage.tick() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Clients go on for a while, then every member must come to have the same.
+fn converge(stage: &mut Stage<'_>, faults: &mut Faults) {
+    let patience = Millis(u64::try_from(stage.params.patience.as_millis()).unwrap_or(u64::MAX));
+    let healed = stage.now();
+    let acknowledged = stage.record.counted("writes acknowledged");
+    loop {
+        let now = stage.now();
+        let works = stage.record.counted("writes acknowledged") > acknowledged;
+        if now >= healed + AFTERWARDS && works {
+            stage.clients_are_over.store(true, Ordering::Relaxed);
+        }
+        let pending = pending(stage);
+        if now >= healed + AFTERWARDS + Millis::secs(2) && works && pending.is_none() {
+            return;
+        }
+        if now >= healed + AFTERWARDS + patience {
+            let pending = pending.unwrap_or_else(|| "no write is acknowledged".to_owned());
+            stage.record.violate("liveness", format!("not converged: {pending}"));
+        }
+        faults.insist(stage);
+        if !stage.tick() {
+            return;
+        }
+    }
+}
+
+/// What keeps the cluster from having converged.
+fn pending(stage: &Stage<'_>) -> Option<String> {
+    let agreed = stage.record.agreed();
+    let last = host::last(&agreed);
+    let leader = stage.leader();
+    if leader.is_none() {
+        return Some("nobody leads".to_owned());
+    }
+    let (voters, learners) = &stage.wanted;
+    voters.union(learners).find_map(|node| {
+        let shown = stage.machines[node].shown();
+        if shown.members != stage.wanted {
+            return Some(format!("node {node} knows other members: {:?}", shown.members));
+        }
+        let has = host::last(&shown.entries);
+        (has < last).then(|| format!("node {node} has entries up to {has} of {last}"))
+    })
+}
+
+/// What can be said only when all is over.
+fn check_end(stage: &Stage<'_>) {
+    let agreed = stage.record.agreed();
+    let (voters, learners) = &stage.wanted;
+    for node in voters.union(learners) {
+        if stage.machines[node].shown().entries != agreed {
+            stage.record.violate("equal state", format!("node {node} has another list"));
+        }
+    }
+    let list: Vec<u64> = agreed.iter().map(|(_, value)| *value).collect();
+    if let Some(detail) = history::contradiction(&stage.history.all(), &list) {
+        stage.record.violate("linearizable", detail);
+    }
+    for (what, least) in REACHED {
+        let reached = stage.record.counted(what);
+        if reached < least {
+            let detail = format!("{what}: {reached}, which proves nothing; {least} are needed");
+            stage.record.violate("reached", detail);
+        }
+    }
+}

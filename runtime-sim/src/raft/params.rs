@@ -1,0 +1,67 @@
+//! Everything that is chosen about a run of real consensus, drawn from its seed.
+
+use std::time::Duration;
+
+use mill_core::rng::Rng;
+use serde::Serialize;
+
+/// The parameters of a run. Equal parameters give equal runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RaftParams {
+    /// Root of every generator in the run.
+    pub seed: u64,
+    /// Who votes at first: 3 or 5. One more node joins later.
+    pub voters: u64,
+    /// Clients that write and read.
+    pub clients: u64,
+    /// Between two requests of one client, on average.
+    pub pause: Duration,
+    /// Bytes of an entry beside its value, at most.
+    pub padding: u64,
+    /// How long faults are at work.
+    pub turmoil: Duration,
+    /// After that, how long convergence may take.
+    pub patience: Duration,
+    /// Between two faults, on average.
+    pub fault_gap: Duration,
+    /// One way through the network, at most.
+    pub latency: Duration,
+    /// Datagrams lost while nothing is wrong, of a thousand.
+    pub loss: u64,
+    /// Before and after each commit, in microseconds: lowest and highest.
+    pub disk: (u64, u64),
+    /// Clocks run this much faster or slower at most, in millionths.
+    pub drift: u64,
+    /// A snapshot is taken after this many entries.
+    pub snapshot_after: u64,
+    /// Entries that stay in the log after a snapshot.
+    pub entries_kept: u64,
+    /// What one call carries of a snapshot, in bytes.
+    pub snapshot_piece_bytes: u64,
+}
+
+impl RaftParams {
+    /// The parameters that a seed stands for.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> RaftParams {
+        let mut rng = Rng::new(seed).child("raft params");
+        let snapshot_after = rng.between(20, 60);
+        RaftParams {
+            seed,
+            voters: if rng.chance(650) { 3 } else { 5 },
+            clients: rng.between(3, 6),
+            pause: Duration::from_millis(rng.between(10, 40)),
+            padding: if rng.chance(300) { 2_000 } else { 16 },
+            turmoil: Duration::from_millis(rng.between(12_000, 18_000)),
+            patience: Duration::from_secs(20),
+            fault_gap: Duration::from_millis(rng.between(500, 2_500)),
+            latency: Duration::from_millis(rng.between(2, 20)),
+            loss: if rng.chance(500) { rng.below(20) } else { 0 },
+            disk: (100, rng.between(500, 6_000)),
+            drift: [100, 10_000, 50_000][rng.below(3) as usize],
+            snapshot_after,
+            entries_kept: rng.below(snapshot_after / 2),
+            snapshot_piece_bytes: rng.between(300, 3_000),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! How a run of real consensus went, for people and programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::params::RaftParams;
+use crate::invariants::Violation;
+use crate::stats::Stats;
+
+/// The outcome of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct RaftReport {
+    /// What was run.
+    pub params: RaftParams,
+    /// What did not hold; `None` if everything did.
+    pub violation: Option<Violation>,
+    /// What it reached.
+    pub stats: Stats,
+    /// Hash of every message, applied entry and change of leader with its time.
+    pub hash: u64,
+    /// The last lines before a violation, or all lines if they were asked for.
+    pub lines: Vec<String>,
+    /// The command that runs the same again.
+    pub reproduce: String,
+}
+
+impl RaftReport {
+    /// Whether everything held.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.violation.is_none()
+    }
+}
+
+impl fmt::Display for RaftReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RaftParams { seed, voters, .. } = self.params;
+        let Some(violation) = &self.violation else {
+            return write!(
+                f,
+                "seed {seed:#x}: real consensus of {voters} held for {} simulated seconds, trace \
+                 {:016x}",
+                self.stats.seconds, self.hash
+            );
+        };
+        writeln!(f, "VIOLATION  {violation}")?;
+        writeln!(f, "PARAMETERS {:?}", self.params)?;
+        writeln!(f, "LAST LINES")?;
+        self.lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        write!(f, "REPRODUCE  {}", self.reproduce)
+    }
+}

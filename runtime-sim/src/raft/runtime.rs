@@ -1,0 +1,257 @@
+//! openraft's async runtime on one simulated host: its clock, its generator, its disk's slowness.
+//!
+//! A [`HostContext`] is what a host's tasks share. It travels with them: whoever polls a task finds
+//! the context of its host, and what a task spawns inherits it. Timers are tokio's, which turmoil
+//! drives; the clock runs from an offset and faster or slower than the world's. Nothing here runs
+//! beside anything else: a blocking call is made inline, after and before a drawn delay.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io;
+use std::ops::{Add, AddAssign, Sub, SubAssign};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use mill_core::rng::Rng;
+use openraft_rt::{AsyncRuntime, Instant as _, OptionalSend};
+
+use super::record::Record;
+use super::{sync, watch};
+
+const MILLION: i128 = 1_000_000;
+
+/// What all tasks of one start of one host share.
+#[derive(Debug)]
+pub(super) struct HostContext {
+    /// The clock's reading when the world begins, in nanoseconds.
+    pub(super) offset: i64,
+    /// How much faster than the world the clock runs, in millionths; negative is slower.
+    pub(super) drift: i64,
+    /// Before and after each blocking call, in microseconds: lowest and highest.
+    pub(super) disk: (u64, u64),
+    /// Datagrams that it loses, of a thousand.
+    pub(super) loss: u64,
+    pub(super) rng: Mutex<Rng>,
+    pub(super) record: Record,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<HostContext>>> = const { RefCell::new(None) };
+}
+
+fn current() -> Option<Arc<HostContext>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+impl HostContext {
+    fn rng(&self) -> std::sync::MutexGuard<'_, Rng> {
+        self.rng.lock().expect("no code panics while it draws")
+    }
+
+    /// How long the world takes for what this host's clock measures as `length`.
+    fn in_world(&self, length: Duration) -> Duration {
+        let nanos = i128::try_from(length.as_nanos()).unwrap_or(i128::MAX).min(i128::MAX / MILLION);
+        // Rounded up: whoever sleeps until a moment must not wake just before it, and again.
+        let speed = MILLION + i128::from(self.drift);
+        let nanos = (nanos * MILLION + speed - 1) / speed;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    fn disk_delay(&self) -> Duration {
+        Duration::from_micros(self.rng().between(self.disk.0, self.disk.1))
+    }
+}
+
+/// Whether the datagram that is being sent is lost.
+pub(super) fn loses_datagram() -> bool {
+    current().is_some_and(|context| context.rng().chance(context.loss))
+}
+
+fn in_world(length: Duration) -> Duration {
+    current().map_or(length, |context| context.in_world(length))
+}
+
+/// A future that runs in its host's context. A panic in it fails the run: turmoil would only lose
+/// the task.
+pub(super) struct OnHost<F> {
+    context: Arc<HostContext>,
+    future: Pin<Box<F>>,
+}
+
+impl<F> OnHost<F> {
+    pub(super) fn new(context: Arc<HostContext>, future: F) -> OnHost<F> {
+        OnHost { context, future: Box::pin(future) }
+    }
+}
+
+impl<F: Future> Future for OnHost<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<F::Output> {
+        let outer = CURRENT.replace(Some(self.context.clone()));
+        let polled = catch_unwind(AssertUnwindSafe(|| self.future.as_mut().poll(task)));
+        CURRENT.set(outer);
+        polled.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+            self.context.record.violate("panic", said.unwrap_or("it did not say why").to_owned());
+            resume_unwind(panic)
+        })
+    }
+}
+
+/// A moment on a host's own clock, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HostInstant(i128);
+
+fn nanos(length: Duration) -> i128 {
+    i128::try_from(length.as_nanos()).unwrap_or(i128::MAX >> 1).min(i128::MAX >> 1)
+}
+
+impl Add<Duration> for HostInstant {
+    type Output = Self;
+
+    fn add(self, length: Duration) -> Self {
+        HostInstant(self.0.saturating_add(nanos(length)))
+    }
+}
+
+impl AddAssign<Duration> for HostInstant {
+    fn add_assign(&mut self, length: Duration) {
+        *self = *self + length;
+    }
+}
+
+impl Sub<Duration> for HostInstant {
+    type Output = Self;
+
+    fn sub(self, length: Duration) -> Self {
+        HostInstant(self.0.saturating_sub(nanos(length)))
+    }
+}
+
+impl SubAssign<Duration> for HostInstant {
+    fn sub_assign(&mut self, length: Duration) {
+        *self = *self - length;
+    }
+}
+
+impl Sub for HostInstant {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0 - earlier.0).unwrap_or(0))
+    }
+}
+
+impl openraft_rt::Instant for HostInstant {
+    fn now() -> Self {
+        let world = nanos(turmoil::sim_elapsed().unwrap_or_default());
+        let (offset, drift) = current().map_or((0, 0), |context| (context.offset, context.drift));
+        HostInstant(i128::from(offset) + world + world * i128::from(drift) / MILLION)
+    }
+}
+
+/// The host's generator; every task of the host draws from the same one.
+#[derive(Debug)]
+pub(super) struct HostRng(Arc<HostContext>);
+
+impl rand_chacha::rand_core::TryRng for HostRng {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok((self.0.rng().draw() >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.0.rng().draw())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.0.rng().draw().to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
+
+/// The runtime of a simulated host.
+#[derive(Debug)]
+pub(super) struct SimulatedRuntime;
+
+impl AsyncRuntime for SimulatedRuntime {
+    type JoinError = tokio::task::JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
+    type Sleep = tokio::time::Sleep;
+    type Instant = HostInstant;
+    type TimeoutError = tokio::time::error::Elapsed;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
+    type ThreadLocalRng = HostRng;
+    type Mpsc = sync::Channels;
+    type Watch = watch::FifoWatch;
+    type Oneshot = sync::Oneshots;
+    type Mutex<T: OptionalSend + 'static> = sync::FairMutex<T>;
+
+    fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
+    where
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
+    {
+        let context = current().expect("only a host's tasks spawn tasks");
+        tokio::task::spawn_local(OnHost::new(context, future))
+    }
+
+    fn sleep(length: Duration) -> Self::Sleep {
+        tokio::time::sleep(in_world(length))
+    }
+
+    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
+        Self::sleep(deadline - HostInstant::now())
+    }
+
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(
+        length: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
+        tokio::time::timeout(in_world(length), future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
+        deadline: Self::Instant,
+        future: F,
+    ) -> Self::Timeout<R, F> {
+        Self::timeout(deadline - HostInstant::now(), future)
+    }
+
+    fn is_panic(error: &Self::JoinError) -> bool {
+        error.is_panic()
+    }
+
+    fn thread_rng() -> Self::ThreadLocalRng {
+        HostRng(current().expect("only a host's tasks draw"))
+    }
+
+    fn new(_threads: usize) -> Self {
+        SimulatedRuntime
+    }
+
+    fn block_on<F: Future<Output = T>, T>(&mut self, _future: F) -> T {
+        unreachable!("a host's tasks are driven by turmoil")
+    }
+
+    async fn spawn_blocking<F, T>(call: F) -> Result<T, io::Error>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let context = current().expect("only a host's tasks ask of its disk");
+        tokio::time::sleep(context.disk_delay()).await;
+        let answer = call();
+        // A crash in here loses an answer to what was done.
+        tokio::time::sleep(context.disk_delay()).await;
+        Ok(answer)
+    }
+}

@@ -1,0 +1,181 @@
+//! The hosts of a run and what its driver can do to them: start, crash, tell, look.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use mill_consensus::Options;
+use mill_core::rng::Rng;
+use tokio::sync::mpsc;
+
+use super::client::{Client, History};
+use super::host::{Machine, Told};
+use super::network::host_name;
+use super::params::RaftParams;
+use super::record::Record;
+use super::runtime::{HostContext, OnHost};
+use crate::time::SimTime;
+
+/// Clients' ids begin here.
+const CLIENTS: u64 = 100;
+
+/// Ways to tell the nodes something, by node; each start has its own.
+type Ways = Arc<Mutex<BTreeMap<u64, mpsc::UnboundedSender<Told>>>>;
+
+/// A simulated network with its hosts.
+pub(super) struct Stage<'a> {
+    pub(super) sim: turmoil::Sim<'a>,
+    pub(super) params: RaftParams,
+    pub(super) machines: BTreeMap<u64, Machine>,
+    pub(super) record: Record,
+    pub(super) history: History,
+    /// Who shall vote, and who shall learn.
+    pub(super) wanted: (BTreeSet<u64>, BTreeSet<u64>),
+    /// Set when clients shall end.
+    pub(super) clients_are_over: Arc<AtomicBool>,
+    ways: Ways,
+}
+
+impl Stage<'_> {
+    pub(super) fn new(params: RaftParams, record: Record) -> Self {
+        let rng = Rng::new(params.seed).child("raft");
+        let sim = turmoil::Builder::new()
+            .rng_seed(rng.child("network").draw())
+            .epoch(SystemTime::UNIX_EPOCH)
+            .simulation_duration(Duration::from_secs(3_600))
+            .tick_duration(Duration::from_millis(1))
+            .min_message_latency(Duration::from_micros(200))
+            .max_message_latency(params.latency)
+            .udp_capacity(8_192)
+            .enable_random_order()
+            .build();
+        let wanted = ((1..=params.voters).collect(), BTreeSet::new());
+        let mut stage = Stage {
+            sim,
+            machines: BTreeMap::new(),
+            record,
+            history: History::default(),
+            wanted,
+            clients_are_over: Arc::default(),
+            ways: Ways::default(),
+            params,
+        };
+        for id in 1..=stage.params.voters + 1 {
+            stage.add_node(id, &rng);
+        }
+        for id in CLIENTS..CLIENTS + stage.params.clients {
+            stage.add_client(id, &rng);
+        }
+        stage
+    }
+
+    fn add_node(&mut self, id: u64, rng: &Rng) {
+        let options = Options {
+            snapshot_after: self.params.snapshot_after,
+            entries_kept: self.params.entries_kept,
+            snapshot_piece_bytes: self.params.snapshot_piece_bytes,
+            ..Options::new(id, "simulated")
+        };
+        let machine = Machine::new(id, options, self.record.clone());
+        self.machines.insert(id, machine.clone());
+        let rng = rng.child(&format!("node {id}"));
+        let (params, ways) = (self.params.clone(), self.ways.clone());
+        let starts = Mutex::new(0_u64);
+        self.sim.host(host_name(id), move || {
+            let start = {
+                let mut starts = starts.lock().expect("it only counts");
+                *starts += 1;
+                *starts
+            };
+            let mut rng = rng.child(&format!("start {start}"));
+            let drift = rng.between(0, 2 * params.drift).cast_signed() - params.drift.cast_signed();
+            let context = HostContext {
+                offset: rng.below(1 << 40).cast_signed(),
+                drift,
+                disk: params.disk,
+                loss: params.loss,
+                rng: Mutex::new(rng.child("draws")),
+                record: machine.record.clone(),
+            };
+            let (way, told) = mpsc::unbounded_channel();
+            ways.lock().expect("it only holds channels").insert(id, way);
+            OnHost::new(Arc::new(context), machine.clone().run(told))
+        });
+    }
+
+    fn add_client(&mut self, id: u64, rng: &Rng) {
+        let rng = rng.child(&format!("client {id}"));
+        let (record, history) = (self.record.clone(), self.history.clone());
+        let (params, is_over) = (self.params.clone(), self.clients_are_over.clone());
+        self.sim.host(host_name(id), move || {
+            let context = HostContext {
+                offset: 0,
+                drift: 0,
+                disk: (0, 0),
+                loss: params.loss,
+                rng: Mutex::new(rng.child("draws")),
+                record: record.clone(),
+            };
+            let client = Client {
+                id,
+                nodes: params.voters + 1,
+                pause: params.pause,
+                padding: params.padding,
+                rng: rng.child("requests"),
+                record: record.clone(),
+                history: history.clone(),
+                is_over: is_over.clone(),
+            };
+            OnHost::new(Arc::new(context), client.run())
+        });
+    }
+
+    /// One tick of the world; false when it cannot go on.
+    pub(super) fn tick(&mut self) -> bool {
+        if let Err(error) = self.sim.step() {
+            self.record.violate("host", error.to_string());
+        }
+        self.record.violation().is_none()
+    }
+
+    pub(super) fn now(&self) -> SimTime {
+        SimTime(u64::try_from(self.sim.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn line(&self, text: &str) {
+        self.record.line(self.now(), text);
+    }
+
+    pub(super) fn want(&mut self, voters: BTreeSet<u64>, learners: BTreeSet<u64>) {
+        self.line(&format!("wanted: {voters:?} vote and {learners:?} learn"));
+        self.wanted = (voters, learners);
+    }
+
+    /// The node that leads with the newest term, as far as nodes say.
+    pub(super) fn leader(&self) -> Option<u64> {
+        let leads = self.machines.iter().filter_map(|(id, machine)| {
+            let term = machine.shown().leads?;
+            Some((term, *id))
+        });
+        leads.max().map(|(_, id)| id)
+    }
+
+    pub(super) fn tell(&self, node: u64, told: Told) {
+        let ways = self.ways.lock().expect("it only holds channels");
+        // A node that is down hears nothing.
+        let _ = ways.get(&node).map(|way| way.send(told));
+    }
+
+    pub(super) fn crash(&mut self, node: u64) {
+        self.line(&format!("node {node} is down"));
+        self.sim.crash(host_name(node));
+        self.machines[&node].shown().leads = None;
+    }
+
+    /// Starts a node that is down, with what a power cut left of its disk.
+    pub(super) fn restart(&mut self, node: u64, seed: u64) {
+        self.machines[&node].disk.restart(seed);
+        self.sim.bounce(host_name(node));
+    }
+}
