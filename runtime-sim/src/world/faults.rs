@@ -1,6 +1,7 @@
 //! What goes wrong, when, and for how long. Each fault lasts long enough to matter, and ends.
 
 use mill_core::Event;
+use mill_core::api::Request;
 use mill_core::container::Exit;
 use mill_core::name::NodeId;
 use mill_core::rng::Rng;
@@ -50,11 +51,17 @@ pub enum FaultKind {
     SickContainer,
     /// Another program takes a port out of the pool.
     TakePort,
+    /// A daemon is asked to stop, and started again.
+    Stop,
+    /// Somebody empties a node for a while.
+    Drain,
+    /// A machine is lost for ever and replaced.
+    Replace,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 18] = [
+    pub const ALL: [FaultKind; 21] = [
         FaultKind::Crash,
         FaultKind::PowerOff,
         FaultKind::Freeze,
@@ -73,6 +80,9 @@ impl FaultKind {
         FaultKind::RemoveContainer,
         FaultKind::SickContainer,
         FaultKind::TakePort,
+        FaultKind::Stop,
+        FaultKind::Drain,
+        FaultKind::Replace,
     ];
 
     /// Its name, for counting.
@@ -96,6 +106,9 @@ impl FaultKind {
             FaultKind::RemoveContainer => "fault: container removed",
             FaultKind::SickContainer => "fault: container sick",
             FaultKind::TakePort => "fault: port taken",
+            FaultKind::Stop => "fault: stop",
+            FaultKind::Drain => "fault: drain",
+            FaultKind::Replace => "fault: machine replaced",
         }
     }
 }
@@ -137,6 +150,12 @@ pub enum Fault {
     SickContainer(NodeId, u64),
     /// Another program listens on that port of that node.
     TakePort(NodeId, u16),
+    /// The daemon of that machine is asked to stop.
+    Stop(NodeId),
+    /// That node is emptied.
+    Drain(NodeId),
+    /// That machine is lost for ever, and another bought.
+    Replace(NodeId),
 }
 
 /// Faults that are under way.
@@ -177,7 +196,8 @@ impl World {
 
     /// A machine that is a node.
     fn any_node(&mut self) -> NodeId {
-        let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
+        let there = self.hosts.values().filter(|host| !host.gone);
+        let nodes: Vec<NodeId> = there.map(|host| host.id).collect();
         nodes[self.faults.rng.below(nodes.len() as u64) as usize]
     }
 
@@ -233,6 +253,10 @@ impl World {
                 let port = u16::try_from(rng.between(20_000, 20_060)).expect("a port");
                 (Fault::TakePort(node, port), between(rng, 5_000, 90_000))
             }
+            FaultKind::Stop => (Fault::Stop(node), between(rng, 1_500, 20_000)),
+            FaultKind::Drain => (Fault::Drain(node), between(rng, 10_000, 120_000)),
+            FaultKind::Replace if !self.can_spare(node) => return None,
+            FaultKind::Replace => (Fault::Replace(node), Millis(0)),
         })
     }
 
@@ -320,6 +344,18 @@ impl World {
                 }
                 engine.foreign_ports.insert(*port);
             }
+            Fault::Stop(node) => {
+                let host = self.host(*node);
+                let (up, boot) = (host.is_up(), host.boots);
+                if up {
+                    self.tell(*node, boot, Event::Stopping);
+                    let lasts = Millis(self.faults.rng.between(10, 1_000));
+                    self.after(lasts, Happening::Stop { node: *node, boot });
+                }
+                return up;
+            }
+            Fault::Drain(node) => self.order(Request::Drain { node: node.to_string(), on: true }),
+            Fault::Replace(node) => self.take_away(*node),
         }
         true
     }
@@ -331,7 +367,10 @@ impl World {
         };
         self.faults.active.remove(place);
         match fault {
-            Fault::Crash(node) => self.boot(*node),
+            Fault::Crash(node) | Fault::Stop(node) => self.boot(*node),
+            Fault::Drain(node) => {
+                self.order(Request::Drain { node: node.to_string(), on: false });
+            }
             Fault::PowerOff(node) => {
                 self.host_mut(*node).powered = true;
                 self.boot(*node);
@@ -360,6 +399,7 @@ impl World {
             }
             // These ended when they began, or end by themselves.
             Fault::Depose | Fault::Lag(_) | Fault::Snapshot(_) | Fault::ClockDrift(..) => {}
+            Fault::Replace(_) => {}
             Fault::KillContainer(..) | Fault::RemoveContainer(..) | Fault::SickContainer(..) => {}
         }
     }
