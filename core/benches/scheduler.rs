@@ -36,6 +36,7 @@ fn node(id: u64) -> Candidate {
     Candidate {
         id: NodeId(id),
         name: format!("n{id}"),
+        draining: false,
         labels: BTreeMap::from([("zone".to_owned(), format!("z{}", id % 3))]),
         capacity: Capacity {
             cpu: Millicores(64_000),

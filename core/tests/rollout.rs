@@ -17,6 +17,8 @@ use mill_core::units::{Bytes, Millicores, Millis};
 struct World {
     allocs: BTreeMap<AllocId, (Alloc, bool, Option<Millis>)>,
     next: u64,
+    /// Whether node 1, where everything begins, is being emptied onto node 2.
+    emptied: bool,
     transcript: Vec<String>,
 }
 
@@ -33,7 +35,7 @@ fn target(template: u64, slots: u64, order: UpdateOrder, parallel: u32) -> Targe
 
 impl World {
     fn new() -> World {
-        World { allocs: BTreeMap::new(), next: 1, transcript: Vec::new() }
+        World { allocs: BTreeMap::new(), next: 1, emptied: false, transcript: Vec::new() }
     }
 
     fn with(mut self, template: u64, slots: u64) -> World {
@@ -50,7 +52,7 @@ impl World {
         let id = AllocId::new(&slot, &format!("v{template}{}", self.next));
         let alloc = Alloc {
             slot,
-            node: NodeId(1),
+            node: NodeId(1 + u64::from(self.emptied)),
             template,
             port: None,
             cpu: Millicores(0),
@@ -84,6 +86,7 @@ impl World {
             alloc,
             slot: alloc.slot.index,
             reachable: *reachable,
+            leaving: self.emptied && alloc.node == NodeId(1),
             healthy_for: *healthy_for,
         });
         step(&Input { target, allocs: views.collect(), pace, prune })
@@ -245,4 +248,26 @@ fn one_that_comes_back_before_it_was_replaced_stays() {
     let decided = world.decide(Some(wanted), Pace::Steady, true);
     assert_eq!(decided.stop, [(replacement, StopReason::Replaced)]);
     assert!(world.allocs.contains_key(&returned));
+}
+
+#[test]
+fn a_node_is_emptied_as_carefully_as_a_version_is_rolled_out() {
+    for (order, floor) in [(UpdateOrder::StartFirst, 3), (UpdateOrder::StopFirst, 2)] {
+        let mut world = World::new().with(1, 3);
+        world.emptied = true;
+        let lowest = world.play(&target(1, 3, order, 1), Pace::Steady, true);
+        assert_eq!(lowest, floor, "{order:?}: {:#?}", world.transcript);
+        assert!(world.allocs.values().all(|(alloc, ..)| alloc.node == NodeId(2)));
+    }
+}
+
+#[test]
+fn what_leaves_its_node_is_told_so() {
+    let mut world = World::new().with(1, 1);
+    world.emptied = true;
+    let replacement = world.place(1, 0);
+    world.set(&replacement, Phase::Healthy);
+    let step = world.decide(Some(target(1, 1, UpdateOrder::StartFirst, 1)), Pace::Steady, true);
+    let reasons: Vec<StopReason> = step.stop.iter().map(|(_, reason)| *reason).collect();
+    assert_eq!(reasons, [StopReason::Drained]);
 }

@@ -14,6 +14,7 @@ fn node(id: u64, cores: u64, labels: &[(&str, &str)]) -> Candidate {
     Candidate {
         id: NodeId(id),
         name: format!("n{id}"),
+        draining: false,
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         capacity: Capacity {
             cpu: Millicores(cores * 1000),

@@ -88,6 +88,10 @@ impl World {
             }
         }
         for (id, alloc) in self.cluster().allocs_of(name).filter(|(_, alloc)| alloc.is_live()) {
+            let drains = self.cluster().nodes.get(&alloc.node).is_some_and(|node| node.draining);
+            if drains && alloc.is_wanted() && self.has_room(version, alloc.slot.index) {
+                pending.push(format!("{id} is on a node that drains"));
+            }
             if !alloc.is_wanted() || !wanted.contains(&alloc.serves(version.spec.replicas)) {
                 pending.push(format!("{id} is not gone"));
             }

@@ -108,8 +108,8 @@ impl Brain {
         let applied = |id: &NodeId| self.heard.get(id).map(|heard| heard.revision);
         if let Some(to) = able.max_by_key(|id| (applied(id), std::cmp::Reverse(**id))) {
             out.push(Effect::TransferLead { to: *to });
+            self.asking.lead = Some(now.mono);
         }
-        self.asking.lead = Some(now.mono);
         self.asking.wake_at(now.mono + ASK_AGAIN);
     }
 

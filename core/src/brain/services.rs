@@ -68,11 +68,11 @@ impl Brain {
             views.retain(|view| view.reachable);
         }
         let input = Input { target, allocs: views, pace, prune };
-        let step = rollout::step(&input);
+        let mut step = rollout::step(&input);
+        let mut blocked = keep_what_has_no_place(room.nodes, &input, version, &mut step);
         for (alloc, reason) in &step.stop {
             draft.commands.push(Command::Stop { alloc: alloc.clone(), reason: *reason });
         }
-        let mut blocked = Vec::new();
         if let Some(version) = version {
             blocked.extend(self.fill(draft, room, name, version, &step));
         }
@@ -107,6 +107,7 @@ impl Brain {
             alloc,
             slot: version.map_or(alloc.slot.index, |v| alloc.serves(v.spec.replicas)),
             reachable: cluster.is_up(alloc.node),
+            leaving: cluster.nodes.get(&alloc.node).is_some_and(|node| node.draining),
             healthy_for: self.healthy_since.get(id).map(|(_, since)| now.since(*since)),
         })
         .collect()
@@ -218,6 +219,43 @@ impl Retry {
     }
 }
 
+/// What would have to go before its node is empty, and could be placed nowhere then, stays: it is
+/// not to be lost for a drain. Says what is in its way.
+fn keep_what_has_no_place(
+    nodes: &[Candidate],
+    input: &Input<'_>,
+    version: Option<&Version>,
+    step: &mut Step,
+) -> Vec<Blocked> {
+    let (Some(version), Some(target)) = (version, &input.target) else { return Vec::new() };
+    if target.order == UpdateOrder::StartFirst {
+        return Vec::new();
+    }
+    let mut blocked = Vec::new();
+    let mut kept = BTreeSet::new();
+    for (id, _) in step.stop.iter().filter(|(_, reason)| *reason == StopReason::Drained) {
+        let Some(view) = input.allocs.iter().find(|view| view.id == id) else { continue };
+        if !target.slots.contains(&view.slot) {
+            continue;
+        }
+        let slot = Slot { index: view.slot, ..view.alloc.slot.clone() };
+        let (pinned, avoid, home) = (None, BTreeSet::new(), None);
+        let ask = Ask { slot: slot.clone(), spec: &version.spec, pinned, avoid, home };
+        if let Some(Verdict::Unplaced(rejected)) =
+            scheduler::place(&mut nodes.to_vec(), &[ask]).pop()
+        {
+            blocked.push(Blocked::Unplaced { slot, rejected });
+            kept.insert(id.clone());
+        }
+    }
+    step.stop.retain(|(id, _)| !kept.contains(id));
+    step.waiting.retain(|(_, waiting)| match waiting {
+        Waiting::Gone(id) => !kept.contains(id),
+        Waiting::Healthy(_) | Waiting::Soak(_) | Waiting::Turn | Waiting::Floor => true,
+    });
+    blocked
+}
+
 /// How a service moves now, and whether what is in no wanted slot may go.
 fn pace(cluster: &Cluster, service: &Name) -> (Pace, bool) {
     let deploy = cluster.running_deploy().filter(|(_, d)| d.changes.contains_key(service));
@@ -237,10 +275,12 @@ fn each_node(spec: &ServiceSpec) -> bool {
     spec.replicas == Replicas::EachNode
 }
 
-/// Whether a node has the labels that a spec requires.
+/// Whether a node may run it: it runs containers, is not being emptied, and has the labels that
+/// are required.
 fn suits(spec: &ServiceSpec, node: &NodeRecord) -> bool {
     let mut required = spec.place.require.iter();
-    required.all(|(key, value)| node.labels.get(key) == Some(value))
+    let takes = node.roles.secondary && !node.draining;
+    takes && required.all(|(key, value)| node.labels.get(key) == Some(value))
 }
 
 /// Slots that a spec wants: numbers, or for one on each node the numbers of suitable nodes.

@@ -384,7 +384,7 @@ impl Cluster {
                 && other.serves(target.spec.replicas) == slot.index
                 && other.template == template
                 && other.is_wanted()
-                && self.is_up(other.node)
+                && self.nodes.get(&other.node).is_some_and(|node| node.is_up() && !node.draining)
         };
         if self.allocs_of(&slot.service).any(|(_, other)| filled(other)) {
             return Err(stale(format!("slot {slot} is filled")));

@@ -190,7 +190,7 @@ pub enum Command {
         service: Name,
     },
     /// A new alloc. Refused if its id is taken, its node takes nothing new, the version is not wanted, or
-    /// the slot has a wanted alloc of that template on a node that is up.
+    /// the slot has a wanted alloc of that template on a node that is up and does not drain.
     Place {
         /// The new alloc's id.
         alloc: AllocId,

@@ -75,7 +75,8 @@ impl<'a> Filling<'a> {
             let slot = Slot { service: wanted.name.clone(), index };
             let held = heard.remove(&index).unwrap_or_default();
             let kept = held.iter().find(|(_, alloc)| {
-                Some(alloc.template) == wanted.template && alloc.slot.index == index
+                let emptied = cluster.nodes.get(&alloc.node).is_some_and(|node| node.draining);
+                Some(alloc.template) == wanted.template && alloc.slot.index == index && !emptied
             });
             // Where each node has one now, those beside it were placed when their number counted.
             let stays = kept.or(held.first()).map(|(id, _)| *id);

@@ -56,6 +56,8 @@ pub struct View<'a> {
     pub slot: u64,
     /// Whether its node is heard.
     pub reachable: bool,
+    /// Whether its node is being emptied: it is replaced elsewhere, as carefully as by a deploy.
+    pub leaving: bool,
     /// For how long the leader has seen it healthy.
     pub healthy_for: Option<Millis>,
 }
@@ -163,7 +165,7 @@ fn prune(input: &Input<'_>, wanted: &[u64], reason: StopReason, step: &mut Step)
     let mut left = false;
     for view in surplus.filter(|_| input.prune) {
         match view.alloc.desired {
-            Desired::Run => step.stop.push((view.id.clone(), reason)),
+            Desired::Run => step.stop.push((view.id.clone(), view.because(reason))),
             Desired::Stop { .. } if view.reachable => {
                 step.waiting.push((view.slot, Waiting::Gone(view.id.clone())));
             }
@@ -178,6 +180,11 @@ fn prune(input: &Input<'_>, wanted: &[u64], reason: StopReason, step: &mut Step)
 impl View<'_> {
     fn is_wanted(&self) -> bool {
         self.alloc.is_wanted()
+    }
+
+    /// Why it is stopped, if that is not for its node.
+    fn because(&self, otherwise: StopReason) -> StopReason {
+        if self.leaving { StopReason::Drained } else { otherwise }
     }
 
     fn is_healthy(&self) -> bool {

@@ -12,7 +12,7 @@ pub(super) struct SlotState<'a> {
     new: Option<View<'a>>,
     /// Others of the wanted version that should run: one too many.
     doubled: Vec<View<'a>>,
-    /// Allocs of other versions, or of other slots, that should run.
+    /// Allocs of other versions or of other slots, or on nodes that are emptied, that should run.
     old: Vec<View<'a>>,
     /// Allocs that were asked to stop and whose node is heard.
     leaving: Vec<View<'a>>,
@@ -22,7 +22,8 @@ impl<'a> SlotState<'a> {
     pub(super) fn of(input: &Input<'a>, target: &Target, index: u64) -> SlotState<'a> {
         let here = || input.allocs.iter().filter(|view| view.slot == index).copied();
         let is_new = |view: &View<'_>| {
-            view.alloc.template == target.template && view.alloc.slot.index == index
+            let wanted = view.alloc.template == target.template;
+            wanted && view.alloc.slot.index == index && !view.leaving
         };
         let mut candidates: Vec<View<'a>> =
             here().filter(|view| view.is_wanted() && is_new(view)).collect();
@@ -148,7 +149,7 @@ impl<'a> SlotState<'a> {
 }
 
 fn stop(view: &View<'_>, reason: StopReason, step: &mut Step) {
-    step.stop.push((view.id.clone(), reason));
+    step.stop.push((view.id.clone(), view.because(reason)));
 }
 
 fn replaced_because(pace: Pace) -> StopReason {

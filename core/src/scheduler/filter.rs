@@ -4,8 +4,15 @@ use super::{Ask, Candidate, Reason, Rejected};
 use crate::config::model::ServiceSpec;
 use crate::units::{Bytes, Millicores};
 
-/// Whether it has every label that the service requires.
-pub fn labels(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
+/// Whether it takes anything new, and has every label that the service requires.
+pub fn suits(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
+    match node.draining {
+        true => Err(Reason::Draining),
+        false => labels(node, spec),
+    }
+}
+
+fn labels(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
     let lacking =
         spec.place.require.iter().find(|(key, value)| node.labels.get(*key) != Some(value));
     match lacking {
@@ -65,7 +72,7 @@ pub fn trusted(node: &Candidate, ask: &Ask<'_>) -> Result<(), Reason> {
 /// The first thing that each node lacks; a slot of one node says nothing of the others.
 pub fn rejections(nodes: &[Candidate], ask: &Ask<'_>) -> Vec<Rejected> {
     let check = |node: &Candidate| {
-        labels(node, ask.spec)
+        suits(node, ask.spec)
             .and_then(|()| trusted(node, ask))
             .and_then(|()| resources(node, ask.spec))
             .and_then(|()| port(node, ask.spec).map(|_| ()))

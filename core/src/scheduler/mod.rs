@@ -25,6 +25,8 @@ pub struct Candidate {
     pub id: NodeId,
     /// Its name, for reasons.
     pub name: String,
+    /// Whether it is being emptied: nothing new goes there.
+    pub draining: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// All it has.
@@ -102,6 +104,9 @@ pub enum Reason {
     /// It came and went too often to get anything new.
     #[error("{0}")]
     Watched(Watched),
+    /// It is being emptied.
+    #[error("is draining")]
+    Draining,
     /// A required label is absent or different.
     #[error("has no label {label} = \"{wanted}\"")]
     Label {
@@ -155,7 +160,7 @@ pub fn place(nodes: &mut [Candidate], asks: &[Ask<'_>]) -> Vec<Verdict> {
 fn place_service(nodes: &mut [Candidate], asks: &[Ask<'_>], verdicts: &mut Vec<Verdict>) {
     let Some(first) = asks.first() else { return };
     let suitable: Vec<usize> =
-        (0..nodes.len()).filter(|i| filter::labels(&nodes[*i], first.spec).is_ok()).collect();
+        (0..nodes.len()).filter(|i| filter::suits(&nodes[*i], first.spec).is_ok()).collect();
     let mut ranking = rank::Ranking::new(nodes, &suitable, &first.slot.service, first.spec);
     for ask in asks {
         let chosen = ranking.best(nodes, ask);
@@ -170,13 +175,14 @@ fn place_service(nodes: &mut [Candidate], asks: &[Ask<'_>], verdicts: &mut Vec<V
     }
 }
 
-/// Every node that is up, with what its live allocs leave free.
+/// Every node that is up and runs containers, with what its live allocs leave free.
 pub fn candidates(cluster: &Cluster) -> Vec<Candidate> {
-    let up = cluster.nodes.iter().filter(|(_, record)| record.is_up());
+    let up = cluster.nodes.iter().filter(|(_, record)| record.is_up() && record.roles.secondary);
     up.map(|(id, record)| {
         let mut candidate = Candidate {
             id: *id,
             name: record.name.clone(),
+            draining: record.draining,
             labels: record.labels.clone(),
             capacity: record.facts.capacity,
             cpu_used: 0,

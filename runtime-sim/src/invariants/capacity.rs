@@ -29,7 +29,12 @@ impl Invariant for Capacity {
 
 fn check(cluster: &Cluster, node: NodeId) -> Result<(), String> {
     let Some(record) = cluster.nodes.get(&node) else {
-        return Err(format!("something was placed on {node}, which nobody knows"));
+        // Placing something there is refused, once it was removed.
+        let live = cluster.allocs_on(node).find(|(_, alloc)| alloc.is_live());
+        return match live {
+            Some((id, _)) => Err(format!("{id} is on {node}, which is no member")),
+            None => Ok(()),
+        };
     };
     let (mut cpu, mut memory, mut ports) = (0, 0, BTreeMap::new());
     for (id, alloc) in cluster.allocs_on(node).filter(|(_, alloc)| alloc.is_live()) {

@@ -1,6 +1,7 @@
 //! What goes wrong, when, and for how long. Each fault lasts long enough to matter, and ends.
 
 use mill_core::Event;
+use mill_core::api::Request;
 use mill_core::container::Exit;
 use mill_core::name::NodeId;
 use mill_core::rng::Rng;
@@ -60,11 +61,17 @@ pub enum FaultKind {
     Flapping,
     /// Half of the nodes fall silent at once, and are back.
     HalfSilent,
+    /// A daemon is asked to stop, and started again.
+    Stop,
+    /// Somebody empties a node for a while.
+    Drain,
+    /// A machine is lost for ever and replaced.
+    Replace,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 23] = [
+    pub const ALL: [FaultKind; 26] = [
         FaultKind::Crash,
         FaultKind::PowerOff,
         FaultKind::Freeze,
@@ -88,6 +95,9 @@ impl FaultKind {
         FaultKind::SlowDisk,
         FaultKind::Flapping,
         FaultKind::HalfSilent,
+        FaultKind::Stop,
+        FaultKind::Drain,
+        FaultKind::Replace,
     ];
 
     /// Its name, for counting.
@@ -116,6 +126,9 @@ impl FaultKind {
             FaultKind::SlowDisk => "fault: slow disk",
             FaultKind::Flapping => "fault: flapping",
             FaultKind::HalfSilent => "fault: half silent",
+            FaultKind::Stop => "fault: stop",
+            FaultKind::Drain => "fault: drain",
+            FaultKind::Replace => "fault: machine replaced",
         }
     }
 }
@@ -161,6 +174,12 @@ pub enum Fault {
     SlowDisk(NodeId),
     /// That node is cut off, and so many times in all.
     Flapping(NodeId, u64),
+    /// The daemon of that machine is asked to stop.
+    Stop(NodeId),
+    /// That node is emptied.
+    Drain(NodeId),
+    /// That machine is lost for ever, and another bought.
+    Replace(NodeId),
 }
 
 /// Faults that are under way.
@@ -201,7 +220,8 @@ impl World {
 
     /// A machine that is a node.
     fn any_node(&mut self) -> NodeId {
-        let nodes: Vec<NodeId> = self.hosts.keys().copied().collect();
+        let there = self.hosts.values().filter(|host| !host.gone);
+        let nodes: Vec<NodeId> = there.map(|host| host.id).collect();
         nodes[self.faults.rng.below(nodes.len() as u64) as usize]
     }
 
@@ -262,6 +282,10 @@ impl World {
             | FaultKind::SlowDisk
             | FaultKind::Flapping
             | FaultKind::HalfSilent => return self.draw_gray(kind, node),
+            FaultKind::Stop => (Fault::Stop(node), between(rng, 1_500, 20_000)),
+            FaultKind::Drain => (Fault::Drain(node), between(rng, 10_000, 120_000)),
+            FaultKind::Replace if !self.can_spare(node) => return None,
+            FaultKind::Replace => (Fault::Replace(node), Millis(0)),
         })
     }
 
@@ -360,6 +384,18 @@ impl World {
                 links.iter().for_each(|(from, to)| self.network.block(*from, *to));
                 return !links.is_empty();
             }
+            Fault::Stop(node) => {
+                let host = self.host(*node);
+                let (up, boot) = (host.is_up(), host.boots);
+                if up {
+                    self.tell(*node, boot, Event::Stopping);
+                    let lasts = Millis(self.faults.rng.between(10, 1_000));
+                    self.after(lasts, Happening::Stop { node: *node, boot });
+                }
+                return up;
+            }
+            Fault::Drain(node) => self.order(Request::Drain { node: node.to_string(), on: true }),
+            Fault::Replace(node) => self.take_away(*node),
         }
         true
     }
@@ -371,7 +407,10 @@ impl World {
         };
         self.faults.active.remove(place);
         match fault {
-            Fault::Crash(node) => self.boot(*node),
+            Fault::Crash(node) | Fault::Stop(node) => self.boot(*node),
+            Fault::Drain(node) => {
+                self.order(Request::Drain { node: node.to_string(), on: false });
+            }
             Fault::PowerOff(node) => {
                 self.host_mut(*node).powered = true;
                 self.boot(*node);
@@ -398,6 +437,7 @@ impl World {
             }
             // These ended when they began, or end by themselves.
             Fault::Depose | Fault::Lag(_) | Fault::Snapshot(_) | Fault::ClockDrift(..) => {}
+            Fault::Replace(_) => {}
             Fault::KillContainer(..) | Fault::RemoveContainer(..) | Fault::SickContainer(..) => {}
         }
     }

@@ -65,7 +65,12 @@ impl World {
             FaultKind::Partition | FaultKind::OneWay | FaultKind::BadNetwork => return None,
             FaultKind::Depose | FaultKind::Lag | FaultKind::Snapshot => return None,
             FaultKind::ClockJump | FaultKind::ClockDrift | FaultKind::EngineDown => return None,
-            FaultKind::DiskFull | FaultKind::RegistryDown | FaultKind::TakePort => return None,
+            FaultKind::DiskFull
+            | FaultKind::RegistryDown
+            | FaultKind::TakePort
+            | FaultKind::Stop
+            | FaultKind::Drain
+            | FaultKind::Replace => return None,
             FaultKind::KillContainer | FaultKind::RemoveContainer => return None,
             FaultKind::SickContainer => return None,
         })

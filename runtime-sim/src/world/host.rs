@@ -32,6 +32,8 @@ pub struct Host {
     pub clock: Clock,
     /// Its engine; survives the daemon.
     pub engine: Engine,
+    /// It was taken away and will never come back.
+    pub gone: bool,
     /// Whether it has power.
     pub powered: bool,
     /// The daemon, while it runs.
@@ -113,6 +115,7 @@ impl Host {
             facts,
             clock: Clock::new(SimTime::default(), drift),
             engine: Engine::default(),
+            gone: false,
             powered: true,
             daemon: None,
             boots: 0,

@@ -76,12 +76,7 @@ impl World {
         let again = Millis(rng.between(PAUSE.0.0, PAUSE.1.0));
         let once = rng.chance(500);
         self.after(again, Happening::Join { machine });
-        let up = self.hosts.values().filter(|host| host.is_up() && !host.frozen);
-        let up: Vec<NodeId> = up.map(|host| host.id).collect();
-        if up.is_empty() {
-            return;
-        }
-        let node = up[self.joining.rng.below(up.len() as u64) as usize];
+        let Some(node) = self.somebody_up() else { return };
         let request = match has_token {
             true => self.ask_to_join(node, machine),
             false => {
@@ -90,12 +85,57 @@ impl World {
             }
         };
         let now = self.now;
+        self.trace.detail(now, || format!("machine {machine} asks {node} to join"));
+        self.ask_for(Asker::Machine(machine), node, request);
+    }
+
+    fn somebody_up(&mut self) -> Option<NodeId> {
+        let up = self.hosts.values().filter(|host| host.is_up() && !host.frozen);
+        let up: Vec<NodeId> = up.map(|host| host.id).collect();
+        (!up.is_empty()).then(|| up[self.joining.rng.below(up.len() as u64) as usize])
+    }
+
+    fn ask_for(&mut self, asker: Asker, node: NodeId, request: Request) {
         let host = self.host_mut(node);
         let (id, boot) = (RequestId(host.next_request), host.boots);
         host.next_request += 1;
-        host.waiting.insert(id, Asker::Machine(machine));
-        self.trace.detail(now, || format!("machine {machine} asks {node} to join"));
+        host.waiting.insert(id, asker);
         self.tell(node, boot, Event::Request { id, request, origin: Origin::Client });
+    }
+
+    /// An operator asks for something, once.
+    pub(super) fn order(&mut self, request: Request) {
+        if let Some(node) = self.somebody_up() {
+            self.ask_for(Asker::Operator, node, request);
+        }
+    }
+
+    /// Whether a machine can be taken away for ever: a majority of those that vote is left.
+    pub(super) fn can_spare(&self, node: NodeId) -> bool {
+        let voters = self.log.voters();
+        let lost = voters.iter().filter(|id| **id == node || self.host(**id).gone).count();
+        let member = self.log.is_member(node) && !self.host(node).gone;
+        member && lost * 2 < voters.len() && voters.len() >= 3
+    }
+
+    /// A machine is taken away for ever, another is bought in its place.
+    pub(super) fn take_away(&mut self, node: NodeId) {
+        self.kill_daemon(node);
+        let host = self.host_mut(node);
+        host.gone = true;
+        host.powered = false;
+        host.engine.power_off();
+        self.buy_machine();
+        self.retire(node);
+    }
+
+    /// An operator removes a machine that is gone, until it is no member any more.
+    pub(super) fn retire(&mut self, node: NodeId) {
+        if self.cluster().nodes.contains_key(&node) {
+            self.order(Request::RemoveNode { node: node.to_string(), force: true });
+            let again = Millis(self.joining.rng.between(1_000, 5_000));
+            self.after(again, Happening::Retire { node });
+        }
     }
 
     fn ask_to_join(&self, node: NodeId, machine: u64) -> Request {

@@ -70,6 +70,10 @@ enum Happening {
     PassedOn { asker: Forwarder, to: NodeId, request: Request },
     /// A node has waited long enough for another's answer.
     NoAnswer { asker: Forwarder },
+    /// A daemon that was told that it is to stop is gone.
+    Stop { node: NodeId, boot: u64 },
+    /// A machine that is gone for good is still a member, or not any more.
+    Retire { node: NodeId },
     /// A machine tries to join.
     Join { machine: u64 },
     /// A node hears who leads.
@@ -95,6 +99,8 @@ enum Asker {
     Person(usize),
     /// A machine that wants to join.
     Machine(u64),
+    /// Somebody who drains and removes nodes, and looks what became of it.
+    Operator,
     /// A node that passed a request on.
     Node(Forwarder),
 }
@@ -300,6 +306,13 @@ impl World {
             Happening::Transfer { to, term } => self.transfer(to, term),
             Happening::PassedOn { asker, to, request } => self.passed_on(asker, to, request),
             Happening::NoAnswer { asker } => self.no_answer(asker),
+            Happening::Stop { node, boot } => {
+                let asked = self.faults.active.contains(&Fault::Stop(node));
+                if asked && self.host(node).boots == boot {
+                    self.kill_daemon(node);
+                }
+            }
+            Happening::Retire { node } => self.retire(node),
             Happening::Join { machine } => self.join(machine),
             Happening::HearOfLeader { node, boot } => self.hear_of_leader(node, boot),
             Happening::Tick => self.tick(),

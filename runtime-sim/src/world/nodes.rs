@@ -23,7 +23,7 @@ impl World {
     pub(super) fn boot(&mut self, node: NodeId) {
         let (now, seed, end) = (self.now, self.params.seed, self.log.end());
         let host = self.host_mut(node);
-        if !host.powered || host.is_up() {
+        if !host.powered || host.gone || host.is_up() {
             return;
         }
         host.boots += 1;
@@ -66,8 +66,8 @@ impl World {
         for asker in waiting.into_values() {
             match asker {
                 Asker::Person(person) => self.hears_nothing(person),
-                // It asks again.
-                Asker::Machine(_) => {}
+                // These ask again.
+                Asker::Machine(_) | Asker::Operator => {}
                 Asker::Node(asker) => {
                     let back = self.network.delay();
                     self.answer_forward(asker, node, back, None);

@@ -262,6 +262,7 @@ impl World {
         match asker {
             Asker::Person(person) => self.person_hears(person, &outcome),
             Asker::Machine(machine) => self.machine_hears(machine, &outcome),
+            Asker::Operator => {}
             Asker::Node(asker) => {
                 let back = self.network.delay();
                 self.answer_forward(asker, node, back, Some(outcome));

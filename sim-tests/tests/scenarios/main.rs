@@ -2,6 +2,7 @@
 
 mod containers;
 mod deploys;
+mod drains;
 mod engines;
 mod forwarding;
 mod gray;
