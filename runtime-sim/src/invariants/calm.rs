@@ -138,7 +138,7 @@ fn is_at_rest(cluster: &Cluster, name: &Name) -> bool {
         alloc.is_wanted()
             && alloc.template == version.template
             && alloc.status.phase == Phase::Healthy
-            && cluster.is_up(alloc.node)
+            && cluster.nodes.get(&alloc.node).is_some_and(|node| node.is_up() && !node.draining)
     };
     let filled: BTreeSet<u64> = live.iter().map(|alloc| alloc.slot.index).collect();
     live.iter().all(|alloc| serves(alloc))
