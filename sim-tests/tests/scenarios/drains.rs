@@ -2,6 +2,7 @@
 
 use mill_core::api::{Answer, Request};
 use mill_core::cluster::alloc::{Desired, StopReason};
+use mill_core::cluster::deploy::DeployState;
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
 use mill_runtime_sim::{Fault, World};
@@ -75,6 +76,20 @@ fn services_on_each_node_leave_a_draining_node_and_come_back() {
     drain(&mut scenario, NodeId(3), false);
     scenario.settled();
     assert_eq!(scenario.healthy("web"), 3);
+}
+
+#[test]
+fn a_version_that_no_node_can_take_does_not_become_what_a_service_runs() {
+    // It succeeded without having been healthy anywhere (found by seed 208).
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1", "web:2"]);
+    let each = WEB.replace("port = 8080", "port = 8080\nreplicas = \"each-node\"");
+    scenario.run(&each);
+    drain(&mut scenario, NodeId(1), true);
+    scenario.until("it is empty", |world| live(world, NodeId(1)) == 0);
+    let state = scenario.deploy(&each.replace("web:1", "web:2"));
+    let DeployState::RolledBack { reason } = state else { panic!("{state:?}") };
+    assert!(reason.contains("web.1: no node can take it: m1 is draining"), "{reason}");
 }
 
 #[test]
