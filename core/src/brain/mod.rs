@@ -186,7 +186,8 @@ impl Brain {
         self.dirty = commands.len() > fits;
         commands.truncate(fits);
         if !commands.is_empty() {
-            self.in_flight = Some(out.propose(now.wall, commands));
+            let decided_under = Some(cluster.membership);
+            self.in_flight = Some(out.propose(now.wall, decided_under, commands));
         }
     }
 
@@ -265,7 +266,7 @@ fn ahead(cluster: &Cluster, now: Now, commands: &[Command]) -> Option<Cluster> {
     let mut ahead = cluster.clone();
     let at = Revision { index: cluster.revision.index + 1, ..cluster.revision };
     let id = ProposalId { node: NodeId(0), boot: 0, seq: 0 };
-    ahead.apply(at, &Entry { id, wall: now.wall, commands: commands.to_vec() });
+    ahead.apply(at, &Entry { id, wall: now.wall, membership: None, commands: commands.to_vec() });
     Some(ahead)
 }
 
