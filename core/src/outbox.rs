@@ -41,11 +41,16 @@ impl Outbox {
         id
     }
 
-    /// Proposes commands as one entry.
-    pub fn propose(&mut self, wall: Wall, commands: Vec<Command>) -> ProposalId {
+    /// Proposes commands as one entry; its decisions were made for the members of that count.
+    pub fn propose(
+        &mut self,
+        wall: Wall,
+        membership: Option<u64>,
+        commands: Vec<Command>,
+    ) -> ProposalId {
         let id = ProposalId { node: self.node, boot: self.boot, seq: self.next_proposal };
         self.next_proposal += 1;
-        self.push(Effect::Propose { entry: Box::new(Entry { id, wall, commands }) });
+        self.push(Effect::Propose { entry: Box::new(Entry { id, wall, membership, commands }) });
         id
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
 use crate::cluster::deploy::DeployState;
+use crate::cluster::node::NodeRecord;
 use crate::container::{ContainerOp, OpError, OpOutput};
 use crate::effect::OpId;
 use crate::message::ImageReport;
@@ -128,6 +129,7 @@ impl Images {
 impl Cluster {
     /// The node that finds out what images mean: the lowest that is up.
     pub(crate) fn resolver(&self) -> Option<NodeId> {
-        self.nodes.iter().find(|(_, record)| record.is_up()).map(|(id, _)| *id)
+        let able = |record: &NodeRecord| record.is_up() && record.roles.secondary;
+        self.nodes.iter().find(|(_, record)| able(record)).map(|(id, _)| *id)
     }
 }

@@ -218,7 +218,8 @@ impl Brain {
             let fits = fits(&entry);
             self.dirty = entry.len() > fits;
             entry.truncate(fits);
-            self.in_flight = Some(out.propose(now.wall, entry));
+            let decided_under = Some(cluster.membership);
+            self.in_flight = Some(out.propose(now.wall, decided_under, entry));
         }
     }
 
@@ -297,7 +298,7 @@ fn ahead(cluster: &Cluster, now: Now, commands: &[Command]) -> Option<Cluster> {
     let mut ahead = cluster.clone();
     let at = Revision { index: cluster.revision.index + 1, ..cluster.revision };
     let id = ProposalId { node: NodeId(0), boot: 0, seq: 0 };
-    ahead.apply(at, &Entry { id, wall: now.wall, commands: commands.to_vec() });
+    ahead.apply(at, &Entry { id, wall: now.wall, membership: None, commands: commands.to_vec() });
     Some(ahead)
 }
 

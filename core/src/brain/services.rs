@@ -14,7 +14,7 @@ use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::node::Wake;
 use crate::rollout::{self, Input, Pace, Step, Target, View, Waiting};
-use crate::scheduler::{self, Ask, Candidate, Verdict};
+use crate::scheduler::{self, Ask, Candidate, Reason, Rejected, Verdict};
 use crate::time::Mono;
 use crate::units::Millis;
 
@@ -70,6 +70,7 @@ impl Brain {
         let input = Input { target, allocs: views, pace, prune };
         let mut step = rollout::step(&input);
         let mut blocked = keep_what_has_no_place(room.nodes, &input, version, &mut step);
+        blocked.extend(unproven(cluster, name, version, &input, &mut step));
         for (alloc, reason) in &step.stop {
             draft.commands.push(Command::Stop { alloc: alloc.clone(), reason: *reason });
         }
@@ -217,6 +218,33 @@ impl Retry {
         };
         Retry { failures, latest, at: now + Millis(wait).min(RETRY_LONGEST) }
     }
+}
+
+/// A version that no node can take just now, of a service on each node, has not been seen healthy
+/// anywhere: nothing is settled by that. Says what keeps each node from it.
+fn unproven(
+    cluster: &Cluster,
+    name: &Name,
+    version: Option<&Version>,
+    input: &Input<'_>,
+    step: &mut Step,
+) -> Option<Blocked> {
+    let (Some(version), Some(target)) = (version, &input.target) else { return None };
+    if input.pace != Pace::Rolling || !each_node(&version.spec) || !target.slots.is_empty() {
+        return None;
+    }
+    let labelled = cluster.nodes.iter().filter(|(_, node)| {
+        let mut required = version.spec.place.require.iter();
+        node.roles.secondary && required.all(|(key, value)| node.labels.get(key) == Some(value))
+    });
+    let rejected = labelled.clone().map(|(_, node)| Rejected {
+        node: node.name.clone(),
+        reason: if node.is_up() { Reason::Draining } else { Reason::Down },
+    });
+    let rejected: Vec<Rejected> = rejected.collect();
+    let (first, _) = labelled.clone().next()?;
+    step.settled = false;
+    Some(Blocked::Unplaced { slot: Slot { service: name.clone(), index: first.0 }, rejected })
 }
 
 /// What would have to go before its node is empty, and could be placed nowhere then, stays: it is

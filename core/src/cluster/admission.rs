@@ -26,6 +26,8 @@ pub const TOKENS_MAX: usize = 100;
 pub const LABELS_MAX: usize = 32;
 /// The most bytes of a node's name, of a label and of its value.
 pub const TEXT_MAX: usize = 63;
+/// The most bytes of a fingerprint, a hash, an address or a version.
+pub const LONG_TEXT_MAX: usize = 255;
 
 /// What a node does for the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +106,13 @@ impl Admission {
                 "`{name}` is not a name for a node; use 1 to {TEXT_MAX} letters, digits, `-`, `_` \
                  and `.`"
             ));
+        }
+        if self.key.is_empty() {
+            return Some("a node needs a key of its own".to_owned());
+        }
+        let texts = [&self.key, &self.advertise, &self.rpc, &self.version];
+        if let Some(long) = texts.into_iter().find(|text| text.len() > LONG_TEXT_MAX) {
+            return Some(format!("`{long}` is longer than {LONG_TEXT_MAX} bytes"));
         }
         if !self.roles.primary && !self.roles.secondary {
             return Some("a node needs a role: primary, secondary or both".to_owned());
@@ -264,6 +273,7 @@ impl Cluster {
             self.prune(&service);
         }
         self.nodes.remove(&node);
+        self.membership += 1;
         self.history.record(wall, node, format!("node {name} was removed"));
         Ok(Reply::Done)
     }
@@ -279,6 +289,7 @@ impl Cluster {
             return Err(stale(format!("node {} is known like that", record.name)));
         }
         record.draining = draining;
+        self.membership += 1;
         let text = match draining {
             true => format!("node {} drains: it gets nothing new and is emptied", record.name),
             false => format!("node {} takes containers again", record.name),
@@ -307,6 +318,7 @@ impl Cluster {
             return Err(stale(format!("node {} is known like that", record.name)));
         }
         record.labels = labels;
+        self.membership += 1;
         let text = format!("the labels of node {} were changed", record.name);
         self.history.record(wall, node, text);
         Ok(Reply::Done)
@@ -320,6 +332,10 @@ impl Cluster {
     ) -> Result<Reply, Refusal> {
         if self.tokens.get(hash).is_some_and(|known| known == token) {
             return Err(stale("this token is known like that"));
+        }
+        if !(1..=LONG_TEXT_MAX).contains(&hash.len()) {
+            let problem = format!("the hash of a token has 1 to {LONG_TEXT_MAX} bytes");
+            return Err(Refusal::Invalid(problem));
         }
         // By the clock of whoever makes a new one: what has expired says nothing but that.
         self.tokens.retain(|_, known| known.expires.is_none_or(|expires| expires > wall));

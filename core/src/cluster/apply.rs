@@ -115,7 +115,19 @@ impl Cluster {
     pub fn apply(&mut self, at: Revision, entry: &Entry) -> Vec<Result<Reply, Refusal>> {
         assert!(at > self.revision, "entry {at} comes after {}", self.revision);
         self.revision = at;
-        entry.commands.iter().map(|command| self.apply_one(at, entry.wall, command)).collect()
+        let apply = |command| {
+            self.is_timely(entry, command)?;
+            self.apply_one(at, entry.wall, command)
+        };
+        entry.commands.iter().map(apply).collect()
+    }
+
+    fn is_timely(&self, entry: &Entry, command: &Command) -> Result<(), Refusal> {
+        let other = entry.membership.is_some_and(|membership| membership != self.membership);
+        match other && command.is_decision() {
+            true => Err(stale("nodes were removed, drained or labelled since this was decided")),
+            false => Ok(()),
+        }
     }
 
     fn apply_one(&mut self, at: Revision, wall: Wall, command: &Command) -> Result<Reply, Refusal> {

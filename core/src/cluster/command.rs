@@ -34,6 +34,10 @@ pub struct Entry {
     pub id: ProposalId,
     /// The proposer's wall clock, for what people read.
     pub wall: Wall,
+    /// The [`crate::cluster::Cluster::membership`] that its decisions were made for: they are
+    /// refused under another, when a node may have been removed that they count on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<u64>,
     /// What to do, at most [`COMMANDS_PER_ENTRY`].
     pub commands: Vec<Command>,
 }
@@ -45,6 +49,31 @@ pub const COMMANDS_PER_ENTRY: usize = 1000;
 pub const BYTES_PER_ENTRY: usize = 2 << 20;
 
 impl Command {
+    /// Whether it is the leader's decision, made of all that is there; not a fact, nor a person's
+    /// wish.
+    pub fn is_decision(&self) -> bool {
+        match self {
+            Command::AdvanceDeploy { .. }
+            | Command::SettleService { .. }
+            | Command::Place { .. }
+            | Command::Stop { .. } => true,
+            Command::Found { .. }
+            | Command::AdmitNode { .. }
+            | Command::RemoveNode { .. }
+            | Command::SetDrain { .. }
+            | Command::SetLabels { .. }
+            | Command::PutToken { .. }
+            | Command::RevokeTokens
+            | Command::RegisterNode { .. }
+            | Command::SetLiveness { .. }
+            | Command::Trust { .. }
+            | Command::StartDeploy { .. }
+            | Command::PinImage { .. }
+            | Command::Report { .. }
+            | Command::Forget { .. } => false,
+        }
+    }
+
     /// How many bytes it takes at most when it is written, as far as that is bounded by what
     /// people and containers say.
     pub fn weight(&self) -> usize {

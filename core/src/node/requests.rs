@@ -424,7 +424,7 @@ impl Node {
 
     /// Proposes a command for which a request waits.
     pub(super) fn propose(&mut self, now: Now, id: RequestId, command: Command, then: Then) {
-        let proposal = self.out.propose(now.wall, vec![command]);
+        let proposal = self.out.propose(now.wall, None, vec![command]);
         self.requests.proposed.insert(id, Proposed { id: proposal, then });
     }
 

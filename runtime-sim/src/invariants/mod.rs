@@ -11,6 +11,7 @@ mod commanded;
 mod equal_state;
 mod floor;
 mod forward;
+mod members;
 mod one_leader;
 mod outlives;
 mod pinned;
@@ -102,6 +103,7 @@ impl Default for Invariants {
             Box::new(equal_state::EqualState::default()),
             Box::new(floor::Floor),
             Box::new(forward::Forward),
+            Box::new(members::Members),
             Box::new(one_leader::OneLeader::default()),
             Box::new(outlives::Outlives::default()),
             Box::new(pinned::Pinned::default()),

@@ -21,7 +21,16 @@ impl Invariant for Whole {
         let Moment::Committed { before, entry, after, .. } = moment else { return Ok(()) };
         for command in &entry.commands {
             match command {
-                Command::SettleService { deploy, service } => settled(after, *deploy, service)?,
+                Command::SettleService { deploy, service } => {
+                    let is = |cluster: &Cluster| {
+                        let change = cluster.deploys.get(deploy)?.changes.get(service)?;
+                        Some(change.settled)
+                    };
+                    // It may be refused.
+                    if is(before) != is(after) {
+                        settled(after, *deploy, service)?;
+                    }
+                }
                 Command::AdvanceDeploy { deploy, .. } => {
                     let was = before.deploys.get(deploy).map(|deploy| deploy.state.is_end());
                     if let (Some(false), Some(is)) = (was, after.deploys.get(deploy)) {

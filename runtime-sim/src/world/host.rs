@@ -139,6 +139,11 @@ impl Host {
         self.daemon.is_some()
     }
 
+    /// Whether a node votes, as far as it knows.
+    pub fn votes(&self, node: NodeId) -> bool {
+        self.members.as_ref().is_some_and(|(_, members)| members.voters.contains(&node))
+    }
+
     /// Whether its daemon has all that was committed before it started.
     pub fn is_caught_up(&self) -> bool {
         self.fed.caught_up

@@ -161,6 +161,11 @@ impl World {
             Ok(Answer::Admitted { node, .. }) => {
                 let node = *node;
                 self.joining.machines.remove(&machine);
+                let record = self.log.reference.nodes.get(&node);
+                if record.is_none_or(|record| record.key != format!("key {machine}")) {
+                    let lost = format!("machine {machine} was told that it is {node}, and is not");
+                    super::record(&mut self.violation, self.now, Err(("joining", lost)));
+                }
                 self.stats.count("machines joined");
                 let host = Host::new(node, &self.params, &mut self.draw.clocks);
                 self.hosts.insert(node, host);

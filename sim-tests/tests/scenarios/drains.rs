@@ -2,6 +2,7 @@
 
 use mill_core::api::{Answer, Request};
 use mill_core::cluster::alloc::{Desired, StopReason};
+use mill_core::cluster::deploy::DeployState;
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
 use mill_runtime_sim::{Fault, World};
@@ -78,6 +79,20 @@ fn services_on_each_node_leave_a_draining_node_and_come_back() {
 }
 
 #[test]
+fn a_version_that_no_node_can_take_does_not_become_what_a_service_runs() {
+    // It succeeded without having been healthy anywhere (found by seed 208).
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1", "web:2"]);
+    let each = WEB.replace("port = 8080", "port = 8080\nreplicas = \"each-node\"");
+    scenario.run(&each);
+    drain(&mut scenario, NodeId(1), true);
+    scenario.until("it is empty", |world| live(world, NodeId(1)) == 0);
+    let state = scenario.deploy(&each.replace("web:1", "web:2"));
+    let DeployState::RolledBack { reason } = state else { panic!("{state:?}") };
+    assert!(reason.contains("web.1: no node can take it: m1 is draining"), "{reason}");
+}
+
+#[test]
 fn what_has_no_other_place_stays_and_says_that_the_others_have_no_room() {
     let mut scenario = Scenario::nodes(2);
     scenario.images(&["web:1"]);
@@ -147,4 +162,14 @@ fn a_machine_that_is_lost_for_ever_is_replaced_and_the_next_one_votes() {
     assert!(!scenario.world.voters().contains(&NodeId(2)));
     scenario.settled();
     assert_eq!(scenario.healthy("web"), 3);
+}
+
+#[test]
+fn what_was_decided_before_a_node_was_removed_is_decided_anew() {
+    // A service settled with a replica on a node that was gone (found by seed 1660), and a replica
+    // was stopped for a drain that was over (found by seed 482).
+    for seed in [482, 1660] {
+        let report = mill_runtime_sim::run(mill_runtime_sim::Params::from_seed(seed));
+        assert!(report.passed(), "{report}");
+    }
 }

@@ -1,0 +1,61 @@
+//! A number is given once, and who is to vote is heard of, few, and led by one of them.
+
+use mill_core::Effect;
+use mill_core::cluster::Cluster;
+use mill_core::name::NodeId;
+
+use super::{Invariant, Moment};
+use crate::world::host::Host;
+
+/// The most nodes that vote (product.md, section 5).
+const VOTERS_MAX: usize = 5;
+
+/// Looks at each admission, and at what leaders ask of consensus.
+pub(super) struct Members;
+
+impl Invariant for Members {
+    fn name(&self) -> &'static str {
+        "members"
+    }
+
+    fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        match moment {
+            Moment::Committed { before, after, .. } => numbers(before, after),
+            Moment::Effect { host, effect: Effect::ChangeMembers { voters, learners }, .. } => {
+                if voters.len() > VOTERS_MAX || !voters.contains(&host.id) {
+                    return Err(format!("{} wants {voters:?} to vote", host.id));
+                }
+                if let Some(twice) = voters.intersection(learners).next() {
+                    return Err(format!("{twice} is to vote and to follow"));
+                }
+                voters.iter().try_for_each(|voter| may_vote(host, *voter))
+            }
+            Moment::Effect { .. }
+            | Moment::Heard { .. }
+            | Moment::Agreed { .. }
+            | Moment::State { .. } => Ok(()),
+            Moment::Belief { .. } | Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+        }
+    }
+}
+
+fn numbers(before: &Cluster, after: &Cluster) -> Result<(), String> {
+    if before.next_node == after.next_node && after.nodes.len() <= before.nodes.len() {
+        return Ok(());
+    }
+    let new = after.nodes.keys().filter(|id| !before.nodes.contains_key(id));
+    match new.into_iter().find(|id| id.0 < before.next_node || id.0 >= after.next_node) {
+        Some(again) => Err(format!("the number {again} was given twice, or will be")),
+        None => Ok(()),
+    }
+}
+
+/// A vote is new for a primary only; one that votes may be gone, and not be replaceable yet.
+fn may_vote(host: &Host, voter: NodeId) -> Result<(), String> {
+    let Some(daemon) = &host.daemon else { return Ok(()) };
+    let record = daemon.cluster().nodes.get(&voter);
+    if host.votes(voter) || record.is_some_and(|record| record.roles.primary) {
+        return Ok(());
+    }
+    Err(format!("{} wants {voter} to vote, which may not", host.id))
+}
