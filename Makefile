@@ -7,6 +7,7 @@ CARGO ?= cargo
 NEXTEST := $(CARGO) nextest run --locked
 SEED ?= 1
 SEEDS ?= 0..10000
+RAFT_SEEDS ?= 0..300
 JOBS ?= 2
 ARGS ?=
 # Tests that need a container engine of their own.
@@ -52,10 +53,11 @@ hosts: ## tests with real daemons and containers
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) -p mill -p mill-runtime-real -E 'package(mill) or binary(docker)'
 
-soak: ## the large counts: 200 kills of the daemon under deploys, many seeds (SEEDS=A..B)
+soak: ## the large counts: 200 kills of the daemon under deploys, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B)
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 $(NEXTEST) -p mill -E 'binary(kill)'
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
+	$(CARGO) run --locked --release --bin mill -- sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)
 
 bench: ## benchmarks of functions, simulation speed and the idle daemon
 	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-consensus
