@@ -57,6 +57,7 @@ soak: ## the large counts: 200 kills of the daemon under deploys, many seeds (SE
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 $(NEXTEST) -p mill -E 'binary(kill)'
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
+	$(CARGO) test --locked --release -p mill-sim-tests --test swarm -- --ignored
 	$(CARGO) run --locked --release --bin mill -- sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)
 
 bench: ## benchmarks of functions, simulation speed and the idle daemon

@@ -42,7 +42,7 @@ fn every_seed_holds_and_together_they_reach_everything() {
 }
 
 #[test]
-#[ignore = "takes minutes: cargo test --release -p mill-sim-tests --test swarm -- --ignored"]
+#[ignore = "takes minutes: `make soak` runs it"]
 fn two_thousand_seeds_hold() {
     let failed = |seeds: Range<u64>| {
         let reports = seeds.map(|seed| run(Params::from_seed(seed)));

@@ -121,8 +121,8 @@ impl Node {
             }
         };
         ApiError::new(ErrorCode::NoLeader, message).hint(
-            "containers go on running; look with `mill status --stale` here, ask another node, or \
-             try again when it can reach the others",
+            "containers go on running; ask another node, or try again when this one can reach the \
+             others",
         )
     }
 }
