@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use mill_core::cluster::admission::Roles;
 use mill_core::name::Name;
 use mill_runtime_real::LOG_LINES_MAX;
+use mill_runtime_real::token::JoinToken;
 
 /// A container orchestrator for 3 to 20 nodes, in one binary.
 #[derive(Debug, Parser)]
@@ -45,9 +47,23 @@ pub enum Command {
     /// Run a throw-away cluster on this machine, deploy a config to it, and show its logs.
     #[command(after_help = "Example:\n  mill dev -f examples/shop/mill.toml")]
     Dev(Dev),
-    /// Start the first node of a new cluster.
+    /// Start the first node of a new cluster, or this machine's node again.
     #[command(after_help = "Example:\n  mill init --name a --advertise 192.0.2.10 --foreground")]
     Init(Init),
+    /// Make this machine a node of a cluster. Safe to repeat.
+    #[command(
+        after_help = "Example:\n  mill join 192.0.2.10 --token mill1.... --advertise 192.0.2.11 --foreground"
+    )]
+    Join(Join),
+    /// Take this machine out of its cluster: its containers move to other nodes first.
+    #[command(after_help = "Example:\n  mill leave")]
+    Leave(Leave),
+    /// Show and change the nodes of the cluster.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Make and revoke the tokens with which machines join.
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Check a config and say everything that is wrong with it. Needs no cluster.
     #[command(after_help = "Example:\n  mill validate -f mill.toml")]
     Validate(Files),
@@ -118,12 +134,42 @@ pub struct Dev {
 /// `mill init`.
 #[derive(Debug, ClapArgs)]
 pub struct Init {
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// `mill join`.
+#[derive(Debug, ClapArgs)]
+pub struct Join {
+    /// Where any node of the cluster is reached by others; port 7400 if none is named.
+    #[arg(value_name = "ADDRESS")]
+    pub cluster: String,
+    /// The token, which `mill init` or `mill token create` printed.
+    #[arg(long, env = "MILL_JOIN_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: JoinToken,
+    /// What this node does: `primary` (may vote and lead), `secondary` (runs containers), or both
+    /// with a comma; all that the token gives by default.
+    #[arg(long, value_name = "ROLES")]
+    pub role: Option<RoleList>,
+    /// A label for constraints; as many as you like.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<Label>,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// How a daemon runs on this machine.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Machine {
     /// What people call this node; the host's name by default.
     #[arg(long)]
     pub name: Option<Name>,
     /// Address that others reach this node at.
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     pub advertise: IpAddr,
+    /// Address and port to serve other nodes at; port 7400 of --advertise by default.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub rpc: Option<String>,
     /// Stay in the foreground; needed where there is no systemd.
     #[arg(long)]
     pub foreground: bool,
@@ -145,6 +191,200 @@ pub struct Init {
     /// Log as JSON lines.
     #[arg(long)]
     pub log_json: bool,
+}
+
+/// `mill leave`.
+#[derive(Debug, ClapArgs)]
+pub struct Leave {
+    #[command(flatten)]
+    pub target: Target,
+    /// Also where its containers have no other place to go to: they stop.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `mill node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes.
+    #[command(after_help = "Example:\n  mill node ls --json | jq '.[].name'")]
+    Ls(NodeLs),
+    /// Show everything about a node.
+    #[command(after_help = "Example:\n  mill node inspect b")]
+    Inspect(NodeInspect),
+    /// Set and remove labels of a node, for constraints.
+    #[command(after_help = "Example:\n  mill node label b zone=east disk-")]
+    Label(NodeLabel),
+    /// Empty a node: what runs on it starts elsewhere first. It gets nothing new until `undrain`.
+    #[command(after_help = "Example:\n  mill node drain b")]
+    Drain(NodeDrain),
+    /// Let a node take containers again.
+    #[command(after_help = "Example:\n  mill node undrain b")]
+    Undrain(NodeName),
+    /// Remove a node from the cluster for good.
+    #[command(after_help = "Example:\n  mill node rm b")]
+    Rm(NodeRm),
+}
+
+/// `mill node ls`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeLs {
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub stale: Stale,
+}
+
+/// A node, and where to ask.
+#[derive(Debug, ClapArgs)]
+pub struct NodeName {
+    #[command(flatten)]
+    pub target: Target,
+    /// Its name or number.
+    #[arg(value_name = "NODE")]
+    pub node: String,
+}
+
+/// `mill node inspect`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeInspect {
+    #[command(flatten)]
+    pub name: NodeName,
+    #[command(flatten)]
+    pub stale: Stale,
+}
+
+/// `mill node label`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeLabel {
+    #[command(flatten)]
+    pub name: NodeName,
+    /// `KEY=VALUE` sets a label, `KEY-` removes it.
+    #[arg(required = true, value_name = "CHANGE")]
+    pub changes: Vec<LabelChange>,
+}
+
+/// `mill node drain`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeDrain {
+    #[command(flatten)]
+    pub name: NodeName,
+    /// Do not wait until it is empty.
+    #[arg(short, long)]
+    pub detach: bool,
+}
+
+/// `mill node rm`.
+#[derive(Debug, ClapArgs)]
+pub struct NodeRm {
+    #[command(flatten)]
+    pub name: NodeName,
+    /// Also a node that was not drained, because its machine is gone.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `mill token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token, and print the command with which a machine joins.
+    #[command(after_help = "Example:\n  mill token create --role secondary --lasts 1h --once")]
+    Create(TokenCreate),
+    /// Make all tokens worthless; nodes that have joined stay.
+    #[command(after_help = "Example:\n  mill token revoke")]
+    Revoke(TokenRevoke),
+}
+
+/// `mill token create`.
+#[derive(Debug, ClapArgs)]
+pub struct TokenCreate {
+    #[command(flatten)]
+    pub target: Target,
+    /// The roles that it gives: `primary`, `secondary`, or both with a comma.
+    #[arg(long, default_value = "primary,secondary", value_name = "ROLES")]
+    pub role: RoleList,
+    /// How long it is good: `1h`, `7d`.
+    #[arg(long, default_value = "24h", value_name = "DURATION")]
+    pub lasts: mill_core::units::Millis,
+    /// Good for one machine only.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `mill token revoke`.
+#[derive(Debug, ClapArgs)]
+pub struct TokenRevoke {
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Whether the answer may be old.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub struct Stale {
+    /// Answer from the asked node's own copy, also without a leader; says how old it may be.
+    #[arg(long = "stale")]
+    pub wanted: bool,
+}
+
+/// Roles as typed.
+#[derive(Clone, Copy, Debug)]
+pub struct RoleList(pub Roles);
+
+impl std::str::FromStr for RoleList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RoleList, String> {
+        let mut roles = Roles { primary: false, secondary: false };
+        for word in text.split(',') {
+            match word.trim() {
+                "primary" => roles.primary = true,
+                "secondary" => roles.secondary = true,
+                other => {
+                    return Err(format!(
+                        "`{other}` is not a role; write primary, secondary or primary,secondary"
+                    ));
+                }
+            }
+        }
+        Ok(RoleList(roles))
+    }
+}
+
+/// A label as typed.
+#[derive(Clone, Debug)]
+pub struct Label(pub String, pub String);
+
+impl std::str::FromStr for Label {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Label, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Label(key.to_owned(), value.to_owned())),
+            Some(_) | None => Err(format!("`{text}` is not a label; write KEY=VALUE")),
+        }
+    }
+}
+
+/// A change of a label as typed.
+#[derive(Clone, Debug)]
+pub enum LabelChange {
+    Set(Label),
+    Remove(String),
+}
+
+impl std::str::FromStr for LabelChange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LabelChange, String> {
+        match text.strip_suffix('-') {
+            Some(key) if !key.is_empty() && !key.contains('=') => {
+                Ok(LabelChange::Remove(key.to_owned()))
+            }
+            Some(_) | None => text.parse().map(LabelChange::Set).map_err(|_: String| {
+                format!("`{text}` changes no label; write KEY=VALUE to set one, KEY- to remove it")
+            }),
+        }
+    }
 }
 
 /// A range of ports as typed.
@@ -204,8 +444,10 @@ pub struct Deploy {
 pub struct StatusArgs {
     #[command(flatten)]
     pub target: Target,
+    #[command(flatten)]
+    pub stale: Stale,
     /// Print the whole replicated state, for `mill plan --state`.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "wanted")]
     pub state: bool,
 }
 
@@ -219,6 +461,8 @@ pub struct Ps {
     /// Also those that have ended.
     #[arg(short, long)]
     pub all: bool,
+    #[command(flatten)]
+    pub stale: Stale,
 }
 
 /// `mill why`.
@@ -226,6 +470,8 @@ pub struct Ps {
 pub struct Why {
     #[command(flatten)]
     pub target: Target,
+    #[command(flatten)]
+    pub stale: Stale,
     /// A service, slot (`web.0`), alloc (`web.0-k3f9`) or node.
     pub name: String,
 }

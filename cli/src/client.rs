@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use mill_core::api::{Answer, ApiError};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -73,6 +74,17 @@ impl Client {
     pub async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
         let body = serde_json::to_vec(body).expect("requests have text keys only");
         self.answer(Method::POST, path, body.into(), ANSWER_WITHIN).await
+    }
+
+    /// The same where the answer is a document of its own.
+    pub async fn post_for<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).expect("requests have text keys only");
+        let answer = self.ask(Method::POST, path, body.into(), ANSWER_WITHIN).await?;
+        serde_json::from_slice(&answer).map_err(|_| self.garbled())
     }
 
     /// Asks and reads the answer as text.

@@ -55,6 +55,8 @@ pub enum Effect {
     Peers {
         /// All of them.
         peers: BTreeMap<NodeId, Peer>,
+        /// Below this number, whoever is not among them was removed.
+        known_below: NodeId,
     },
     /// Let these vote and those follow. A level, asked for by the leader, and again after a while
     /// for as long as `Members` says something else.

@@ -20,7 +20,10 @@ const FILE: &str = "identity.json";
 /// Where it is written before it gets its name.
 const BESIDE: &str = "identity.new";
 /// What a directory may hold that no daemon has begun in: our own first steps, a new disk's.
-const BEFORE_IDENTITY: [&str; 3] = ["lock", BESIDE, "lost+found"];
+const BEFORE_IDENTITY: [&str; 4] = ["lock", BESIDE, "lost+found", PKI_FOLDER];
+
+/// Where in the data directory a node keeps its keys and certificates.
+pub const PKI_FOLDER: &str = "pki";
 
 /// A node's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +39,9 @@ pub struct Identity {
     pub boot: u64,
     /// SHA-256 of the API token, in hex.
     pub token_hash: String,
+    /// Whether it was admitted to a cluster that was there before; the first node was not.
+    #[serde(default)]
+    pub joined: bool,
     /// Whether the replicated state has begun here: its log must be there from then on.
     #[serde(default)]
     begun: bool,
@@ -128,9 +134,20 @@ pub struct Opened {
     _claim: Claim,
 }
 
-/// Takes `dir` and reads the identity in it, or makes one. `log` is the file of the replicated
-/// state, which must be there if it ever was.
-pub fn open(dir: &Path, log: &Path, name: Option<String>) -> Result<Opened, IdentityError> {
+/// A data directory that this process has for itself, and whose it is so far.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Who this node is, if it is one.
+    pub known: Option<Identity>,
+    directory: PathBuf,
+    claim: Claim,
+}
+
+/// Takes `dir` and reads the identity in it.
+///
+/// # Errors
+/// When another process has it, it holds something else, or the disk refuses.
+pub fn claim(dir: &Path) -> Result<Claimed, IdentityError> {
     let disk = FileDisk::new(dir).map_err(io_error("create", dir))?;
     let path = dir.join(FILE);
     if !path.exists() {
@@ -146,25 +163,46 @@ pub fn open(dir: &Path, log: &Path, name: Option<String>) -> Result<Opened, Iden
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(io_error("read", &path)(error)),
     };
-    let is_new = known.is_none();
-    let mut identity = known.map_or_else(|| make(name), Ok)?;
-    let mut new_token = None;
-    if identity.begun {
-        if !fs::metadata(log).is_ok_and(|found| found.len() > 0) {
-            let (directory, log) = (dir.to_path_buf(), log.to_path_buf());
-            return Err(IdentityError::StateLost { directory, log, cluster: identity.cluster });
+    Ok(Claimed { known, directory: dir.to_path_buf(), claim })
+}
+
+impl Claimed {
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Goes on as the node that this is, or else as a `new` one. `log` is the file of the
+    /// replicated state, which must be there if it ever was.
+    ///
+    /// # Errors
+    /// When that state is lost, or the disk refuses.
+    pub fn open(
+        self,
+        log: &Path,
+        new: impl FnOnce() -> Result<Identity, IdentityError>,
+    ) -> Result<Opened, IdentityError> {
+        let Claimed { known, directory, claim } = self;
+        let is_new = known.is_none();
+        let mut identity = known.map_or_else(new, Ok)?;
+        let mut new_token = None;
+        if identity.begun {
+            if !fs::metadata(log).is_ok_and(|found| found.len() > 0) {
+                let (log, cluster) = (log.to_path_buf(), identity.cluster);
+                return Err(IdentityError::StateLost { directory, log, cluster });
+            }
+        } else if !identity.joined {
+            let token = secret()?;
+            identity.token_hash = token_hash(&token);
+            new_token = Some(token);
         }
-    } else {
-        let token = token()?;
-        identity.token_hash = token_hash(&token);
-        new_token = Some(token);
+        let opened = Opened { identity, new_token, directory, _claim: claim };
+        if is_new {
+            // What is made under this identity belongs to it, also if this start goes no further.
+            opened.write()?;
+        }
+        Ok(opened)
     }
-    let opened = Opened { identity, new_token, directory: dir.to_path_buf(), _claim: claim };
-    if is_new {
-        // What is made under this identity belongs to it, also if this start goes no further.
-        opened.write()?;
-    }
-    Ok(opened)
 }
 
 /// The identity of a daemon that is gone, with the directory taken; `None` where one runs, or none
@@ -226,24 +264,47 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
     Ok(identity)
 }
 
-fn make(name: Option<String>) -> Result<Identity, IdentityError> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    Ok(Identity {
-        format: FORMAT,
-        cluster: hex(&random::<8>()?),
-        node: NodeId(1),
-        name: name.unwrap_or(host),
-        boot: 0,
-        token_hash: String::new(),
-        begun: false,
-    })
+impl Identity {
+    /// The first node of a cluster, which begins with it.
+    ///
+    /// # Errors
+    /// When there is no entropy.
+    pub fn found(name: Option<String>) -> Result<Identity, IdentityError> {
+        Ok(Identity {
+            format: FORMAT,
+            cluster: hex(&random::<8>()?),
+            node: NodeId(1),
+            name: name.unwrap_or_else(host_name),
+            boot: 0,
+            token_hash: String::new(),
+            joined: false,
+            begun: false,
+        })
+    }
+
+    /// A node that a cluster has admitted, which goes on using its API token.
+    pub fn joined(cluster: String, node: NodeId, name: String, token_hash: String) -> Identity {
+        let (format, boot, joined, begun) = (FORMAT, 0, true, false);
+        Identity { format, cluster, node, name, boot, token_hash, joined, begun }
+    }
+
+    /// Whether the replicated state has begun here.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
 }
 
-fn token() -> Result<String, IdentityError> {
+/// What this machine is called.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn secret() -> Result<String, IdentityError> {
     Ok(format!("mill-{}", hex(&random::<32>()?)))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
+/// Random bytes, from the kernel.
+pub fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| IdentityError::Entropy(error.to_string()))?;
     Ok(bytes)
@@ -256,17 +317,21 @@ mod tests {
 
     use super::*;
 
+    fn open(dir: &Path, name: Option<&str>) -> Result<Opened, IdentityError> {
+        claim(dir)?.open(&dir.join("log"), || Identity::found(name.map(str::to_owned)))
+    }
+
     /// One start of a daemon in `dir`, with a log that is there from then on.
     fn start(dir: &Path, name: &str) -> Opened {
         let log = dir.join("log");
-        let mut opened = open(dir, &log, Some(name.to_owned())).unwrap();
+        let mut opened = open(dir, Some(name)).unwrap();
         fs::write(&log, "state").unwrap();
         opened.begin().unwrap();
         opened
     }
 
     fn refusal(dir: &Path) -> String {
-        open(dir, &dir.join("log"), None).unwrap_err().to_string()
+        open(dir, None).unwrap_err().to_string()
     }
 
     fn mode(path: &Path) -> u32 {
@@ -289,7 +354,7 @@ mod tests {
     #[test]
     fn a_start_that_went_no_further_counts_nothing_and_shows_a_token_again() {
         let dir = tempfile::tempdir().unwrap();
-        let first = open(dir.path(), &dir.path().join("log"), None).unwrap().identity;
+        let first = open(dir.path(), None).unwrap().identity;
         let second = start(dir.path(), "a");
         assert_eq!((&first.cluster, 1), (&second.identity.cluster, second.identity.boot));
         assert_eq!(token_hash(second.new_token.as_ref().unwrap()), second.identity.token_hash);

@@ -15,5 +15,6 @@ pub mod pki;
 mod private;
 mod recorder;
 pub mod rpc;
+pub mod token;
 
 pub use api::LINES_MAX as LOG_LINES_MAX;

@@ -50,9 +50,19 @@ pub enum PkiError {
         /// What is wrong with it.
         detail: String,
     },
-    /// A request to sign makes no sense.
-    #[error("the request for a certificate cannot be read: {0}")]
+    /// A request to sign, or a certificate that was sent, makes no sense.
+    #[error("what was sent is not a certificate, nor a request for one: {0}")]
     Request(String),
+    /// The keys of a node that has begun are not there.
+    #[error(
+        "the keys of this node are missing from {}: restore them from a backup; or remove the node \
+         on another one with `mill node rm`, and join the cluster again with an empty data directory",
+        folder.display()
+    )]
+    Lost {
+        /// Where they should be.
+        folder: PathBuf,
+    },
     /// The library refused.
     #[error("making a certificate failed: {0}")]
     Making(#[from] rcgen::Error),
@@ -77,6 +87,16 @@ pub fn node_in(certificate: &CertificateDer<'_>, cluster: &str) -> Option<NodeId
 pub fn key_in(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     Some(sha256(&certificate.subject_public_key_info()))
+}
+
+/// The fingerprint of the key that a request to sign is for, whose owner made it.
+///
+/// # Errors
+/// When it is not a request, or was not made by who holds its key.
+pub fn key_of_request(request: &str) -> Result<String, PkiError> {
+    let asked = CertificateSigningRequestParams::from_pem(request);
+    let asked = asked.map_err(|error| PkiError::Request(error.to_string()))?;
+    Ok(sha256(&asked.public_key.subject_public_key_info()))
 }
 
 /// SHA-256 of a certificate, in hex: what a join token carries of the authority.
@@ -112,7 +132,7 @@ impl Authority {
 
     /// Its key and certificate as text, for another primary of the same cluster.
     pub fn to_pem(&self) -> AuthorityPem {
-        let certificate = pem("CERTIFICATE", &self.certificate);
+        let certificate = to_pem(&self.certificate);
         AuthorityPem { certificate, key: self.key.serialize_pem() }
     }
 
@@ -121,10 +141,9 @@ impl Authority {
     /// # Errors
     /// When it is not an authority's.
     pub fn from_pem(text: &AuthorityPem) -> Result<Authority, PkiError> {
-        let wrong = |error: &dyn std::fmt::Display| PkiError::Request(error.to_string());
-        let key = KeyPair::from_pem(&text.key).map_err(|error| wrong(&error))?;
-        let certificate = CertificateDer::from_pem_slice(text.certificate.as_bytes());
-        Ok(Authority { key, certificate: certificate.map_err(|error| wrong(&error))? })
+        let wrong = |error: rcgen::Error| PkiError::Request(error.to_string());
+        let key = KeyPair::from_pem(&text.key).map_err(wrong)?;
+        Ok(Authority { key, certificate: from_pem(&text.certificate)? })
     }
 
     /// Signs a node's request: a certificate for that node, whatever else the request says.
@@ -228,6 +247,11 @@ impl Credentials {
         Credentials { cluster, authority, certificate, key }
     }
 
+    /// Fingerprint of this node's key.
+    pub fn fingerprint(&self) -> String {
+        self.key.fingerprint()
+    }
+
     /// The private key, for the TLS library.
     pub(crate) fn secret(&self) -> PrivateKeyDer<'static> {
         self.key.secret()
@@ -241,6 +265,11 @@ pub struct Store {
 }
 
 impl Store {
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Opens the folder; makes it if need be.
     ///
     /// # Errors
@@ -286,8 +315,8 @@ impl Store {
         authority: &CertificateDer<'_>,
         certificate: &CertificateDer<'_>,
     ) -> Result<(), PkiError> {
-        self.write(AUTHORITY_FILE, pem("CERTIFICATE", authority).as_bytes())?;
-        self.write(CERTIFICATE_FILE, pem("CERTIFICATE", certificate).as_bytes())
+        self.write(AUTHORITY_FILE, to_pem(authority).as_bytes())?;
+        self.write(CERTIFICATE_FILE, to_pem(certificate).as_bytes())
     }
 
     /// Keeps the authority itself: only primaries do.
@@ -324,6 +353,20 @@ impl Store {
         let path = self.folder.join(file);
         private::replace(&path, bytes).map_err(io_error("write", &path))
     }
+}
+
+/// A certificate as text.
+pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    pem("CERTIFICATE", certificate)
+}
+
+/// The reverse of [`to_pem`].
+///
+/// # Errors
+/// When it is not a certificate's.
+pub fn from_pem(text: &str) -> Result<CertificateDer<'static>, PkiError> {
+    let parsed = CertificateDer::from_pem_slice(text.as_bytes());
+    parsed.map_err(|error| PkiError::Request(error.to_string()))
 }
 
 fn pem(label: &str, bytes: &[u8]) -> String {

@@ -52,7 +52,7 @@ async fn serve(server: Server) -> String {
     address
 }
 
-fn text(answer: io::Result<Bytes>) -> String {
+fn text(answer: Result<Bytes, impl std::fmt::Debug>) -> String {
     String::from_utf8(answer.unwrap().to_vec()).unwrap()
 }
 

@@ -1,18 +1,28 @@
-//! `mill init`: the daemon of the first node.
+//! `mill init` and `mill join`: the daemon of a node.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use mill_runtime_real::daemon::{Daemon, DaemonOptions};
+use mill_core::cluster::admission::Roles;
+use mill_core::name::Name;
+use mill_runtime_real::daemon::{Daemon, DaemonOptions, Invitation, TokenWish};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::Outcome;
-use crate::args::{DEFAULT_SOCKET, Init};
+use crate::args::{DEFAULT_SOCKET, Init, Join, Label, Machine};
 use crate::failure::Failure;
 use crate::render;
+use crate::render::progress::Waiting;
 
+/// Where nodes serve each other, if nothing else is said.
+const RPC_PORT: u16 = 7400;
+/// How long the token is good that `mill init` prints.
+const INVITED_FOR: Duration = Duration::from_secs(HOURS_INVITED * 3600);
+const HOURS_INVITED: u64 = 24;
 /// Threads of the daemon; it waits far more than it works.
 const THREADS: usize = 2;
 
@@ -45,35 +55,113 @@ pub fn log(json: bool, default: &str) {
 
 /// `mill init`.
 pub async fn init(args: Init, json: bool) -> Outcome {
-    if !args.foreground && !Path::new("/run/systemd/system").exists() {
+    let machine = args.machine;
+    begin(&machine)?;
+    let mut stop = Stop::new()?;
+    let daemon = Daemon::start(options(&machine)).await;
+    let daemon = daemon.map_err(|error| Failure::of(&error))?;
+    // Nobody else can reach a node that advertises this machine to itself.
+    let invited = match daemon.new_token.is_some() && !machine.advertise.is_loopback() {
+        true => Some(daemon.create_token(invitation()).await?.reveal()),
+        false => None,
+    };
+    match json {
+        true => println!(
+            "{}",
+            json!({
+                "cluster": daemon.cluster,
+                "socket": machine.socket,
+                "new_token": daemon.new_token,
+                "join": invited.map(|token| json!({ "address": daemon.rpc, "token": token })),
+            })
+        ),
+        false => print_beginning(&daemon, &machine, invited.as_deref()),
+    }
+    until_stopped(daemon, &mut stop).await
+}
+
+/// `mill join`.
+pub async fn join(args: Join, json: bool) -> Outcome {
+    let machine = args.machine;
+    begin(&machine)?;
+    let mut stop = Stop::new()?;
+    let address = with_port(&args.cluster);
+    let invitation = Invitation {
+        address: address.clone(),
+        token: args.token,
+        roles: args.role.map(|role| role.0),
+        labels: args.labels.into_iter().map(|Label(key, value)| (key, value)).collect(),
+    };
+    let joining = async {
+        let what = format!("joining the cluster of {address}");
+        let _waiting = (!json).then(|| Waiting::on(&what));
+        Daemon::join(options(&machine), invitation).await
+    };
+    let daemon = tokio::select! {
+        () = stop.wait() => {
+            let message = "interrupted; the same command goes on where this one stopped";
+            return Err(Failure::Failed(message.to_owned()));
+        }
+        joined = joining => joined.map_err(|error| Failure::of(&error))?,
+    };
+    match json {
+        true => println!(
+            "{}",
+            json!({ "cluster": daemon.cluster, "socket": machine.socket, "name": daemon.name })
+        ),
+        false => {
+            println!("this machine is node {} of cluster {}", daemon.name, daemon.cluster);
+            print_socket(&machine);
+        }
+    }
+    until_stopped(daemon, &mut stop).await
+}
+
+/// What `mill init` lets others join with.
+fn invitation() -> TokenWish {
+    TokenWish { roles: Roles::default(), lasts: Some(INVITED_FOR), once: false }
+}
+
+/// The address with the usual port, if it names none.
+fn with_port(address: &str) -> String {
+    match address.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, RPC_PORT).to_string(),
+        Err(_) if address.contains(':') => address.to_owned(),
+        Err(_) => format!("{address}:{RPC_PORT}"),
+    }
+}
+
+/// What must be so before a daemon is started.
+fn begin(machine: &Machine) -> Result<(), Failure> {
+    if !machine.foreground && !Path::new("/run/systemd/system").exists() {
         let message = "there is no systemd here to run the daemon; use --foreground";
         return Err(Failure::Usage(message.to_owned()));
     }
-    if !args.foreground {
+    if !machine.foreground {
         let message = "installing a systemd unit is not supported yet by this version; \
                        use --foreground, for example in a unit of your own";
         return Err(Failure::Usage(message.to_owned()));
     }
-    log(args.log_json, LOG);
-    let mut stop = Stop::new()?;
-    let mut daemon = Daemon::start(DaemonOptions {
-        data: args.data,
-        name: args.name.map(|name| name.to_string()),
-        advertise: args.advertise.to_string(),
-        socket: args.socket.clone(),
-        listen: args.listen.clone(),
-        engine: args.engine,
-        ports: args.ports.0,
+    log(machine.log_json, LOG);
+    Ok(())
+}
+
+fn options(machine: &Machine) -> DaemonOptions {
+    let usual = || SocketAddr::new(machine.advertise, RPC_PORT).to_string();
+    DaemonOptions {
+        data: machine.data.clone(),
+        name: machine.name.as_ref().map(Name::to_string),
+        advertise: machine.advertise.to_string(),
+        socket: machine.socket.clone(),
+        rpc: Some(machine.rpc.clone().unwrap_or_else(usual)),
+        listen: machine.listen.clone(),
+        engine: machine.engine.clone(),
+        ports: machine.ports.0,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-    })
-    .await
-    .map_err(|error| Failure::of(&error))?;
-    if json {
-        let (cluster, token) = (&daemon.cluster, &daemon.new_token);
-        println!("{}", json!({ "cluster": cluster, "socket": args.socket, "new_token": token }));
-    } else {
-        print_beginning(&daemon, &args.socket);
     }
+}
+
+async fn until_stopped(mut daemon: Daemon, stop: &mut Stop) -> Outcome {
     let failed = tokio::select! {
         () = stop.wait() => None,
         reason = daemon.failed() => Some(reason),
@@ -85,11 +173,31 @@ pub async fn init(args: Init, json: bool) -> Outcome {
     }
 }
 
-fn print_beginning(daemon: &Daemon, socket: &Path) {
+fn print_beginning(daemon: &Daemon, machine: &Machine, invited: Option<&str>) {
     if let Some(token) = &daemon.new_token {
         println!("cluster {} has begun", daemon.cluster);
         println!("API token, shown only now: {token}");
+        match (invited, &daemon.rpc) {
+            (Some(token), Some(rpc)) => {
+                println!("to add a machine, within {} hours, run on it:", HOURS_INVITED);
+                println!("  {}", join_command(rpc, token));
+            }
+            _ => println!(
+                "only this machine reaches this node: name an address with --advertise, so that \
+                 others can join"
+            ),
+        }
     }
+    print_socket(machine);
+}
+
+/// What a person types on a machine that is to join.
+pub fn join_command(rpc: &str, token: &str) -> String {
+    format!("mill join {rpc} --token {token} --advertise ITS-ADDRESS --foreground")
+}
+
+fn print_socket(machine: &Machine) {
+    let socket = &machine.socket;
     println!("the API answers at {}", socket.display());
     if socket != Path::new(DEFAULT_SOCKET) {
         println!("set MILL_ADDRESS={} for the other commands", socket.display());

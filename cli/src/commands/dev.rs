@@ -72,6 +72,7 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         name: Some("dev".to_owned()),
         advertise: "127.0.0.1".to_owned(),
         socket: socket.clone(),
+        rpc: None,
         listen: None,
         engine,
         ports: block.pool,

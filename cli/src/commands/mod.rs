@@ -6,6 +6,7 @@ mod deploy;
 mod dev;
 mod doctor;
 mod logs;
+mod nodes;
 mod operate;
 mod plan;
 mod replay;
@@ -28,6 +29,10 @@ pub fn run(args: Args) -> Outcome {
     match args.command {
         Command::Dev(args) => daemon::runtime()?.block_on(dev::dev(args, json)),
         Command::Init(args) => daemon::runtime()?.block_on(daemon::init(args, json)),
+        Command::Join(args) => daemon::runtime()?.block_on(daemon::join(args, json)),
+        Command::Leave(args) => client_runtime()?.block_on(nodes::leave(args, json)),
+        Command::Node(command) => client_runtime()?.block_on(nodes::node(command, json)),
+        Command::Token(command) => client_runtime()?.block_on(nodes::token(command, json)),
         Command::Validate(files) => config::validate(&files, json),
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(args, json)),
         Command::Deploy(args) => client_runtime()?.block_on(deploy::deploy(args, json)),

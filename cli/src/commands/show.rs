@@ -1,11 +1,11 @@
 //! `mill status`, `mill ps` and `mill why`.
 
-use mill_core::api::view::{AllocView, StatusView};
+use mill_core::api::view::{Age, AllocView, StatusView};
 use mill_core::api::{Answer, ApiError, ErrorCode};
 use mill_core::cluster::alloc::Phase;
 
-use super::{Outcome, done, pretty};
-use crate::args::{Ps, StatusArgs, Why};
+use super::{Outcome, done, nodes, pretty};
+use crate::args::{Ps, Stale, StatusArgs, Why};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::render::{self, painted, table};
@@ -17,7 +17,9 @@ pub async fn status(args: StatusArgs, json: bool) -> Outcome {
         println!("{}", client.text("/v1/state").await?);
         return done();
     }
-    let Answer::Status(view) = client.get("/v1/status").await? else { return unexpected() };
+    let Answer::Status(view) = client.get(&stale("/v1/status", args.stale)).await? else {
+        return unexpected();
+    };
     match json {
         true => println!("{}", pretty(&view)),
         false => print_status(&view),
@@ -28,9 +30,10 @@ pub async fn status(args: StatusArgs, json: bool) -> Outcome {
 /// `mill ps`.
 pub async fn ps(args: Ps, json: bool) -> Outcome {
     let client = Client::new(&args.target.address)?;
+    let path = stale("/v1/allocs", args.stale);
     let path = match &args.service {
-        Some(service) => format!("/v1/allocs?service={service}"),
-        None => "/v1/allocs".to_owned(),
+        Some(service) => format!("{path}&service={service}"),
+        None => path,
     };
     let Answer::Allocs(mut views) = client.get(&path).await? else { return unexpected() };
     views.retain(|view| args.all || !view.phase.is_end());
@@ -48,7 +51,7 @@ pub async fn why(args: Why, json: bool) -> Outcome {
         let message = format!("there is no service, slot, alloc or node `{}`", args.name);
         return Err(ApiError::new(ErrorCode::NotFound, message).into());
     }
-    let path = format!("/v1/why/{}", args.name);
+    let path = stale(&format!("/v1/why/{}", args.name), args.stale);
     let Answer::Why(view) = client.get(&path).await? else { return unexpected() };
     if json {
         println!("{}", pretty(&view));
@@ -59,38 +62,26 @@ pub async fn why(args: Why, json: bool) -> Outcome {
     done()
 }
 
-fn unexpected() -> Outcome {
+/// The path, with whether an old answer will do.
+pub fn stale(path: &str, stale: Stale) -> String {
+    format!("{path}?stale={}", stale.wanted)
+}
+
+/// The answer is not one to this.
+pub fn unexpected() -> Outcome {
     let message = "the daemon answered something else; compare `mill version` on both sides";
     Err(Failure::Failed(message.to_owned()))
 }
 
 fn print_status(view: &StatusView) {
     println!("cluster {}, revision {}", view.cluster, view.revision);
-    let mut nodes =
-        table::table(&["NODE", "STATE", "ADDRESS", "CPU", "MEMORY", "ALLOCS", "VERSION"]);
-    for node in &view.nodes {
-        let state = match node.up {
-            true => painted("up", render::GREEN),
-            false => painted("down", render::RED),
-        };
-        let leader = if view.leader == Some(node.id) { " (leader)" } else { "" };
-        nodes.add_row([
-            format!("{}{leader}", node.name),
-            state,
-            node.advertise.clone(),
-            format!("{}/{}", node.cpu.0, node.cpu.1),
-            format!("{}/{}", node.memory.0, node.memory.1),
-            node.allocs.to_string(),
-            node.version.clone(),
-        ]);
+    match view.stale {
+        None => {}
+        Some(Age::AtMost(age)) => println!("as this node knows it; at most {age} old"),
+        Some(Age::Unknown) => println!("as this node knows it; nobody knows how old that is"),
     }
     println!();
-    table::print(&nodes);
-    for node in &view.nodes {
-        if let Some(trouble) = &node.trouble {
-            println!("{}: {trouble}", node.name);
-        }
-    }
+    nodes::print_nodes(&view.nodes, view.leader);
     println!();
     match view.services.is_empty() {
         true => println!("no services yet; `mill deploy` starts what mill.toml says"),
@@ -124,7 +115,7 @@ fn print_services(view: &StatusView) {
     }
 }
 
-fn print_allocs(views: &[AllocView]) {
+pub fn print_allocs(views: &[AllocView]) {
     if views.is_empty() {
         println!("no containers; `mill deploy` starts them, `mill ps --all` shows ended ones");
         return;

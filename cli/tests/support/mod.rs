@@ -96,7 +96,8 @@ impl Host {
     pub fn spawn_on(&self, data: &Path, socket: &str, log: &str, more: &[&str]) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
         forget_surroundings(&mut command);
-        command.args(["init", "--foreground", "--name", "a", "--ports", &self.ports, "--data"]);
+        command.args(["init", "--foreground", "--name", "a", "--rpc", "127.0.0.1:0"]);
+        command.args(["--ports", &self.ports, "--data"]);
         command.arg(data).arg("--socket").arg(self.path(socket));
         command.args(["--engine", &self.engine]).args(more);
         Running::start(command, self.path(log))

@@ -291,7 +291,8 @@ impl Node {
         let peer =
             |record: &NodeRecord| Peer { rpc: record.facts.rpc.clone(), key: record.key.clone() };
         self.peers = members.map(|(id, record)| (*id, peer(record))).collect();
-        self.out.push(Effect::Peers { peers: self.peers.clone() });
+        let known_below = NodeId(self.cluster.next_node);
+        self.out.push(Effect::Peers { peers: self.peers.clone(), known_below });
     }
 
     /// Another node should lead, if this one does.

@@ -2,6 +2,7 @@
 //! bearer token. It translates; what is answered is core's.
 
 mod logs;
+mod nodes;
 mod routes;
 mod tcp;
 
@@ -30,6 +31,8 @@ pub(crate) struct Serving {
     pub engine: Engine,
     pub token_hash: String,
     pub version: String,
+    /// Where other machines join, and the fingerprint of the authority that their token carries.
+    pub inviting: Option<(String, String)>,
 }
 
 /// Serves on a unix socket that only root can use.
@@ -73,7 +76,8 @@ fn spawn(serving: impl Future<Output = std::io::Result<()>> + Send + 'static) ->
 }
 
 fn router(serving: Serving) -> Router {
-    routes::router().merge(logs::router()).fallback(not_found).with_state(serving)
+    let paths = routes::router().merge(nodes::router()).merge(logs::router());
+    paths.fallback(not_found).with_state(serving)
 }
 
 async fn not_found() -> Response {

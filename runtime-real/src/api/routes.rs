@@ -33,10 +33,10 @@ async fn version(State(serving): State<Serving>) -> Response {
 }
 
 #[derive(Deserialize)]
-struct StaleQuery {
+pub(super) struct StaleQuery {
     /// Whether this node's own copy will do.
     #[serde(default)]
-    stale: bool,
+    pub(super) stale: bool,
 }
 
 async fn status(State(serving): State<Serving>, Query(query): Query<StaleQuery>) -> Response {
@@ -125,7 +125,7 @@ async fn scale(
     ask(&serving, Request::Scale { service, replicas: body.replicas }).await
 }
 
-async fn ask(serving: &Serving, request: Request) -> Response {
+pub(super) async fn ask(serving: &Serving, request: Request) -> Response {
     match serving.handle.ask(request).await {
         Ok(Answer::State(text)) => {
             ([(axum::http::header::CONTENT_TYPE, "application/json")], text).into_response()

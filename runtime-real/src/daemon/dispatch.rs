@@ -1,25 +1,36 @@
 //! Carries out effects: starts each, and sees to it that its result comes back as an event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use mill_core::api::{ApiError, ErrorCode, Outcome, RequestId};
+use mill_core::api::{Outcome, RequestId};
 use mill_core::cluster::command::Entry;
 use mill_core::container::ContainerOp;
 use mill_core::effect::OpId;
 use mill_core::event::Fate;
+use mill_core::name::NodeId;
 use mill_core::{Effect, Event};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::Consensus;
+use super::wire::Wire;
 use crate::docker::Engine;
+use crate::rpc::Server;
 use mill_consensus::Proposal;
+
+/// A change of members that takes longer is given up.
+const CHANGE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where effects go.
 pub(super) struct Dispatch {
     consensus: Consensus,
     engine: Engine,
-    results: mpsc::Sender<Event>,
+    /// What this node says to others, and whom it listens to.
+    wire: Wire,
+    server: Server,
+    events: mpsc::Sender<Event>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     snapshot: Option<oneshot::Sender<(u64, Vec<u8>)>>,
     /// Operations under way. They end with this: none may make a container that nobody knows of.
@@ -27,9 +38,14 @@ pub(super) struct Dispatch {
 }
 
 impl Dispatch {
-    pub fn new(consensus: Consensus, engine: Engine, results: mpsc::Sender<Event>) -> Dispatch {
-        let (waiting, operations) = (BTreeMap::new(), JoinSet::new());
-        Dispatch { consensus, engine, results, waiting, snapshot: None, operations }
+    pub fn new(
+        consensus: Consensus,
+        engine: Engine,
+        (wire, server): (Wire, Server),
+        events: mpsc::Sender<Event>,
+    ) -> Dispatch {
+        let (waiting, snapshot, operations) = (BTreeMap::new(), None, JoinSet::new());
+        Dispatch { consensus, engine, wire, server, events, waiting, snapshot, operations }
     }
 
     /// Someone waits for the answer to a request.
@@ -70,23 +86,26 @@ impl Dispatch {
                     let _ = reply.send((at.index, bytes));
                 }
             }
-            Effect::Forward { to, id, .. } => {
-                let message = "there is no way to the leader yet";
-                let error = ApiError::new(ErrorCode::NoLeader, format!("{message}, node {to}"));
-                let (results, outcome) = (self.results.clone(), Some(Err(error)));
-                tokio::spawn(send(results, Event::Forwarded { id, outcome }));
+            Effect::Send { to, message } => {
+                let wire = self.wire.clone();
+                tokio::spawn(async move { wire.send(to, &message).await });
             }
-            Effect::Peers { peers } => {
-                tracing::debug!(count = peers.len(), "the address book changed");
+            Effect::Forward { to, id, request } => {
+                let (wire, events) = (self.wire.clone(), self.events.clone());
+                tokio::spawn(async move {
+                    let outcome = wire.forward(to, &request).await;
+                    send(events, Event::Forwarded { id, outcome }).await;
+                });
             }
-            Effect::ChangeMembers { voters, learners } => {
-                tracing::debug!(?voters, ?learners, "members cannot be changed yet");
+            Effect::Peers { peers, known_below } => {
+                self.wire.set(&peers);
+                let keys = peers.into_iter().map(|(node, peer)| (node, peer.key));
+                self.server.set_book(keys.collect(), known_below.0);
             }
+            Effect::ChangeMembers { voters, learners } => self.change_members(voters, learners),
             Effect::TransferLead { to } => {
-                tracing::debug!(%to, "the lead cannot be handed on yet");
-            }
-            Effect::Send { to, .. } => {
-                tracing::debug!(%to, "there is no way to that node; a message was dropped");
+                let consensus = self.consensus.clone();
+                tokio::spawn(async move { consensus.transfer_lead(to.0).await });
             }
         }
     }
@@ -96,8 +115,23 @@ impl Dispatch {
         self.operations.shutdown().await;
     }
 
+    /// Core asks again for as long as it is not so.
+    fn change_members(&self, voters: BTreeSet<NodeId>, learners: BTreeSet<NodeId>) {
+        let consensus = self.consensus.clone();
+        tokio::spawn(async move {
+            let [voters, learners] =
+                [voters, learners].map(|nodes| nodes.into_iter().map(|node| node.0).collect());
+            let changing = consensus.change_members(voters, learners);
+            match timeout(CHANGE_WITHIN, changing).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the members were not changed"),
+                Err(_) => tracing::debug!("the members were not changed in time"),
+            }
+        });
+    }
+
     fn propose(&self, entry: Entry) {
-        let (consensus, results, id) = (self.consensus.clone(), self.results.clone(), entry.id);
+        let (consensus, events, id) = (self.consensus.clone(), self.events.clone(), entry.id);
         let bytes = serde_json::to_vec(&entry).expect("entries have text keys only");
         tokio::spawn(async move {
             let fate = match consensus.propose(bytes).await {
@@ -108,36 +142,36 @@ impl Dispatch {
                     Fate::Refused
                 }
                 // The daemon stops: nobody waits for the answer any more.
-                Proposal::Unknown { .. } if results.is_closed() => return,
+                Proposal::Unknown { .. } if events.is_closed() => return,
                 Proposal::Unknown { reason } => {
                     tracing::warn!(reason, "the fate of a proposal is unknown");
                     Fate::Unknown
                 }
             };
-            send(results, Event::ProposalFailed { id, fate }).await;
+            send(events, Event::ProposalFailed { id, fate }).await;
         });
     }
 
     fn confirm_read(&self, id: RequestId) {
-        let (consensus, results) = (self.consensus.clone(), self.results.clone());
+        let (consensus, events) = (self.consensus.clone(), self.events.clone());
         tokio::spawn(async move {
             let confirmed = consensus.confirm_read().await.is_ok();
-            send(results, Event::ReadConfirmed { id, confirmed }).await;
+            send(events, Event::ReadConfirmed { id, confirmed }).await;
         });
     }
 
     fn container(&mut self, id: OpId, op: ContainerOp) {
-        let (engine, results) = (self.engine.clone(), self.results.clone());
-        // Those that are over are of no interest: their results came as events.
+        let (engine, events) = (self.engine.clone(), self.events.clone());
+        // Those that are over are of no interest: their events came as events.
         while self.operations.try_join_next().is_some() {}
         self.operations.spawn(async move {
             let result = engine.perform(op).await;
-            send(results, Event::OpDone { id, result }).await;
+            send(events, Event::OpDone { id, result }).await;
         });
     }
 }
 
-async fn send(results: mpsc::Sender<Event>, event: Event) {
+async fn send(events: mpsc::Sender<Event>, event: Event) {
     // The loop ends only with the daemon.
-    let _ = results.send(event).await;
+    let _ = events.send(event).await;
 }

@@ -3,7 +3,7 @@
 use mill_core::api::RequestId;
 use mill_core::cluster::Revision;
 use mill_core::cluster::command::Entry;
-use mill_core::event::{Leadership, Origin};
+use mill_core::event::Leadership;
 use mill_core::name::NodeId;
 use mill_core::recording::{self, Record};
 use mill_core::{Event, Node};
@@ -11,15 +11,15 @@ use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
+use super::Asked;
 use super::dispatch::Dispatch;
-use super::{Asked, Consensus};
 use crate::clock::Clock;
 use crate::docker::{Engine, EngineSignal};
 use crate::recorder::Recorder;
 use mill_consensus::{self as consensus, ConsensusEvent};
 
-/// Results of effects that wait for the loop.
-const RESULTS_WAITING: usize = 1024;
+/// What the engine says that waits for the loop.
+const SIGNALS_WAITING: usize = 1024;
 
 /// Drives a node.
 pub(super) struct EventLoop {
@@ -27,7 +27,6 @@ pub(super) struct EventLoop {
     clock: Clock,
     recorder: Option<Recorder>,
     dispatch: Dispatch,
-    results: mpsc::Receiver<Event>,
     engine: Engine,
     next_request: u64,
 }
@@ -36,13 +35,11 @@ impl EventLoop {
     pub fn new(
         node: Node,
         clock: Clock,
-        consensus: Consensus,
+        dispatch: Dispatch,
         engine: Engine,
         recorder: Option<Recorder>,
     ) -> EventLoop {
-        let (into_results, results) = mpsc::channel(RESULTS_WAITING);
-        let dispatch = Dispatch::new(consensus, engine.clone(), into_results);
-        EventLoop { node, clock, recorder, dispatch, results, engine, next_request: 1 }
+        EventLoop { node, clock, recorder, dispatch, engine, next_request: 1 }
     }
 
     /// Runs until consensus fails, says why; or until it is told to stop. No operation on a
@@ -50,10 +47,11 @@ impl EventLoop {
     pub async fn run(
         mut self,
         mut log: mpsc::Receiver<ConsensusEvent>,
+        mut happened: mpsc::Receiver<Event>,
         mut asked: mpsc::Receiver<Asked>,
         mut stop: oneshot::Receiver<()>,
     ) -> Result<(), String> {
-        let (signal, mut signals) = mpsc::channel(RESULTS_WAITING);
+        let (signal, mut signals) = mpsc::channel(SIGNALS_WAITING);
         let engine = self.engine.clone();
         let watching = tokio::spawn(async move { engine.watch(signal).await });
         let outcome = loop {
@@ -65,7 +63,7 @@ impl EventLoop {
                 Some(event) = log.recv() => if let Err(reason) = self.on_log(event) {
                     break Err(reason);
                 },
-                Some(event) = self.results.recv() => self.handle(event),
+                Some(event) = happened.recv() => self.handle(event),
                 Some(signal) = signals.recv() => self.on_engine(signal),
                 next = asked.recv() => match next {
                     Some(asked) => self.on_api(asked),
@@ -120,8 +118,12 @@ impl EventLoop {
                 };
                 self.handle(Event::Leadership(leadership));
             }
-            // A cluster of one has one member, and leads as soon as it is caught up.
-            ConsensusEvent::Members { .. } | ConsensusEvent::CaughtUp => {}
+            ConsensusEvent::Members { voters, learners } => {
+                let [voters, learners] =
+                    [voters, learners].map(|nodes| nodes.into_iter().map(NodeId).collect());
+                self.handle(Event::Members { voters, learners });
+            }
+            ConsensusEvent::CaughtUp => self.handle(Event::CaughtUp),
             ConsensusEvent::Failed { reason } => return Err(with_remedy(&reason)),
         }
         Ok(())
@@ -144,8 +146,7 @@ impl EventLoop {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.dispatch.asked(id, asked.reply);
-        let origin = Origin::Client;
-        self.handle(Event::Request { id, request: asked.request, origin });
+        self.handle(Event::Request { id, request: asked.request, origin: asked.origin });
         for id in self.dispatch.abandoned() {
             self.handle(Event::RequestDropped { id });
         }

@@ -1,13 +1,20 @@
 //! The production runtime of a node: opens what it needs, then turns events into effects' results.
 //!
 //! It decides nothing: `event_loop` feeds the one [`mill_core::Node`], `dispatch` carries out its
-//! effects with consensus, the container engine and the API. Started by `mill init` and `mill dev`
-//! alike; tested on real hosts.
+//! effects with consensus, the container engine and the API. Started by `mill init`, `mill join`
+//! and `mill dev` alike; tested on real hosts.
+//! - `membership`, `joining`: who this node is, and how it became that
+//! - `wire`, `calls`: what it says to other nodes, and what they say to it
 
+mod calls;
 mod dispatch;
 mod event_loop;
+mod joining;
+mod membership;
+mod wire;
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +23,33 @@ use mill_core::api::{ApiError, Outcome, Request};
 use mill_core::cluster::admission::Roles;
 use mill_core::cluster::node::{NodeFacts, PortPool};
 use mill_core::container::{ContainerOp, OpOutput};
+use mill_core::event::Origin;
 use mill_core::node::Founder;
 use mill_core::timing::Timing;
-use mill_core::{Node, NodeConfig};
+use mill_core::{Event, Node, NodeConfig};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::calls::Answering;
+use self::dispatch::Dispatch;
 use self::event_loop::EventLoop;
+pub(crate) use self::joining::create_token;
+use self::joining::{Admitting, Joiner};
+pub use self::joining::{Invitation, JoinError, TokenWish};
+use self::membership::Membership;
+use self::wire::Wire;
 use crate::api;
 use crate::clock::Clock;
 use crate::docker::{Engine, EngineOptions};
 use crate::host;
 use crate::identity::{self, Identity, IdentityError, Opened};
+use crate::pki::{self, PkiError};
 use crate::recorder::Recorder;
+use crate::rpc::{Limits, Server};
+use crate::token::JoinToken;
 use mill_consensus::disk::FileDisk;
-use mill_consensus::{self as consensus, ConsensusError, NoTransport};
+use mill_consensus::{self as consensus, ConsensusError};
 
 /// Consensus on the tokio runtime.
 pub(crate) type Consensus = mill_consensus::Consensus<mill_consensus::PooledRuntime>;
@@ -46,6 +65,9 @@ pub struct DaemonOptions {
     pub advertise: String,
     /// Path of the API's unix socket.
     pub socket: PathBuf,
+    /// Address and port to serve other nodes at; nobody can join without. Port 0 is any free one,
+    /// and where the address stands for all, others are told the one above.
+    pub rpc: Option<String>,
     /// Address and port of the API on TCP, if wanted; asks for the token.
     pub listen: Option<String>,
     /// The container engine; the usual socket when absent.
@@ -70,10 +92,19 @@ pub enum StartError {
         /// What the disk said.
         source: io::Error,
     },
+    /// Its keys.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The cluster that it wants to join.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Its certificates.
+    #[error("the certificates of this node do not fit together: {0}")]
+    Certificates(io::Error),
     /// Its log.
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
-    /// A socket of the API.
+    /// A socket.
     #[error("cannot listen on {address}{}", taken(source))]
     Listen {
         /// The address or path.
@@ -109,6 +140,14 @@ pub struct Daemon {
     pub new_token: Option<String>,
     /// Id of the cluster.
     pub cluster: String,
+    /// Address and port that other nodes reach it at, if it serves them.
+    pub rpc: Option<String>,
+    /// What this node is called.
+    pub name: String,
+    node: u64,
+    /// Fingerprint of the cluster's authority.
+    authority: String,
+    events: mpsc::Sender<Event>,
     consensus: Consensus,
     engine: Engine,
     tasks: Vec<JoinHandle<()>>,
@@ -131,6 +170,7 @@ pub struct Handle {
 #[derive(Debug)]
 pub(crate) struct Asked {
     request: Request,
+    origin: Origin,
     reply: oneshot::Sender<Outcome>,
 }
 
@@ -144,10 +184,20 @@ const REMOVE_LOOKS: u32 = 2;
 const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// Requests that wait for the event loop.
 const REQUESTS_WAITING: usize = 256;
+/// Results of effects, and messages, that wait for the event loop.
+const EVENTS_WAITING: usize = 1024;
+/// How often is looked whether another node leads, before this one stops, and for how long.
+const HAND_OVER_LOOKS: u32 = 40;
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(25);
 
 impl Handle {
     /// Asks; the answer may take as long as the request says.
     pub async fn ask(&self, request: Request) -> Outcome {
+        self.ask_for(Origin::Client, request).await
+    }
+
+    /// The same in the name of somebody else.
+    pub(crate) async fn ask_for(&self, origin: Origin, request: Request) -> Outcome {
         let gone = || {
             let message = "the daemon was stopped before it answered";
             // A watcher that reads this asks again, and so finds the daemon that comes next.
@@ -155,20 +205,50 @@ impl Handle {
             error.hint("what was asked may or may not be done: when it runs again, look with `mill status`")
         };
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Asked { request, reply }).await.map_err(|_| gone())?;
+        self.requests.send(Asked { request, origin, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
 impl Daemon {
-    /// Opens the data directory, joins or founds the cluster, and serves.
+    /// Starts the node that the data directory is of, or the first one of a new cluster.
     ///
     /// # Errors
     /// When the directory, a socket or the log cannot be opened; nothing runs then.
     pub async fn start(options: DaemonOptions) -> Result<Daemon, StartError> {
-        let raft = options.data.join(LOG_DIRECTORY);
-        let log_file = raft.join(consensus::LOG_FILE);
-        let mut opened = identity::open(&options.data, &log_file, options.name.clone())?;
+        let door = Door::open(&options).await?;
+        let (data, name) = (&options.data, options.name.clone());
+        let membership = Membership::found(data, &log_file(data), name)?;
+        Daemon::run(options, door, membership).await
+    }
+
+    /// Starts the node that the data directory is of, or a new one of the cluster that the
+    /// invitation is from. Safe to repeat.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`], and when the cluster does not let it in.
+    pub async fn join(
+        options: DaemonOptions,
+        invitation: Invitation,
+    ) -> Result<Daemon, StartError> {
+        let door = Door::open(&options).await?;
+        let joiner = Joiner {
+            name: options.name.clone().unwrap_or_else(identity::host_name),
+            advertise: options.advertise.clone(),
+            rpc: door.told(),
+            version: options.version.clone(),
+        };
+        let data = &options.data;
+        let membership = Membership::join(data, &log_file(data), &invitation, &joiner).await?;
+        Daemon::run(options, door, membership).await
+    }
+
+    async fn run(
+        options: DaemonOptions,
+        door: Door,
+        membership: Membership,
+    ) -> Result<Daemon, StartError> {
+        let Membership { mut opened, credentials, authority } = membership;
         let new_token = opened.new_token.take();
         let identity = opened.identity.clone();
         let engine = Engine::connect(EngineOptions {
@@ -178,39 +258,71 @@ impl Daemon {
             config: None,
         })
         .map_err(|error| StartError::Engine(error.detail))?;
+        let raft = options.data.join(LOG_DIRECTORY);
         let disk =
             FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
         let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
+        let wire = Wire::new(&credentials).map_err(StartError::Certificates)?;
         let (consensus, log) =
-            Consensus::open(consensus_options, Arc::new(disk), NoTransport).await?;
-        consensus.initialize_single().await?;
+            Consensus::open(consensus_options, Arc::new(disk), wire.clone()).await?;
+        if !identity.joined {
+            consensus.initialize_single().await?;
+        }
 
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING);
+        let (events, happened) = mpsc::channel(EVENTS_WAITING);
         let handle = Handle { requests };
+        let authority_print = pki::fingerprint(&credentials.authority);
         let serving = api::Serving {
             handle: handle.clone(),
             engine: engine.clone(),
             token_hash: identity.token_hash.clone(),
             version: options.version.clone(),
+            inviting: door.address.clone().map(|rpc| (rpc, authority_print.clone())),
         };
         let mut tasks = vec![api::serve_unix(&options.socket, serving.clone())?];
         if let Some(address) = &options.listen {
             tasks.push(api::serve_tcp(address, serving).await?);
         }
+        let admitting = Admitting {
+            authority,
+            token_hash: identity.token_hash.clone(),
+            handle: handle.clone(),
+            wire: wire.clone(),
+            consensus: consensus.clone(),
+        };
+        let answering =
+            Answering { consensus: consensus.clone(), events: events.clone(), admitting };
+        let server = Server::new(&credentials, calls::router(answering), Limits::default());
+        let server = server.map_err(StartError::Certificates)?;
         // Nothing that can fail for the operator's reasons follows: this start counts.
         opened.begin()?;
         let clock = Clock::start();
-        let node = Node::new(node_config(&opened, &options), identity::entropy()?, clock.now());
+        let config = node_config(&opened, &options, &credentials.fingerprint(), door.told());
+        let node = Node::new(config, identity::entropy()?, clock.now());
         let recorder = record(&options, &opened, &node);
-        let event_loop = EventLoop::new(node, clock, consensus.clone(), engine.clone(), recorder);
+        let dispatch = Dispatch::new(
+            consensus.clone(),
+            engine.clone(),
+            (wire, server.clone()),
+            events.clone(),
+        );
+        let event_loop = EventLoop::new(node, clock, dispatch, engine.clone(), recorder);
         let (stop, stopped) = oneshot::channel();
-        let event_loop = tokio::spawn(event_loop.run(log, asked, stopped));
-        let Identity { node, name, boot, .. } = &opened.identity;
+        let event_loop = tokio::spawn(event_loop.run(log, happened, asked, stopped));
+        let rpc = door.address.clone();
+        tasks.extend(door.listener.map(|door| tokio::spawn(calls::serve(door, server))));
+        let Identity { node, name, boot, .. } = opened.identity.clone();
         tracing::info!(%node, name, boot, "started");
         Ok(Daemon {
             handle,
             new_token,
             cluster: identity.cluster,
+            rpc,
+            name,
+            node: identity.node.0,
+            authority: authority_print,
+            events,
             consensus,
             engine,
             tasks,
@@ -219,6 +331,14 @@ impl Daemon {
             _identity: opened,
             socket: options.socket,
         })
+    }
+
+    /// Makes a token with which other machines can join.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub async fn create_token(&self, wish: TokenWish) -> Result<JoinToken, ApiError> {
+        create_token(&self.handle, &self.authority, wish).await
     }
 
     /// Asks the node of this daemon.
@@ -253,6 +373,7 @@ impl Daemon {
     /// Stops serving; containers go on running.
     pub async fn stop(self) {
         tracing::info!("stopping; containers go on running");
+        self.hand_over().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         // It may have ended by itself.
         let _ = self.stop.send(());
@@ -264,6 +385,50 @@ impl Daemon {
         // The socket may be gone already.
         let _ = std::fs::remove_file(&self.socket);
     }
+
+    /// If this node leads, and there is somebody else who can, lets them: then nobody has to
+    /// find out that this one is gone.
+    async fn hand_over(&self) {
+        // A loop that has ended hands nothing over.
+        let _ = self.events.send(Event::Stopping).await;
+        for _ in 0..HAND_OVER_LOOKS {
+            let status = self.consensus.status();
+            let leads = status.leader == Some(self.node);
+            if !leads || status.voters.len() == 1 {
+                return;
+            }
+            tokio::time::sleep(HAND_OVER_PAUSE).await;
+        }
+    }
+}
+
+/// Where other nodes come in: bound before anything else, so that what they are told is true.
+struct Door {
+    listener: Option<TcpListener>,
+    address: Option<String>,
+}
+
+impl Door {
+    async fn open(options: &DaemonOptions) -> Result<Door, StartError> {
+        let Some(address) = &options.rpc else { return Ok(Door { listener: None, address: None }) };
+        let refused = |source| StartError::Listen { address: address.clone(), source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let bound = listener.local_addr().map_err(refused)?;
+        let told = match (bound.ip().is_unspecified(), options.advertise.parse::<IpAddr>()) {
+            (true, Ok(ip)) => SocketAddr::new(ip, bound.port()),
+            (true, Err(_)) | (false, _) => bound,
+        };
+        Ok(Door { listener: Some(listener), address: Some(told.to_string()) })
+    }
+
+    /// What others are told; empty if they cannot come in.
+    fn told(&self) -> String {
+        self.address.clone().unwrap_or_default()
+    }
+}
+
+fn log_file(data: &Path) -> PathBuf {
+    data.join(LOG_DIRECTORY).join(consensus::LOG_FILE)
 }
 
 /// Removes the containers of a daemon that is gone and whose directory will be: says whether `data`
@@ -308,21 +473,22 @@ async fn remove_all(engine: &Engine) -> Result<(), String> {
     }
 }
 
-fn node_config(opened: &Opened, options: &DaemonOptions) -> NodeConfig {
+fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String) -> NodeConfig {
     let identity = &opened.identity;
+    let founder = Founder {
+        name: identity.name.clone(),
+        key: key.to_owned(),
+        roles: Roles::default(),
+        labels: Default::default(),
+    };
     NodeConfig {
         id: identity.node,
         cluster: identity.cluster.clone(),
-        founder: Some(Founder {
-            name: identity.name.clone(),
-            key: String::new(),
-            roles: Roles::default(),
-            labels: Default::default(),
-        }),
+        founder: (!identity.joined).then_some(founder),
         facts: NodeFacts {
             boot: identity.boot,
             advertise: options.advertise.clone(),
-            rpc: String::new(),
+            rpc,
             capacity: host::capacity(options.ports),
             version: options.version.clone(),
         },

@@ -46,6 +46,31 @@ pub struct Peer {
 type Sender = http2::SendRequest<Full<Bytes>>;
 type Dialling = Shared<BoxFuture<'static, Result<Sender, Arc<io::Error>>>>;
 
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The other node was certainly not asked: it was not reached, or did not listen.
+    #[error("{0}")]
+    NotAsked(io::Error),
+    /// It may have been asked, and may have acted.
+    #[error("{0}")]
+    NoAnswer(io::Error),
+}
+
+impl CallError {
+    /// What kind of error it was.
+    pub fn kind(&self) -> io::ErrorKind {
+        let (CallError::NotAsked(error) | CallError::NoAnswer(error)) = self;
+        error.kind()
+    }
+
+    /// What was seen, without whether it may have acted.
+    pub fn into_io(self) -> io::Error {
+        let (CallError::NotAsked(error) | CallError::NoAnswer(error)) = self;
+        error
+    }
+}
+
 /// The other nodes, as far as this one knows them. Clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Peers<D> {
@@ -95,23 +120,27 @@ impl<D: Dial> Peers<D> {
     ///
     /// # Errors
     /// When the node is not known, cannot be reached, refuses, or does not answer within the
-    /// limit. It may have acted in the last case, and also when the connection broke.
+    /// limit; says whether it may have acted.
     pub async fn call(
         &self,
         to: NodeId,
         path: &str,
         body: Vec<u8>,
         limit: Duration,
-    ) -> io::Result<Bytes> {
+    ) -> Result<Bytes, CallError> {
+        let mut is_connected = false;
         let calling = async {
-            let sender = self.connection(to)?.await.map_err(|error| shared(&error))?;
+            let dialled = self.connection(to).map_err(CallError::NotAsked)?.await;
+            let sender = dialled.map_err(|error| CallError::NotAsked(shared(&error)))?;
+            is_connected = true;
             exchange(sender, path, body).await
         };
-        let slow = || {
+        let called = timeout(limit, calling).await;
+        called.unwrap_or_else(|_| {
             let text = format!("node {to} did not answer within {limit:?}");
-            io::Error::new(io::ErrorKind::TimedOut, text)
-        };
-        timeout(limit, calling).await.unwrap_or_else(|_| Err(slow()))
+            let slow = io::Error::new(io::ErrorKind::TimedOut, text);
+            Err(if is_connected { CallError::NoAnswer(slow) } else { CallError::NotAsked(slow) })
+        })
     }
 
     /// The connection to a node, or the dialling that leads to one.
@@ -196,19 +225,27 @@ async fn connect<D: Dial>(
     timeout(DIAL_WITHIN, connecting).await.unwrap_or_else(|_| Err(slow()))
 }
 
-async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> io::Result<Bytes> {
+async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> Result<Bytes, CallError> {
     let uri = format!("https://node.mill{path}");
-    let request = Request::post(uri).body(Full::from(body)).map_err(io::Error::other)?;
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let request = Request::post(uri).body(Full::from(body));
+    let request = request.map_err(|error| CallError::NotAsked(io::Error::other(error)))?;
+    let response = sender.try_send_request(request).await.map_err(|mut error| {
+        // What comes back was not sent.
+        let was_sent = error.take_message().is_none();
+        let error = io::Error::other(error.into_error());
+        if was_sent { CallError::NoAnswer(error) } else { CallError::NotAsked(error) }
+    })?;
     let status = response.status();
     let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
-    let body = body.map_err(io::Error::other)?.to_bytes();
-    let kind = match status {
-        StatusCode::OK => return Ok(body),
-        StatusCode::FORBIDDEN => io::ErrorKind::PermissionDenied,
-        _ => io::ErrorKind::Other,
-    };
-    Err(io::Error::new(kind, String::from_utf8_lossy(&body).into_owned()))
+    let body = body.map_err(|error| CallError::NoAnswer(io::Error::other(error)))?.to_bytes();
+    let text = || String::from_utf8_lossy(&body).into_owned();
+    match status {
+        StatusCode::OK => Ok(body),
+        StatusCode::FORBIDDEN => {
+            Err(CallError::NotAsked(io::Error::new(io::ErrorKind::PermissionDenied, text())))
+        }
+        _ => Err(CallError::NoAnswer(io::Error::other(text()))),
+    }
 }
 
 /// Calls a node that is known by its address and its authority's fingerprint alone.
@@ -226,7 +263,7 @@ pub async fn call_stranger<D: Dial>(
     let (config, name) = (tls::joiner(authority)?, tls::server_name(None, "")?);
     let calling = async {
         let sender = connect(dial, address, config, name, None).await?;
-        exchange(sender, path, body).await
+        exchange(sender, path, body).await.map_err(CallError::into_io)
     };
     let slow = || {
         let text = format!("{address} did not answer within {limit:?}");

@@ -21,8 +21,9 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-pub use self::client::{Peer, Peers, call_stranger};
+pub use self::client::{CallError, Peer, Peers, call_stranger};
 pub use self::server::{Caller, JOIN_PATH, Limits, Server};
+pub use self::tls::is_wrong_authority;
 
 /// The most bytes in one request or answer.
 pub const BODY_MAX: usize = 16 << 20;

@@ -82,6 +82,12 @@ pub(super) fn server_name(node: Option<NodeId>, cluster: &str) -> io::Result<Ser
     ServerName::try_from(name).map_err(other)
 }
 
+/// Whether whoever was called is under another authority than the one that was asked for.
+pub fn is_wrong_authority(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(inner, Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)))
+}
+
 /// Accepts whoever shows an authority with this fingerprint and a certificate that it signed.
 #[derive(Debug)]
 struct Fingerprint {

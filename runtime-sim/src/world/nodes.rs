@@ -195,7 +195,7 @@ impl World {
                 self.trace.mark(&[8, to.0, id.0]);
                 self.pass_on(node, id, to, request);
             }
-            Effect::Peers { peers } => self.trace.mark(&[9, peers.len() as u64]),
+            Effect::Peers { peers, .. } => self.trace.mark(&[9, peers.len() as u64]),
             Effect::ChangeMembers { voters, learners } => {
                 self.trace.mark(&[10, voters.len() as u64, learners.len() as u64]);
                 self.change_soon(node, Members { voters, learners });

@@ -1,0 +1,128 @@
+//! What other nodes say to this one: who may, was decided by `rpc`; what it means, here.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Extension, Router};
+use mill_consensus::Call;
+use mill_core::Event;
+use mill_core::api::Request;
+use mill_core::event::Origin;
+use mill_core::message::Message;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::Consensus;
+use super::joining::{Admitting, to_json};
+use crate::rpc::{BODY_MAX, Caller, JOIN_PATH, Server};
+
+pub(super) const MESSAGE_PATH: &str = "/rpc/1/message";
+pub(super) const REQUEST_PATH: &str = "/rpc/1/request";
+
+/// Between two tries to accept where the kernel refuses, mostly for want of file descriptors.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The path of a call of consensus.
+pub(super) fn consensus_path(call: Call) -> String {
+    format!("/rpc/1/raft/{}", call.name())
+}
+
+/// What answers are made from.
+#[derive(Clone)]
+pub(super) struct Answering {
+    pub(super) consensus: Consensus,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) admitting: Admitting,
+}
+
+/// Every path that other nodes call.
+pub(super) fn router(answering: Answering) -> Router {
+    Router::new()
+        .route("/rpc/1/raft/{call}", post(consensus))
+        .route(MESSAGE_PATH, post(message))
+        .route(REQUEST_PATH, post(request))
+        .route(JOIN_PATH, post(join))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(answering)
+}
+
+async fn consensus(
+    State(answering): State<Answering>,
+    Extension(caller): Extension<Caller>,
+    Path(call): Path<String>,
+    body: Bytes,
+) -> Response {
+    let (Caller::Node(from), Some(call)) = (caller, Call::from_name(&call)) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    match answering.consensus.answer(from.0, call, body.into()).await {
+        Ok(answer) => answer.into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
+}
+
+async fn message(
+    State(answering): State<Answering>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
+    let (Caller::Node(from), Ok(message)) = (caller, serde_json::from_slice::<Message>(&body))
+    else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    // Where too much waits already, a message is lost, as it could be on its way.
+    match answering.events.try_send(Event::Message { from, message }) {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+async fn request(
+    State(answering): State<Answering>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
+    let Caller::Node(from) = caller else { return StatusCode::FORBIDDEN.into_response() };
+    match serde_json::from_slice::<Request>(&body) {
+        Ok(request) => {
+            let outcome = answering.admitting.handle.ask_for(Origin::Node(from), request).await;
+            to_json(&outcome).into_response()
+        }
+        // A newer version's: it was not done.
+        Err(error) => (StatusCode::FORBIDDEN, error.to_string()).into_response(),
+    }
+}
+
+async fn join(
+    State(answering): State<Answering>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
+    answering.admitting.answer(caller, body.into()).await.into_response()
+}
+
+/// Serves other nodes for as long as it is let.
+pub(super) async fn serve(listener: TcpListener, server: Server) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                // Small messages must not wait for more.
+                let _ = stream.set_nodelay(true);
+                let server = server.clone();
+                drop(tokio::spawn(async move {
+                    if let Err(error) = server.serve(stream).await {
+                        tracing::debug!(%from, %error, "a connection of another node ended");
+                    }
+                }));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no connections of other nodes can be accepted just now");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}

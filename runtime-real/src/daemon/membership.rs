@@ -1,0 +1,114 @@
+//! What makes this machine a node of a cluster: an identity, a key, a certificate, and on primaries
+//! the authority. Made by founding a cluster or by joining one, and read again at every start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::StartError;
+use super::joining::{self, Invitation, JoinError, Joiner, Welcome};
+use crate::identity::{self, Claimed, Identity, Opened, PKI_FOLDER};
+use crate::pki::{self, Authority, Credentials, PkiError, Store};
+
+/// A node's membership; it holds the data directory for this process.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) opened: Opened,
+    pub(super) credentials: Credentials,
+    /// Only primaries have it: whoever has says who is a node.
+    pub(super) authority: Option<Arc<Authority>>,
+}
+
+impl Membership {
+    /// The node that `data` is of, or the first one of a new cluster.
+    pub(super) fn found(
+        data: &Path,
+        log: &Path,
+        name: Option<String>,
+    ) -> Result<Membership, StartError> {
+        let opened = identity::claim(data)?.open(log, || Identity::found(name))?;
+        let store = Store::open(&data.join(PKI_FOLDER))?;
+        let identity = &opened.identity;
+        if store.credentials(&identity.cluster)?.is_none() {
+            if identity.joined || identity.has_begun() {
+                return Err(PkiError::Lost { folder: store.folder().to_path_buf() }.into());
+            }
+            sign_oneself(&store, identity)?;
+        }
+        Membership::read(opened, &store)
+    }
+
+    /// The node that `data` is of, or a new one of the cluster that the invitation is from.
+    pub(super) async fn join(
+        data: &Path,
+        log: &Path,
+        invitation: &Invitation,
+        joiner: &Joiner,
+    ) -> Result<Membership, StartError> {
+        let claimed = identity::claim(data)?;
+        let store = Store::open(&data.join(PKI_FOLDER))?;
+        let identity = match &claimed.known {
+            Some(known) => {
+                refuse_another_cluster(&claimed, &store, known, invitation)?;
+                known.clone()
+            }
+            None => {
+                let welcome = joining::ask(&store.node_key()?, invitation, joiner).await?;
+                keep(&store, &welcome, invitation)?
+            }
+        };
+        let opened = claimed.open(log, || Ok(identity))?;
+        Membership::read(opened, &store)
+    }
+
+    fn read(opened: Opened, store: &Store) -> Result<Membership, StartError> {
+        let credentials = store.credentials(&opened.identity.cluster)?;
+        let lost = || PkiError::Lost { folder: store.folder().to_path_buf() };
+        let credentials = credentials.ok_or_else(lost)?;
+        let authority = store.authority()?.map(Arc::new);
+        Ok(Membership { opened, credentials, authority })
+    }
+}
+
+/// The first node's certificate, under an authority that begins with it.
+fn sign_oneself(store: &Store, identity: &Identity) -> Result<(), PkiError> {
+    let authority = store.authority()?;
+    let authority = authority.map_or_else(|| Authority::found(&identity.cluster), Ok)?;
+    store.keep_authority(&authority)?;
+    let request = store.node_key()?.request()?;
+    let certificate = authority.sign(&request, identity.node, &identity.cluster)?;
+    store.keep(authority.certificate(), &certificate)
+}
+
+/// Keeps what the cluster gave; the identity comes last, so that a power cut leaves a machine that
+/// asks again, with the same key.
+fn keep(store: &Store, welcome: &Welcome, invitation: &Invitation) -> Result<Identity, StartError> {
+    let certificate = pki::from_pem(&welcome.certificate)?;
+    let authority = pki::from_pem(&welcome.authority)?;
+    let named = pki::node_in(&certificate, &welcome.cluster);
+    if pki::fingerprint(&authority) != invitation.token.authority || named != Some(welcome.node) {
+        return Err(JoinError::Garbled { address: invitation.address.clone() }.into());
+    }
+    if let Some(whole) = &welcome.with_key {
+        store.keep_authority(&Authority::from_pem(whole)?)?;
+    }
+    store.keep(&authority, &certificate)?;
+    let Welcome { cluster, node, name, token_hash, .. } = welcome.clone();
+    Ok(Identity::joined(cluster, node, name, token_hash))
+}
+
+/// A machine that is a node already goes on as that, if that is what the person means.
+fn refuse_another_cluster(
+    claimed: &Claimed,
+    store: &Store,
+    known: &Identity,
+    invitation: &Invitation,
+) -> Result<(), StartError> {
+    let credentials = store.credentials(&known.cluster)?;
+    let authority = credentials.map(|credentials| pki::fingerprint(&credentials.authority));
+    if authority.is_none_or(|authority| authority == invitation.token.authority) {
+        return Ok(());
+    }
+    let (cluster, node) = (known.cluster.clone(), known.node);
+    let data = claimed.directory().to_path_buf();
+    Err(JoinError::OtherCluster { data, cluster, node }.into())
+}

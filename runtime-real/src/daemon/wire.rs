@@ -1,0 +1,102 @@
+//! What this node says to others: calls of consensus, messages, and requests that it passes on.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use mill_consensus::{Call, Transport};
+use mill_core::api::{ApiError, ErrorCode, Outcome, Request};
+use mill_core::effect;
+use mill_core::message::Message;
+use mill_core::name::NodeId;
+use mill_core::units::Millis;
+
+use super::calls::{MESSAGE_PATH, REQUEST_PATH, consensus_path};
+use super::joining::to_json;
+use crate::pki::Credentials;
+use crate::rpc::{CallError, Peer, Peers, Tcp};
+
+/// A message that was not taken by then is lost: the next one says more.
+const MESSAGE_WITHIN: Duration = Duration::from_secs(2);
+/// The leader answers a request by then, after what it was asked to hold it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The way to the other nodes. Clones share the connections.
+#[derive(Clone, Debug)]
+pub(super) struct Wire {
+    peers: Peers<Tcp>,
+}
+
+impl Wire {
+    pub(super) fn new(credentials: &Credentials) -> io::Result<Wire> {
+        Ok(Wire { peers: Peers::new(Tcp, credentials)? })
+    }
+
+    /// Who can be called from now on.
+    pub(super) fn set(&self, peers: &BTreeMap<NodeId, effect::Peer>) {
+        let reachable = peers.iter().filter(|(_, peer)| !peer.rpc.is_empty());
+        let peers = reachable.map(|(node, effect::Peer { rpc, key })| {
+            (*node, Peer { address: rpc.clone(), key: key.clone() })
+        });
+        self.peers.set(peers.collect());
+    }
+
+    pub(super) async fn call(
+        &self,
+        to: NodeId,
+        path: &str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Bytes, CallError> {
+        self.peers.call(to, path, body, limit).await
+    }
+
+    /// Says something; whether it arrives is not known.
+    pub(super) async fn send(&self, to: NodeId, message: &Message) {
+        let sent = self.call(to, MESSAGE_PATH, to_json(message), MESSAGE_WITHIN).await;
+        if let Err(error) = sent {
+            tracing::debug!(%to, %error, "a message was lost");
+        }
+    }
+
+    /// Asks in a client's name. `None` if it may have been asked and no answer came.
+    pub(super) async fn forward(&self, to: NodeId, request: &Request) -> Option<Outcome> {
+        let hold = match request {
+            Request::Deployment { hold: Millis(hold), .. } => Duration::from_millis(*hold),
+            _ => Duration::ZERO,
+        };
+        let asked = self.call(to, REQUEST_PATH, to_json(request), hold + ANSWER_WITHIN).await;
+        match asked {
+            Ok(answer) => match serde_json::from_slice(&answer) {
+                Ok(outcome) => Some(outcome),
+                Err(error) => {
+                    tracing::warn!(%to, %error, "the leader's answer cannot be read");
+                    None
+                }
+            },
+            Err(CallError::NotAsked(error)) => {
+                let message = format!("node {to}, which leads, was not reached: {error}");
+                let error = ApiError::new(ErrorCode::NoLeader, message);
+                Some(Err(error.hint("nothing was changed; try again in a moment")))
+            }
+            Err(CallError::NoAnswer(error)) => {
+                tracing::debug!(%to, %error, "the leader did not answer");
+                None
+            }
+        }
+    }
+}
+
+impl Transport for Wire {
+    async fn call(
+        &self,
+        to: u64,
+        call: Call,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> io::Result<Vec<u8>> {
+        let answer = self.peers.call(NodeId(to), &consensus_path(call), body, limit).await;
+        answer.map(Into::into).map_err(CallError::into_io)
+    }
+}
