@@ -11,7 +11,7 @@ RAFT_SEEDS ?= 0..300
 JOBS ?= 2
 ARGS ?=
 # Tests that need a container engine of their own.
-HOSTS := binary(docker) or binary(hosts) or binary(kill) or binary(dev)
+HOSTS := binary(docker) or binary(hosts) or binary(kill) or binary(dev) or binary(cluster)
 
 .PHONY: help setup demo lint check test sim hunt hosts soak bench
 

@@ -71,6 +71,9 @@ pub enum Effect {
         /// To whom.
         to: NodeId,
     },
+    /// This node is no member any more, for good: what still runs here was replaced elsewhere, so
+    /// remove it, and end.
+    Retire,
     /// Answer a request of the API. Once each.
     Reply {
         /// Which request.

@@ -85,6 +85,12 @@ pub enum Event {
         /// that was not reached at all is [`crate::api::ErrorCode::NoLeader`].
         outcome: Option<Outcome>,
     },
+    /// Another node does not listen to this one any more, because it was removed: whoever was away
+    /// for long is told so by nobody else.
+    Dismissed {
+        /// Who says so, authenticated.
+        by: NodeId,
+    },
     /// This daemon will be stopped in a moment.
     Stopping,
     /// Who asked is gone; its answer is not wanted any more.

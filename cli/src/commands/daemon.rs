@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mill_core::cluster::admission::Roles;
 use mill_core::name::Name;
-use mill_runtime_real::daemon::{Daemon, DaemonOptions, Invitation, TokenWish};
+use mill_runtime_real::daemon::{Daemon, DaemonOptions, End, Invitation, TokenWish};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -36,7 +36,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// What the daemon logs: all that an operator would care about. Of openraft only what it cannot go
 /// on from: its warnings are about its inner workings, and `consensus` says what matters in
 /// words of its own.
-const LOG: &str = "info,openraft=error";
+const LOG: &str = "info,openraft=off";
 
 /// Logs to standard error; `MILL_LOG` or `RUST_LOG` says how much.
 pub fn log(json: bool, default: &str) {
@@ -162,14 +162,30 @@ fn options(machine: &Machine) -> DaemonOptions {
 }
 
 async fn until_stopped(mut daemon: Daemon, stop: &mut Stop) -> Outcome {
-    let failed = tokio::select! {
+    let ended = tokio::select! {
         () = stop.wait() => None,
-        reason = daemon.failed() => Some(reason),
+        ended = daemon.ended() => Some(ended),
     };
-    daemon.stop().await;
-    match failed {
-        Some(reason) => Err(Failure::Failed(format!("the daemon stopped: {reason}"))),
-        None => Ok(ExitCode::SUCCESS),
+    match ended {
+        None => {
+            daemon.stop().await;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(ended @ End::Failed(_)) => {
+            daemon.stop().await;
+            Err(Failure::Failed(format!("the daemon stopped: {ended}")))
+        }
+        Some(End::Removed) => {
+            let (name, cluster) = (daemon.name.clone(), daemon.cluster.clone());
+            let left = daemon.remove().await.err();
+            let left = left.map(|left| format!("; containers are left here: {left}"));
+            println!(
+                "node {name} was removed from cluster {cluster}: the daemon has ended, and what ran \
+                 here was removed{}\nto join a cluster again, give it an empty data directory",
+                left.unwrap_or_default()
+            );
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -86,8 +86,8 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         biased;
         () = stop.wait() => Ok(interrupted(args.once)),
         shown = showing => shown,
-        reason = daemon.failed() => {
-            Ok(Err(Failure::Failed(format!("the daemon stopped: {reason}"))))
+        ended = daemon.ended() => {
+            Ok(Err(Failure::Failed(format!("the daemon stopped: {ended}"))))
         }
     };
     if !json && outcome.is_ok() {

@@ -122,7 +122,7 @@ pub async fn leave(args: Leave, json: bool) -> Outcome {
         let message = "this machine is no node of a cluster any more";
         return Err(ApiError::new(ErrorCode::NotFound, message).into());
     };
-    let number = own.id.0.to_string();
+    let number = own.id.to_string();
     if !args.force {
         change(&client, &path(&number, "/drain")?, json!({ "on": true })).await?;
         wait_until_empty(&client, &number, json).await?;

@@ -230,7 +230,7 @@ pub struct Running {
 
 impl Running {
     /// Starts it; what it prints is added to `log`.
-    fn start(command: Command, log: PathBuf) -> Running {
+    pub fn start(command: Command, log: PathBuf) -> Running {
         Running::start_into(command, log, None)
     }
 
@@ -329,10 +329,15 @@ pub fn free_port() -> u16 {
 }
 
 /// Waits until it holds; false if it never does.
+pub fn wait(holds: impl FnMut() -> bool) -> bool {
+    wait_for(PATIENCE, holds)
+}
+
+/// Waits for so long at most; false if it never holds.
 #[expect(clippy::disallowed_methods, reason = "real processes are waited for, by condition")]
-pub fn wait(mut holds: impl FnMut() -> bool) -> bool {
+pub fn wait_for(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < patience {
         if holds() {
             return true;
         }
@@ -359,7 +364,7 @@ pub fn json(output: &Output) -> Value {
 }
 
 /// `None`, and the reason printed, where a test that needs root and these cannot run.
-fn possible(programs: &[&str]) -> Option<()> {
+pub fn possible(programs: &[&str]) -> Option<()> {
     let places = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/sbin", "/bin"];
     let has = |program: &str| places.iter().any(|place| Path::new(place).join(program).exists());
     let missing: Vec<&str> = programs.iter().copied().filter(|program| !has(program)).collect();
@@ -376,7 +381,7 @@ fn possible(programs: &[&str]) -> Option<()> {
 }
 
 /// What a developer has set for a `mill` of their own is none of a test's.
-fn forget_surroundings(command: &mut Command) {
+pub fn forget_surroundings(command: &mut Command) {
     ["RUST_LOG", "MILL_LOG", "MILL_TOKEN"].iter().for_each(|name| {
         command.env_remove(name);
     });
@@ -388,17 +393,17 @@ fn tool(dir: &Path, verb: &str) -> Output {
 }
 
 /// A command that cannot take for ever.
-fn limited(program: &str) -> Command {
+pub fn limited(program: &str) -> Command {
     let mut command = Command::new("timeout");
     command.args(["-k", "1", LIMIT, program]);
     command
 }
 
-fn check(output: &Output) {
+pub fn check(output: &Output) {
     assert!(output.status.success(), "{}", said(output));
 }
 
-fn text(output: Output) -> String {
+pub fn text(output: Output) -> String {
     check(&output);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

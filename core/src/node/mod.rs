@@ -121,6 +121,8 @@ pub struct Node {
     members: Option<Members>,
     /// Whether anything changed that decides about members since that was looked at.
     members_changed: bool,
+    /// Whether this node was told to end, because it was removed.
+    retired: bool,
     /// The address book that was given out last.
     peers: BTreeMap<NodeId, Peer>,
     freshness: Freshness,
@@ -157,6 +159,7 @@ impl Node {
             requests: Requests::default(),
             members: None,
             members_changed: false,
+            retired: false,
             peers: BTreeMap::new(),
             freshness: Freshness::default(),
             next_heartbeat: now.mono,
@@ -198,6 +201,8 @@ impl Node {
             }
             Event::Request { id, request, origin } => self.request(now, id, request, origin),
             Event::Forwarded { id, outcome } => self.forwarded(now, id, outcome),
+            // Whoever says so has applied it: it is committed.
+            Event::Dismissed { .. } => self.retire(),
             Event::Stopping => self.hand_on(now),
             Event::RequestDropped { id } => self.requests.dropped(id),
             Event::OpDone { id, result } if id.boot == self.config.facts.boot => {
@@ -256,7 +261,7 @@ impl Node {
         }
         self.requests.state_changed();
         self.members_changed = true;
-        self.publish_peers();
+        self.members_applied();
     }
 
     fn restored(&mut self, at: Revision, bytes: &[u8]) {
@@ -273,7 +278,22 @@ impl Node {
         }
         // Entries of this node may be in it, and will not be seen any more.
         self.requests.jumped(&mut self.out);
+        self.members_applied();
+    }
+
+    fn members_applied(&mut self) {
         self.publish_peers();
+        let id = self.config.id;
+        // Numbers are never given again: one that was given and is not there was removed.
+        if id.0 < self.cluster.next_node && !self.cluster.nodes.contains_key(&id) {
+            self.retire();
+        }
+    }
+
+    fn retire(&mut self) {
+        if !std::mem::replace(&mut self.retired, true) {
+            self.out.push(Effect::Retire);
+        }
     }
 
     /// Gives out the address book, if it is another.

@@ -11,7 +11,7 @@ use mill_core::event::Fate;
 use mill_core::name::NodeId;
 use mill_core::{Effect, Event};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::Consensus;
@@ -23,6 +23,9 @@ use mill_consensus::Proposal;
 /// A change of members that takes longer is given up.
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
 
+/// Between hearing that this node was removed, and its end.
+const ANSWER_FIRST: Duration = Duration::from_secs(1);
+
 /// Where effects go.
 pub(super) struct Dispatch {
     consensus: Consensus,
@@ -33,6 +36,10 @@ pub(super) struct Dispatch {
     events: mpsc::Sender<Event>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     snapshot: Option<oneshot::Sender<(u64, Vec<u8>)>>,
+    /// Ends the loop, when this node was removed.
+    retired: Option<oneshot::Sender<()>>,
+    /// The change of members that is under way.
+    changing: Option<JoinHandle<()>>,
     /// Operations under way. They end with this: none may make a container that nobody knows of.
     operations: JoinSet<()>,
 }
@@ -43,9 +50,20 @@ impl Dispatch {
         engine: Engine,
         (wire, server): (Wire, Server),
         events: mpsc::Sender<Event>,
+        retired: oneshot::Sender<()>,
     ) -> Dispatch {
-        let (waiting, snapshot, operations) = (BTreeMap::new(), None, JoinSet::new());
-        Dispatch { consensus, engine, wire, server, events, waiting, snapshot, operations }
+        Dispatch {
+            consensus,
+            engine,
+            wire,
+            server,
+            events,
+            waiting: BTreeMap::new(),
+            snapshot: None,
+            retired: Some(retired),
+            changing: None,
+            operations: JoinSet::new(),
+        }
     }
 
     /// Someone waits for the answer to a request.
@@ -103,10 +121,22 @@ impl Dispatch {
                 self.server.set_book(keys.collect(), known_below.0);
             }
             Effect::ChangeMembers { voters, learners } => self.change_members(voters, learners),
+            Effect::Retire => self.retire(),
             Effect::TransferLead { to } => {
                 let consensus = self.consensus.clone();
                 tokio::spawn(async move { consensus.transfer_lead(to.0).await });
             }
+        }
+    }
+
+    /// The loop is told in a moment: whoever asked for this is still to be answered.
+    fn retire(&mut self) {
+        if let Some(retired) = self.retired.take() {
+            tokio::spawn(async move {
+                tokio::time::sleep(ANSWER_FIRST).await;
+                // The loop may have ended by itself.
+                let _ = retired.send(());
+            });
         }
     }
 
@@ -115,10 +145,13 @@ impl Dispatch {
         self.operations.shutdown().await;
     }
 
-    /// Core asks again for as long as it is not so.
-    fn change_members(&self, voters: BTreeSet<NodeId>, learners: BTreeSet<NodeId>) {
+    /// One change at a time; core asks again for as long as it is not so.
+    fn change_members(&mut self, voters: BTreeSet<NodeId>, learners: BTreeSet<NodeId>) {
+        if self.changing.as_ref().is_some_and(|changing| !changing.is_finished()) {
+            return;
+        }
         let consensus = self.consensus.clone();
-        tokio::spawn(async move {
+        self.changing = Some(tokio::spawn(async move {
             let [voters, learners] =
                 [voters, learners].map(|nodes| nodes.into_iter().map(|node| node.0).collect());
             let changing = consensus.change_members(voters, learners);
@@ -127,7 +160,7 @@ impl Dispatch {
                 Ok(Err(error)) => tracing::debug!(%error, "the members were not changed"),
                 Err(_) => tracing::debug!("the members were not changed in time"),
             }
-        });
+        }));
     }
 
     fn propose(&self, entry: Entry) {

@@ -21,6 +21,16 @@ use mill_consensus::{self as consensus, ConsensusEvent};
 /// What the engine says that waits for the loop.
 const SIGNALS_WAITING: usize = 1024;
 
+/// How a loop ended.
+pub(super) enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// The node was removed from its cluster.
+    Removed,
+    /// Something that it needs has failed; says what to do.
+    Failed(String),
+}
+
 /// Drives a node.
 pub(super) struct EventLoop {
     node: Node,
@@ -42,15 +52,16 @@ impl EventLoop {
         EventLoop { node, clock, recorder, dispatch, engine, next_request: 1 }
     }
 
-    /// Runs until consensus fails, says why; or until it is told to stop. No operation on a
-    /// container is under way any more when this is over.
+    /// Runs until it cannot go on, or is told to stop. No operation on a container is under way any
+    /// more when this is over.
     pub async fn run(
         mut self,
         mut log: mpsc::Receiver<ConsensusEvent>,
         mut happened: mpsc::Receiver<Event>,
         mut asked: mpsc::Receiver<Asked>,
         mut stop: oneshot::Receiver<()>,
-    ) -> Result<(), String> {
+        mut retired: oneshot::Receiver<()>,
+    ) -> Ended {
         let (signal, mut signals) = mpsc::channel(SIGNALS_WAITING);
         let engine = self.engine.clone();
         let watching = tokio::spawn(async move { engine.watch(signal).await });
@@ -59,15 +70,16 @@ impl EventLoop {
             tokio::select! {
                 biased;
                 // It also ends with the daemon that would tell it.
-                _ = &mut stop => break Ok(()),
+                _ = &mut stop => break Ended::Stopped,
+                _ = &mut retired => break Ended::Removed,
                 Some(event) = log.recv() => if let Err(reason) = self.on_log(event) {
-                    break Err(reason);
+                    break Ended::Failed(reason);
                 },
                 Some(event) = happened.recv() => self.handle(event),
                 Some(signal) = signals.recv() => self.on_engine(signal),
                 next = asked.recv() => match next {
                     Some(asked) => self.on_api(asked),
-                    None => break Ok(()),
+                    None => break Ended::Stopped,
                 },
                 () = async { sleep_until(wake.expect("checked below")).await }, if wake.is_some() => {
                     self.handle(Event::Wake);

@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 
 use self::calls::Answering;
 use self::dispatch::Dispatch;
-use self::event_loop::EventLoop;
+use self::event_loop::{Ended, EventLoop};
 pub(crate) use self::joining::create_token;
 use self::joining::{Admitting, Joiner};
 pub use self::joining::{Invitation, JoinError, TokenWish};
@@ -152,12 +152,23 @@ pub struct Daemon {
     engine: Engine,
     tasks: Vec<JoinHandle<()>>,
     /// `None` once it has ended.
-    event_loop: Option<JoinHandle<Result<(), String>>>,
+    event_loop: Option<JoinHandle<Ended>>,
     /// Stops the event loop.
     stop: oneshot::Sender<()>,
     /// Holds the data directory for this process.
     _identity: Opened,
     socket: PathBuf,
+}
+
+/// Why a daemon ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum End {
+    /// Its node was removed from the cluster: what still runs here is to be removed.
+    #[error("its node was removed from the cluster")]
+    Removed,
+    /// Something that it needs has failed; says what to do.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Asks the node of this process.
@@ -262,7 +273,8 @@ impl Daemon {
         let disk =
             FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
         let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
-        let wire = Wire::new(&credentials).map_err(StartError::Certificates)?;
+        let (events, happened) = mpsc::channel(EVENTS_WAITING);
+        let wire = Wire::new(&credentials, events.clone()).map_err(StartError::Certificates)?;
         let (consensus, log) =
             Consensus::open(consensus_options, Arc::new(disk), wire.clone()).await?;
         if !identity.joined {
@@ -270,7 +282,6 @@ impl Daemon {
         }
 
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING);
-        let (events, happened) = mpsc::channel(EVENTS_WAITING);
         let handle = Handle { requests };
         let authority_print = pki::fingerprint(&credentials.authority);
         let serving = api::Serving {
@@ -301,15 +312,17 @@ impl Daemon {
         let config = node_config(&opened, &options, &credentials.fingerprint(), door.told());
         let node = Node::new(config, identity::entropy()?, clock.now());
         let recorder = record(&options, &opened, &node);
+        let (retired, is_retired) = oneshot::channel();
         let dispatch = Dispatch::new(
             consensus.clone(),
             engine.clone(),
             (wire, server.clone()),
             events.clone(),
+            retired,
         );
         let event_loop = EventLoop::new(node, clock, dispatch, engine.clone(), recorder);
         let (stop, stopped) = oneshot::channel();
-        let event_loop = tokio::spawn(event_loop.run(log, happened, asked, stopped));
+        let event_loop = tokio::spawn(event_loop.run(log, happened, asked, stopped, is_retired));
         let rpc = door.address.clone();
         tasks.extend(door.listener.map(|door| tokio::spawn(calls::serve(door, server))));
         let Identity { node, name, boot, .. } = opened.identity.clone();
@@ -346,17 +359,18 @@ impl Daemon {
         self.handle.clone()
     }
 
-    /// Waits until the daemon cannot go on; says why, and what to do.
-    pub async fn failed(&mut self) -> String {
+    /// Waits until the daemon cannot go on.
+    pub async fn ended(&mut self) -> End {
         let Some(event_loop) = &mut self.event_loop else {
-            return "it has stopped before".to_owned();
+            return End::Failed("it has stopped before".to_owned());
         };
         let ended = event_loop.await;
         self.event_loop = None;
         match ended {
-            Ok(Ok(())) => "it was asked to stop".to_owned(),
-            Ok(Err(reason)) => reason,
-            Err(panic) => format!("it hit a bug: {panic}"),
+            Ok(Ended::Stopped) => End::Failed("it was asked to stop".to_owned()),
+            Ok(Ended::Removed) => End::Removed,
+            Ok(Ended::Failed(reason)) => End::Failed(reason),
+            Err(panic) => End::Failed(format!("it hit a bug: {panic}")),
         }
     }
 

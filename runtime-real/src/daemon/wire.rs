@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use mill_consensus::{Call, Transport};
+use mill_core::Event;
 use mill_core::api::{ApiError, ErrorCode, Outcome, Request};
 use mill_core::effect;
 use mill_core::message::Message;
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
+use tokio::sync::mpsc;
 
 use super::calls::{MESSAGE_PATH, REQUEST_PATH, consensus_path};
 use super::joining::to_json;
@@ -26,11 +28,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
     peers: Peers<Tcp>,
+    events: mpsc::Sender<Event>,
 }
 
 impl Wire {
-    pub(super) fn new(credentials: &Credentials) -> io::Result<Wire> {
-        Ok(Wire { peers: Peers::new(Tcp, credentials)? })
+    pub(super) fn new(credentials: &Credentials, events: mpsc::Sender<Event>) -> io::Result<Wire> {
+        Ok(Wire { peers: Peers::new(Tcp, credentials)?, events })
     }
 
     /// Who can be called from now on.
@@ -49,7 +52,12 @@ impl Wire {
         body: Vec<u8>,
         limit: Duration,
     ) -> Result<Bytes, CallError> {
-        self.peers.call(to, path, body, limit).await
+        let answer = self.peers.call(to, path, body, limit).await;
+        if let Err(CallError::Removed) = answer {
+            // Where too much waits, the next call says it again.
+            let _ = self.events.try_send(Event::Dismissed { by: to });
+        }
+        answer
     }
 
     /// Says something; whether it arrives is not known.
@@ -75,7 +83,7 @@ impl Wire {
                     None
                 }
             },
-            Err(CallError::NotAsked(error)) => {
+            Err(error @ (CallError::NotAsked(_) | CallError::Removed)) => {
                 let message = format!("node {to}, which leads, was not reached: {error}");
                 let error = ApiError::new(ErrorCode::NoLeader, message);
                 Some(Err(error.hint("nothing was changed; try again in a moment")))
@@ -96,7 +104,7 @@ impl Transport for Wire {
         body: Vec<u8>,
         limit: Duration,
     ) -> io::Result<Vec<u8>> {
-        let answer = self.peers.call(NodeId(to), &consensus_path(call), body, limit).await;
+        let answer = Wire::call(self, NodeId(to), &consensus_path(call), body, limit).await;
         answer.map(Into::into).map_err(CallError::into_io)
     }
 }

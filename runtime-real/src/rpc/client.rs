@@ -55,19 +55,26 @@ pub enum CallError {
     /// It may have been asked, and may have acted.
     #[error("{0}")]
     NoAnswer(io::Error),
+    /// The other node does not listen, because this one was removed from the cluster.
+    #[error("this node was removed from the cluster")]
+    Removed,
 }
 
 impl CallError {
     /// What kind of error it was.
     pub fn kind(&self) -> io::ErrorKind {
-        let (CallError::NotAsked(error) | CallError::NoAnswer(error)) = self;
-        error.kind()
+        match self {
+            CallError::NotAsked(error) | CallError::NoAnswer(error) => error.kind(),
+            CallError::Removed => io::ErrorKind::PermissionDenied,
+        }
     }
 
     /// What was seen, without whether it may have acted.
     pub fn into_io(self) -> io::Error {
-        let (CallError::NotAsked(error) | CallError::NoAnswer(error)) = self;
-        error
+        match self {
+            CallError::NotAsked(error) | CallError::NoAnswer(error) => error,
+            CallError::Removed => io::Error::new(self.kind(), self.to_string()),
+        }
     }
 }
 
@@ -241,6 +248,7 @@ async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> Result<Bytes
     let text = || String::from_utf8_lossy(&body).into_owned();
     match status {
         StatusCode::OK => Ok(body),
+        StatusCode::GONE => Err(CallError::Removed),
         StatusCode::FORBIDDEN => {
             Err(CallError::NotAsked(io::Error::new(io::ErrorKind::PermissionDenied, text())))
         }

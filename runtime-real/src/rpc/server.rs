@@ -82,6 +82,14 @@ pub struct Server {
     strangers: Arc<Semaphore>,
 }
 
+/// Why somebody may not speak.
+enum Refused {
+    /// It was a node, and was removed.
+    Removed,
+    /// Something else, in words.
+    Because(String),
+}
+
 /// What a certificate says of who shows it.
 struct Proven {
     node: NodeId,
@@ -166,30 +174,38 @@ impl Server {
             io::Error::new(io::ErrorKind::PermissionDenied, text)
         })?;
         let proven = Proven { node, key };
-        let refused = |text| io::Error::new(io::ErrorKind::PermissionDenied, text);
-        self.may_speak(&proven).map_err(refused)?;
-        Ok(proven)
+        match self.may_speak(&proven) {
+            // It may not know yet, and is told with its first request.
+            Ok(()) | Err(Refused::Removed) => Ok(proven),
+            Err(Refused::Because(text)) => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+            }
+        }
     }
 
     /// Asked again with every request: a node may have been removed since it connected.
-    fn may_speak(&self, Proven { node, key }: &Proven) -> Result<(), String> {
+    fn may_speak(&self, Proven { node, key }: &Proven) -> Result<(), Refused> {
         let book = self.book.lock().expect("no code panics while it holds the book");
         match book.keys.get(node) {
             Some(known) if known == key => Ok(()),
-            Some(_) => Err(format!("node {node} shows another key than it joined with")),
-            None if node.0 < book.known_below => {
-                Err(format!("node {node} was removed from the cluster"))
+            Some(_) => {
+                let text = format!("node {node} shows another key than it joined with");
+                Err(Refused::Because(text))
             }
+            None if node.0 < book.known_below => Err(Refused::Removed),
             None => Ok(()),
         }
     }
 
     /// Who makes this request; or why it is not answered.
-    fn caller(&self, proven: Option<&Proven>, path: &str) -> Result<Caller, String> {
+    fn caller(&self, proven: Option<&Proven>, path: &str) -> Result<Caller, Refused> {
         match proven {
             Some(proven) => self.may_speak(proven).map(|()| Caller::Node(proven.node)),
             None if path == JOIN_PATH => Ok(Caller::Stranger),
-            None => Err("this needs a certificate of the cluster: join it first".to_owned()),
+            None => {
+                let text = "this needs a certificate of the cluster: join it first";
+                Err(Refused::Because(text.to_owned()))
+            }
         }
     }
 
@@ -207,7 +223,10 @@ impl Server {
                         request.extensions_mut().insert(caller);
                         router.call(request).await
                     }
-                    Err(text) => Ok::<Response, _>((StatusCode::FORBIDDEN, text).into_response()),
+                    Err(Refused::Removed) => Ok::<Response, _>(StatusCode::GONE.into_response()),
+                    Err(Refused::Because(text)) => {
+                        Ok((StatusCode::FORBIDDEN, text).into_response())
+                    }
                 }
             }
         });

@@ -326,6 +326,10 @@ impl World {
         let Some(leader) = self.log.leader else { return };
         let host = &self.hosts[&node];
         if !self.log.is_member(node) {
+            // One that is back asks for votes, and is told why it gets none.
+            if self.network.open(node, leader) {
+                self.dismissed(node, leader);
+            }
             return;
         }
         let behind = host.fed.applied < end || !host.fed.caught_up;

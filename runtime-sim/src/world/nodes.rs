@@ -89,7 +89,36 @@ impl World {
 
     pub(super) fn arrive(&mut self, from: NodeId, to: NodeId, message: Message) {
         let boot = self.host(to).boots;
-        self.tell(to, boot, Event::Message { from, message });
+        if !self.dismissed(from, to) {
+            self.tell(to, boot, Event::Message { from, message });
+        }
+    }
+
+    /// Whether a node does not listen to another, because that was removed: then it says so.
+    pub(super) fn dismissed(&mut self, node: NodeId, by: NodeId) -> bool {
+        let removed = self.host(by).daemon.as_ref().is_some_and(|daemon| {
+            let cluster = daemon.cluster();
+            node.0 < cluster.next_node && !cluster.nodes.contains_key(&node)
+        });
+        if removed {
+            let boot = self.host(node).boots;
+            for delay in self.network.carry(by, node) {
+                self.tell_after(delay, node, boot, Event::Dismissed { by });
+            }
+        }
+        removed
+    }
+
+    /// A machine that is no member any more: its daemon removes what runs there, and ends.
+    fn end_for_good(&mut self, node: NodeId) {
+        let now = self.now;
+        self.trace.transition(now, || format!("{node} is no member any more, and ends"));
+        self.stats.count("removed nodes that ended");
+        self.kill_daemon(node);
+        let host = self.host_mut(node);
+        host.gone = true;
+        host.powered = false;
+        host.engine.power_off();
     }
 
     /// Hands an event to a daemon, if it is still in that boot, and carries out what follows.
@@ -195,6 +224,10 @@ impl World {
                 self.trace.mark(&[8, to.0, id.0]);
                 self.pass_on(node, id, to, request);
             }
+            Effect::Retire => {
+                self.trace.mark(&[12]);
+                self.end_for_good(node);
+            }
             Effect::Peers { peers, .. } => self.trace.mark(&[9, peers.len() as u64]),
             Effect::ChangeMembers { voters, learners } => {
                 self.trace.mark(&[10, voters.len() as u64, learners.len() as u64]);
@@ -281,5 +314,6 @@ fn number(event: &Event) -> u64 {
         }
         Event::Forwarded { id, outcome } => 17 << 32 | id.0 << 1 | u64::from(outcome.is_some()),
         Event::Stopping => 18 << 32,
+        Event::Dismissed { by } => 19 << 32 | by.0,
     }
 }

@@ -301,6 +301,35 @@ fn a_node_that_is_removed_by_force_has_its_replicas_elsewhere_and_votes_no_more(
 }
 
 #[test]
+fn a_node_that_hears_that_it_was_removed_takes_its_containers_with_it() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1"]);
+    scenario.run(&WEB.replace("port = 8080", "port = 8080\nreplicas = 3"));
+    let gone = NodeId(3);
+    let removed = scenario.ask(Request::RemoveNode { node: gone.to_string(), force: true });
+    assert_eq!(removed, Ok(Answer::Done));
+    scenario.until("it has ended", |world| world.host(gone).gone);
+    scenario.settled();
+    assert_eq!(scenario.healthy("web"), 3);
+}
+
+#[test]
+fn a_node_that_was_removed_while_it_was_away_learns_of_it_when_it_is_back() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.until("three vote", |world| voters(world).len() == 3);
+    let leader = scenario.world.leader().expect("settled");
+    let away = *scenario.world.voters().iter().find(|id| **id != leader).expect("three vote");
+    scenario.world.inject(Fault::PowerOff(away), Millis::secs(60));
+    scenario.until("it is down", |world| !world.cluster().nodes[&away].is_up());
+    let removed = scenario.ask(Request::RemoveNode { node: away.to_string(), force: true });
+    assert_eq!(removed, Ok(Answer::Done));
+    scenario.wait(Millis::secs(50));
+    assert!(!scenario.world.host(away).gone);
+    scenario.until("it is back, and has ended", |world| world.host(away).gone);
+    scenario.settled();
+}
+
+#[test]
 fn the_last_node_that_votes_cannot_be_removed() {
     let mut scenario = Scenario::nodes(2);
     let refusal = scenario.refusal(Request::RemoveNode { node: "m1".to_owned(), force: true });
