@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use mill_core::cluster::admission::Roles;
 use mill_core::name::Name;
 use mill_runtime_real::LOG_LINES_MAX;
+use mill_runtime_real::recovery_key::RecoveryKey;
 use mill_runtime_real::token::JoinToken;
 
 /// A container orchestrator for 3 to 20 nodes, in one binary.
@@ -64,6 +65,12 @@ pub enum Command {
     /// Make and revoke the tokens with which machines join.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Save a cluster to a file, and bring it back on a new machine.
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Go on with this machine alone, when the majority of a cluster is lost for good.
+    #[command(after_help = "Example:\n  mill recover --data /var/lib/mill")]
+    Recover(Recover),
     /// Check a config and say everything that is wrong with it. Needs no cluster.
     #[command(after_help = "Example:\n  mill validate -f mill.toml")]
     Validate(Files),
@@ -316,6 +323,51 @@ pub struct TokenCreate {
 pub struct TokenRevoke {
     #[command(flatten)]
     pub target: Target,
+}
+
+/// `mill backup`.
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// Write the cluster's state to a file, with its authority sealed to the recovery key.
+    #[command(after_help = "Example:\n  mill backup save /backups/mill.backup")]
+    Save(BackupSave),
+    /// Start a new machine as the only node of a cluster that was saved.
+    #[command(
+        after_help = "Example:\n  mill backup restore mill.backup --recovery-key millrec1.... --advertise 192.0.2.10 --foreground"
+    )]
+    Restore(BackupRestore),
+}
+
+/// `mill backup save`.
+#[derive(Debug, ClapArgs)]
+pub struct BackupSave {
+    #[command(flatten)]
+    pub target: Target,
+    /// Where to; named after the cluster and its revision by default.
+    pub file: Option<PathBuf>,
+}
+
+/// `mill backup restore`.
+#[derive(Debug, ClapArgs)]
+pub struct BackupRestore {
+    /// The backup.
+    pub file: PathBuf,
+    /// The key that `mill init` printed when the cluster began.
+    #[arg(long, env = "MILL_RECOVERY_KEY", hide_env_values = true, value_name = "KEY")]
+    pub recovery_key: RecoveryKey,
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// `mill recover`.
+#[derive(Debug, ClapArgs)]
+pub struct Recover {
+    /// Where the node keeps everything; its daemon must not run.
+    #[arg(long, default_value = "/var/lib/mill", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Whether the answer may be old.

@@ -29,7 +29,7 @@ pub enum Event {
     },
     /// The state at `at`, in place of all entries up to there.
     Restored {
-        /// Where in the log.
+        /// Where in the log; the epoch is that of the state.
         at: Revision,
         /// What [`crate::cluster::Cluster::encode`] made.
         bytes: Vec<u8>,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{self, hex};
 use crate::private;
+use crate::recovery_key::RecoveryKey;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -21,6 +22,9 @@ const FILE: &str = "identity.json";
 const BESIDE: &str = "identity.new";
 /// What a directory may hold that no daemon has begun in: our own first steps, a new disk's.
 const BEFORE_IDENTITY: [&str; 4] = ["lock", BESIDE, "lost+found", PKI_FOLDER];
+
+/// Where in the data directory consensus keeps its log.
+pub const LOG_FOLDER: &str = "raft";
 
 /// Where in the data directory a node keeps its keys and certificates.
 pub const PKI_FOLDER: &str = "pki";
@@ -39,6 +43,9 @@ pub struct Identity {
     pub boot: u64,
     /// SHA-256 of the API token, in hex.
     pub token_hash: String,
+    /// Public half of the recovery key, in hex.
+    #[serde(default)]
+    pub recovery: String,
     /// Whether it was admitted to a cluster that was there before; the first node was not.
     #[serde(default)]
     pub joined: bool,
@@ -130,6 +137,8 @@ pub struct Opened {
     pub identity: Identity,
     /// Shown once to the person; only its hash is kept. New until a first start succeeded.
     pub new_token: Option<String>,
+    /// The same; only its public half is kept.
+    pub new_recovery_key: Option<RecoveryKey>,
     directory: PathBuf,
     _claim: Claim,
 }
@@ -185,7 +194,7 @@ impl Claimed {
         let Claimed { known, directory, claim } = self;
         let is_new = known.is_none();
         let mut identity = known.map_or_else(new, Ok)?;
-        let mut new_token = None;
+        let (mut new_token, mut new_recovery_key) = (None, None);
         if identity.begun {
             if !fs::metadata(log).is_ok_and(|found| found.len() > 0) {
                 let (log, cluster) = (log.to_path_buf(), identity.cluster);
@@ -195,8 +204,11 @@ impl Claimed {
             let token = secret()?;
             identity.token_hash = token_hash(&token);
             new_token = Some(token);
+            let key = RecoveryKey::generate();
+            identity.recovery = key.public();
+            new_recovery_key = Some(key);
         }
-        let opened = Opened { identity, new_token, directory, _claim: claim };
+        let opened = Opened { identity, new_token, new_recovery_key, directory, _claim: claim };
         if is_new {
             // What is made under this identity belongs to it, also if this start goes no further.
             opened.write()?;
@@ -277,15 +289,21 @@ impl Identity {
             name: name.unwrap_or_else(host_name),
             boot: 0,
             token_hash: String::new(),
+            recovery: String::new(),
             joined: false,
             begun: false,
         })
     }
 
-    /// A node that a cluster has admitted, which goes on using its API token.
-    pub fn joined(cluster: String, node: NodeId, name: String, token_hash: String) -> Identity {
+    /// A node that a cluster has admitted, which goes on using its API token and recovery key.
+    pub fn joined(
+        cluster: String,
+        node: NodeId,
+        name: String,
+        (token_hash, recovery): (String, String),
+    ) -> Identity {
         let (format, boot, joined, begun) = (FORMAT, 0, true, false);
-        Identity { format, cluster, node, name, boot, token_hash, joined, begun }
+        Identity { format, cluster, node, name, boot, token_hash, recovery, joined, begun }
     }
 
     /// Whether the replicated state has begun here.

@@ -4,16 +4,19 @@
 //! carry its effects to the machine and the machine's answers back to it.
 
 mod api;
+pub mod backup;
 pub mod clock;
 pub mod daemon;
 mod digest;
 pub mod docker;
 pub mod doctor;
 mod host;
-mod identity;
+pub mod identity;
 pub mod pki;
 mod private;
 mod recorder;
+pub mod recovery;
+pub mod recovery_key;
 pub mod rpc;
 pub mod token;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mill_core::cluster::admission::Roles;
 use mill_core::name::Name;
 use mill_runtime_real::daemon::{Daemon, DaemonOptions, End, Invitation, TokenWish};
+use mill_runtime_real::recovery_key::RecoveryKey;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -72,6 +73,7 @@ pub async fn init(args: Init, json: bool) -> Outcome {
                 "cluster": daemon.cluster,
                 "socket": machine.socket,
                 "new_token": daemon.new_token,
+                "recovery_key": daemon.new_recovery_key.as_ref().map(RecoveryKey::reveal),
                 "join": invited.map(|token| json!({ "address": daemon.rpc, "token": token })),
             })
         ),
@@ -132,7 +134,7 @@ fn with_port(address: &str) -> String {
 }
 
 /// What must be so before a daemon is started.
-fn begin(machine: &Machine) -> Result<(), Failure> {
+pub fn begin(machine: &Machine) -> Result<(), Failure> {
     if !machine.foreground && !Path::new("/run/systemd/system").exists() {
         let message = "there is no systemd here to run the daemon; use --foreground";
         return Err(Failure::Usage(message.to_owned()));
@@ -146,7 +148,8 @@ fn begin(machine: &Machine) -> Result<(), Failure> {
     Ok(())
 }
 
-fn options(machine: &Machine) -> DaemonOptions {
+/// What the flags of a machine mean.
+pub fn options(machine: &Machine) -> DaemonOptions {
     let usual = || SocketAddr::new(machine.advertise, RPC_PORT).to_string();
     DaemonOptions {
         data: machine.data.clone(),
@@ -161,7 +164,8 @@ fn options(machine: &Machine) -> DaemonOptions {
     }
 }
 
-async fn until_stopped(mut daemon: Daemon, stop: &mut Stop) -> Outcome {
+/// Runs until it is asked to stop, or cannot go on.
+pub async fn until_stopped(mut daemon: Daemon, stop: &mut Stop) -> Outcome {
     let ended = tokio::select! {
         () = stop.wait() => None,
         ended = daemon.ended() => Some(ended),
@@ -193,6 +197,9 @@ fn print_beginning(daemon: &Daemon, machine: &Machine, invited: Option<&str>) {
     if let Some(token) = &daemon.new_token {
         println!("cluster {} has begun", daemon.cluster);
         println!("API token, shown only now: {token}");
+        if let Some(key) = &daemon.new_recovery_key {
+            println!("recovery key, shown only now, keep it elsewhere: {}", key.reveal());
+        }
         match (invited, &daemon.rpc) {
             (Some(token), Some(rpc)) => {
                 println!("to add a machine, within {} hours, run on it:", HOURS_INVITED);
@@ -212,7 +219,7 @@ pub fn join_command(rpc: &str, token: &str) -> String {
     format!("mill join {rpc} --token {token} --advertise ITS-ADDRESS --foreground")
 }
 
-fn print_socket(machine: &Machine) {
+pub fn print_socket(machine: &Machine) {
     let socket = &machine.socket;
     println!("the API answers at {}", socket.display());
     if socket != Path::new(DEFAULT_SOCKET) {

@@ -9,6 +9,7 @@ mod logs;
 mod nodes;
 mod operate;
 mod plan;
+mod recovery;
 mod replay;
 mod show;
 mod sim;
@@ -33,6 +34,8 @@ pub fn run(args: Args) -> Outcome {
         Command::Leave(args) => client_runtime()?.block_on(nodes::leave(args, json)),
         Command::Node(command) => client_runtime()?.block_on(nodes::node(command, json)),
         Command::Token(command) => client_runtime()?.block_on(nodes::token(command, json)),
+        Command::Backup(command) => recovery::backup(command, json),
+        Command::Recover(args) => recovery::recover(args, json),
         Command::Validate(files) => config::validate(&files, json),
         Command::Plan(args) => client_runtime()?.block_on(plan::plan(args, json)),
         Command::Deploy(args) => client_runtime()?.block_on(deploy::deploy(args, json)),

@@ -1,10 +1,10 @@
 //! What fails: daemons, machines, cables, directions.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::machines::Machines;
+use super::machines::{Machines, now};
 use super::support::{pause, said};
 
 /// Times that the leader is killed, if nothing else is said.
@@ -19,11 +19,6 @@ health = { path = "/healthz", interval = "1s" }
 update = { healthy_for = "500ms", parallel = 3 }
 stop = { grace = "2s" }
 "#;
-
-#[expect(clippy::disallowed_methods, reason = "it is reported, and nothing depends on it")]
-fn now() -> Instant {
-    Instant::now()
-}
 
 fn healthy(allocs: &[Value], not_on: usize) -> usize {
     let elsewhere = |alloc: &&Value| alloc["node"] != format!("m{not_on}");

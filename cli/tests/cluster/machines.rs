@@ -8,12 +8,19 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::support::{
     PATIENCE, Running, check, forget_surroundings, json, limited, possible, said, text, wait_for,
 };
+
+/// The time, to be told and not to be judged.
+#[expect(clippy::disallowed_methods, reason = "it is reported, and nothing depends on it")]
+pub fn now() -> Instant {
+    Instant::now()
+}
 
 /// What tells a container from the one that takes its place, or from itself started again.
 const TOLD: &str = "{{.Name}} {{.Id}} {{.State.StartedAt}}";
@@ -117,8 +124,30 @@ impl Machines {
 
     /// A new token, made on the first machine.
     pub fn token(&self, more: &[&str]) -> String {
-        let output = self.mill(1, &[&["token", "create", "--json"], more].concat());
+        self.token_of(1, more)
+    }
+
+    /// The same on another.
+    pub fn token_of(&self, machine: usize, more: &[&str]) -> String {
+        let output = self.mill(machine, &[&["token", "create", "--json"], more].concat());
         json(&output)["token"].as_str().unwrap_or_else(|| panic!("{}", said(&output))).to_owned()
+    }
+
+    /// The recovery key that a machine's daemon printed when the cluster began.
+    pub fn recovery_key(&self, machine: usize) -> String {
+        let log = fs::read_to_string(self.path(machine, "daemon.log")).unwrap();
+        let key = log.lines().find_map(|line| line.split_once("keep it elsewhere: "));
+        key.expect("it was printed").1.to_owned()
+    }
+
+    /// Starts a machine's daemon from a backup.
+    pub fn restore(&mut self, machine: usize, file: &str, key: &str) {
+        self.daemon(machine, &["backup", "restore", file, "--recovery-key", key]);
+    }
+
+    /// The same where it should be refused; what it says.
+    pub fn restore_refused(&mut self, machine: usize, file: &str, key: &str) -> String {
+        self.refused(machine, |machines| machines.restore(machine, file, key))
     }
 
     /// Starts a machine's daemon with `mill join`, through the first machine.
@@ -279,9 +308,11 @@ impl Machines {
         check(&self.tool("unblock", &[]));
     }
 
-    /// Waits until it holds.
+    /// Waits until it holds, and says how long that took.
     pub fn eventually(&self, what: &str, mut holds: impl FnMut(&Machines) -> bool) {
+        let begun = now();
         assert!(wait_for(PATIENCE * 2, || holds(self)), "{what}: did not come to hold");
+        println!("{:6.2?}  {what}", begun.elapsed());
     }
 }
 

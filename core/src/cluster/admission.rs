@@ -210,7 +210,7 @@ impl Cluster {
         Ok(Reply::Admitted(self.take_in(wall, admission)))
     }
 
-    fn take_in(&mut self, wall: Wall, admission: &Admission) -> NodeId {
+    pub(super) fn take_in(&mut self, wall: Wall, admission: &Admission) -> NodeId {
         let node = NodeId(self.next_node);
         self.next_node += 1;
         let Admission { name, key, roles, labels, advertise, rpc, version } = admission.clone();

@@ -89,6 +89,9 @@ pub enum Refusal {
     /// Nobody could vote without it.
     #[error("node {0} is the only primary: without it nobody could lead")]
     LastPrimary(String),
+    /// Nobody could lead there.
+    #[error("node {0} is no primary: it cannot lead, so the cluster cannot go on from it alone")]
+    NotPrimary(String),
     /// It has containers.
     #[error("node {name} still has {allocs} allocs")]
     NotEmpty {

@@ -11,6 +11,7 @@ pub mod command;
 pub mod deploy;
 pub mod history;
 pub mod node;
+pub mod recovery;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -108,17 +108,18 @@ impl Node {
             Leadership::Leader { .. } => {
                 "this node cannot reach a majority of the nodes that vote: nothing was changed, \
                  and nothing can be"
+                    .to_owned()
             }
             Leadership::Follower { leader: None, .. } => {
                 "this node cannot reach a majority of the nodes that vote, or they have not agreed \
                  on a leader: nothing was changed, and nothing can be"
+                    .to_owned()
             }
-            Leadership::Follower { leader: Some(leader), .. } => {
-                let message =
-                    format!("node {leader} leads and could not do it now: nothing changed");
-                let error = ApiError::new(ErrorCode::NoLeader, message);
-                return error.hint("try again in a moment");
-            }
+            Leadership::Follower { leader: Some(leader), .. } => format!(
+                "node {leader}, the last leader that this node knows of, cannot be reached or does \
+                 not lead any more, and no other has shown up: nothing was changed, and nothing can \
+                 be"
+            ),
         };
         ApiError::new(ErrorCode::NoLeader, message).hint(
             "containers go on running; ask another node, or try again when this one can reach the \

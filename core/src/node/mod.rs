@@ -267,6 +267,8 @@ impl Node {
     fn restored(&mut self, at: Revision, bytes: &[u8]) {
         match Cluster::decode(bytes) {
             Ok(cluster) => {
+                // The epoch is the state's own: the log counts indices only.
+                let at = Revision { epoch: cluster.revision.epoch, ..at };
                 self.cluster = cluster;
                 self.cluster.revision = at;
             }

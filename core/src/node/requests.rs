@@ -478,6 +478,7 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
         | Refusal::NameTaken { .. }
         | Refusal::TooMany { .. }
         | Refusal::LastPrimary(_)
+        | Refusal::NotPrimary(_)
         | Refusal::NotEmpty { .. }
         | Refusal::NotDrained(_) => ErrorCode::Conflict,
     };
@@ -502,7 +503,7 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             "drain it first with `mill node drain {name}`; if the machine is gone for good, \
              repeat this with --force and what ran there is placed elsewhere"
         )),
-        Refusal::Invalid(_) => error,
+        Refusal::Invalid(_) | Refusal::NotPrimary(_) => error,
         Refusal::Founded(_)
         | Refusal::Missing { .. }
         | Refusal::Stale(_)

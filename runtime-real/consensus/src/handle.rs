@@ -218,13 +218,17 @@ impl<R: AsyncRuntime> Consensus<R> {
     }
 }
 
-struct Directory {
-    log: Arc<LogFile>,
-    snapshots: Arc<Snapshots>,
-    found: Found,
+/// A directory that was opened, and what was found in it.
+pub(super) struct Directory {
+    pub(super) log: Arc<LogFile>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) found: Found,
 }
 
-fn read_directory(disk: Arc<dyn Disk>, owner: &str) -> Result<Directory, ConsensusError> {
+pub(super) fn read_directory(
+    disk: Arc<dyn Disk>,
+    owner: &str,
+) -> Result<Directory, ConsensusError> {
     let claim = claim(&*disk)?;
     let log = LogFile::open(&*disk, claim.clone(), owner)?;
     let snapshots = Snapshots::open(disk, claim)?;

@@ -26,6 +26,7 @@ mod machine;
 mod members;
 mod network;
 mod options;
+pub mod recovery;
 mod replay;
 mod runtime;
 mod snapshots;

@@ -1,6 +1,7 @@
 //! The API's transport: HTTP/JSON under `/v1`, on a unix socket for local root and on TCP behind a
 //! bearer token. It translates; what is answered is core's.
 
+mod backup;
 mod logs;
 mod nodes;
 mod routes;
@@ -9,6 +10,7 @@ mod tcp;
 use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 pub use self::logs::LINES_MAX;
 use axum::Router;
@@ -20,6 +22,7 @@ use mill_core::api::{ApiError, ErrorCode};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
+use crate::backup::Sealing;
 use crate::daemon::{Handle, StartError};
 use crate::docker::Engine;
 use crate::identity::token_hash;
@@ -31,6 +34,8 @@ pub(crate) struct Serving {
     pub engine: Engine,
     pub token_hash: String,
     pub version: String,
+    /// What backups are made with, on primaries.
+    pub sealing: Option<Arc<Sealing>>,
     /// Where other machines join, and the fingerprint of the authority that their token carries.
     pub inviting: Option<(String, String)>,
 }
@@ -76,7 +81,8 @@ fn spawn(serving: impl Future<Output = std::io::Result<()>> + Send + 'static) ->
 }
 
 fn router(serving: Serving) -> Router {
-    let paths = routes::router().merge(nodes::router()).merge(logs::router());
+    let paths =
+        routes::router().merge(nodes::router()).merge(backup::router()).merge(logs::router());
     paths.fallback(not_found).with_state(serving)
 }
 

@@ -104,7 +104,8 @@ impl EventLoop {
     fn on_log(&mut self, event: ConsensusEvent) -> Result<(), String> {
         match event {
             ConsensusEvent::Restored { index, bytes } => {
-                self.handle(Event::Restored { at: revision(index), bytes });
+                let at = self.revision(index);
+                self.handle(Event::Restored { at, bytes });
             }
             ConsensusEvent::Committed { entries } => {
                 for (index, bytes) in entries {
@@ -114,7 +115,8 @@ impl EventLoop {
                              a newer mill, run that one"
                         )
                     })?;
-                    self.handle(Event::Committed { at: revision(index), entry: entry.into() });
+                    let at = self.revision(index);
+                    self.handle(Event::Committed { at, entry: entry.into() });
                 }
             }
             ConsensusEvent::SnapshotWanted { reply } => {
@@ -139,6 +141,11 @@ impl EventLoop {
             ConsensusEvent::Failed { reason } => return Err(with_remedy(&reason)),
         }
         Ok(())
+    }
+
+    /// The log counts indices; epochs, which begin with restore and recovery, are the state's.
+    fn revision(&self, index: u64) -> Revision {
+        Revision { epoch: self.node.cluster().revision.epoch, index }
     }
 
     fn on_engine(&mut self, signal: EngineSignal) {
@@ -177,9 +184,4 @@ fn with_remedy(reason: &str) -> String {
         "{reason}\n{remedy}, then start the daemon again; nothing that was acknowledged is lost, and \
          containers go on running meanwhile"
     )
-}
-
-/// Epochs begin with restore and recovery.
-fn revision(index: u64) -> Revision {
-    Revision { epoch: 0, index }
 }

@@ -74,6 +74,19 @@ pub enum JoinError {
         /// Whom it asked.
         address: String,
     },
+    /// The machine is a node already.
+    #[error(
+        "this machine is node {node} of cluster {cluster}, in {}: a backup is restored into an empty \
+         directory, name one with --data", data.display()
+    )]
+    Member {
+        /// The data directory.
+        data: PathBuf,
+        /// Id of that cluster.
+        cluster: String,
+        /// Its number there.
+        node: NodeId,
+    },
     /// The machine is a node of another cluster.
     #[error(
         "this machine is node {node} of another cluster ({cluster}), in {}: take it out of that one \
@@ -109,8 +122,9 @@ pub(super) struct Welcome {
     pub(super) authority: String,
     /// The authority whole, for a primary.
     pub(super) with_key: Option<AuthorityPem>,
-    /// Hash of the cluster's API token.
+    /// Hash of the cluster's API token, and public half of its recovery key.
     pub(super) token_hash: String,
+    pub(super) recovery: String,
 }
 
 /// How the joiner itself is reached.
@@ -160,6 +174,7 @@ pub(super) async fn ask(
 pub(super) struct Admitting {
     pub(super) authority: Option<Arc<Authority>>,
     pub(super) token_hash: String,
+    pub(super) recovery: String,
     pub(super) handle: Handle,
     pub(super) wire: Wire,
     pub(super) consensus: Consensus,
@@ -203,6 +218,7 @@ impl Admitting {
             authority: pki::to_pem(authority.certificate()),
             with_key: roles.primary.then(|| authority.to_pem()),
             token_hash: self.token_hash.clone(),
+            recovery: self.recovery.clone(),
         })
     }
 

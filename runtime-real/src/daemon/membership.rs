@@ -1,13 +1,22 @@
 //! What makes this machine a node of a cluster: an identity, a key, a certificate, and on primaries
 //! the authority. Made by founding a cluster or by joining one, and read again at every start.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use mill_core::cluster::Cluster;
+use mill_core::cluster::admission::{Admission, Roles};
+use mill_core::cluster::recovery::Survivor;
+
 use super::StartError;
 use super::joining::{self, Invitation, JoinError, Joiner, Welcome};
+use crate::backup::Backup;
+use crate::clock;
 use crate::identity::{self, Claimed, Identity, Opened, PKI_FOLDER};
 use crate::pki::{self, Authority, Credentials, PkiError, Store};
+use crate::recovery::{self, RecoveryError};
+use crate::recovery_key::RecoveryKey;
 
 /// A node's membership; it holds the data directory for this process.
 #[derive(Debug)]
@@ -60,6 +69,45 @@ impl Membership {
         Membership::read(opened, &store)
     }
 
+    /// A new machine, as the only node of a cluster that was backed up.
+    pub(super) fn restore(
+        data: &Path,
+        log: &Path,
+        (backup, key): (&Backup, &RecoveryKey),
+        joiner: &Joiner,
+    ) -> Result<Membership, StartError> {
+        let claimed = identity::claim(data)?;
+        if let Some(known) = &claimed.known {
+            let (cluster, node) = (known.cluster.clone(), known.node);
+            return Err(JoinError::Member { data: data.to_path_buf(), cluster, node }.into());
+        }
+        let authority = Authority::from_pem(&backup.authority(key)?)?;
+        let store = Store::open(&data.join(PKI_FOLDER))?;
+        let node_key = store.node_key()?;
+        let Joiner { name, advertise, rpc, version } = joiner.clone();
+        let admission = Admission {
+            name: name.clone(),
+            key: node_key.fingerprint(),
+            roles: Roles::default(),
+            labels: BTreeMap::new(),
+            advertise,
+            rpc,
+            version,
+        };
+        let state = Cluster::decode(backup.state.as_bytes()).map_err(RecoveryError::State)?;
+        let survivor = Survivor::New(Box::new(admission));
+        let recovered = state.recovered(clock::wall(), &survivor);
+        let (cluster, node) = recovered.map_err(RecoveryError::Refused)?;
+        store.keep_authority(&authority)?;
+        let certificate = authority.sign(&node_key.request()?, node, &backup.cluster)?;
+        store.keep(authority.certificate(), &certificate)?;
+        let kept = (backup.token_hash.clone(), backup.recovery.clone());
+        let identity = Identity::joined(backup.cluster.clone(), node, name, kept);
+        recovery::begin(data, &identity, &cluster)?;
+        let opened = claimed.open(log, || Ok(identity))?;
+        Membership::read(opened, &store)
+    }
+
     fn read(opened: Opened, store: &Store) -> Result<Membership, StartError> {
         let credentials = store.credentials(&opened.identity.cluster)?;
         let lost = || PkiError::Lost { folder: store.folder().to_path_buf() };
@@ -92,8 +140,8 @@ fn keep(store: &Store, welcome: &Welcome, invitation: &Invitation) -> Result<Ide
         store.keep_authority(&Authority::from_pem(whole)?)?;
     }
     store.keep(&authority, &certificate)?;
-    let Welcome { cluster, node, name, token_hash, .. } = welcome.clone();
-    Ok(Identity::joined(cluster, node, name, token_hash))
+    let Welcome { cluster, node, name, token_hash, recovery, .. } = welcome.clone();
+    Ok(Identity::joined(cluster, node, name, (token_hash, recovery)))
 }
 
 /// A machine that is a node already goes on as that, if that is what the person means.

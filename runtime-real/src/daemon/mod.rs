@@ -40,12 +40,15 @@ pub use self::joining::{Invitation, JoinError, TokenWish};
 use self::membership::Membership;
 use self::wire::Wire;
 use crate::api;
+use crate::backup::{Backup, BackupError, Sealing};
 use crate::clock::Clock;
 use crate::docker::{Engine, EngineOptions};
 use crate::host;
-use crate::identity::{self, Identity, IdentityError, Opened};
-use crate::pki::{self, PkiError};
+use crate::identity::{self, Identity, IdentityError, LOG_FOLDER, Opened};
+use crate::pki::{self, Authority, PkiError};
 use crate::recorder::Recorder;
+use crate::recovery::{self, RecoveryError};
+use crate::recovery_key::RecoveryKey;
 use crate::rpc::{Limits, Server};
 use crate::token::JoinToken;
 use mill_consensus::disk::FileDisk;
@@ -101,6 +104,12 @@ pub enum StartError {
     /// Its certificates.
     #[error("the certificates of this node do not fit together: {0}")]
     Certificates(io::Error),
+    /// What it should go on from.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The backup that it should begin with.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// Its log.
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
@@ -138,6 +147,8 @@ pub struct Daemon {
     handle: Handle,
     /// The API token, if it was just made: shown once.
     pub new_token: Option<String>,
+    /// The recovery key, the same.
+    pub new_recovery_key: Option<RecoveryKey>,
     /// Id of the cluster.
     pub cluster: String,
     /// Address and port that other nodes reach it at, if it serves them.
@@ -185,8 +196,6 @@ pub(crate) struct Asked {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// Where in the data directory consensus keeps its log.
-const LOG_DIRECTORY: &str = "raft";
 /// How often containers are listed and removed until none should be left.
 const REMOVE_TRIES: u32 = 20;
 /// An empty list counts from this try on.
@@ -229,6 +238,7 @@ impl Daemon {
     pub async fn start(options: DaemonOptions) -> Result<Daemon, StartError> {
         let door = Door::open(&options).await?;
         let (data, name) = (&options.data, options.name.clone());
+        recovery::finish_swap(data)?;
         let membership = Membership::found(data, &log_file(data), name)?;
         Daemon::run(options, door, membership).await
     }
@@ -243,14 +253,26 @@ impl Daemon {
         invitation: Invitation,
     ) -> Result<Daemon, StartError> {
         let door = Door::open(&options).await?;
-        let joiner = Joiner {
-            name: options.name.clone().unwrap_or_else(identity::host_name),
-            advertise: options.advertise.clone(),
-            rpc: door.told(),
-            version: options.version.clone(),
-        };
+        let joiner = Joiner::of(&options, &door);
         let data = &options.data;
         let membership = Membership::join(data, &log_file(data), &invitation, &joiner).await?;
+        Daemon::run(options, door, membership).await
+    }
+
+    /// Starts a new machine as the only node of a cluster that was backed up, and goes on from
+    /// there. Safe to repeat once it has begun.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`], and when the backup or the key is not good.
+    pub async fn restore(
+        options: DaemonOptions,
+        backup: &Backup,
+        key: &RecoveryKey,
+    ) -> Result<Daemon, StartError> {
+        let door = Door::open(&options).await?;
+        let joiner = Joiner::of(&options, &door);
+        let data = &options.data;
+        let membership = Membership::restore(data, &log_file(data), (backup, key), &joiner)?;
         Daemon::run(options, door, membership).await
     }
 
@@ -261,6 +283,7 @@ impl Daemon {
     ) -> Result<Daemon, StartError> {
         let Membership { mut opened, credentials, authority } = membership;
         let new_token = opened.new_token.take();
+        let new_recovery_key = opened.new_recovery_key.take();
         let identity = opened.identity.clone();
         let engine = Engine::connect(EngineOptions {
             host: options.engine.clone(),
@@ -269,7 +292,7 @@ impl Daemon {
             config: None,
         })
         .map_err(|error| StartError::Engine(error.detail))?;
-        let raft = options.data.join(LOG_DIRECTORY);
+        let raft = options.data.join(LOG_FOLDER);
         let disk =
             FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
         let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
@@ -289,6 +312,7 @@ impl Daemon {
             engine: engine.clone(),
             token_hash: identity.token_hash.clone(),
             version: options.version.clone(),
+            sealing: authority.as_ref().map(|authority| Arc::new(sealing(&identity, authority))),
             inviting: door.address.clone().map(|rpc| (rpc, authority_print.clone())),
         };
         let mut tasks = vec![api::serve_unix(&options.socket, serving.clone())?];
@@ -298,6 +322,7 @@ impl Daemon {
         let admitting = Admitting {
             authority,
             token_hash: identity.token_hash.clone(),
+            recovery: identity.recovery.clone(),
             handle: handle.clone(),
             wire: wire.clone(),
             consensus: consensus.clone(),
@@ -330,6 +355,7 @@ impl Daemon {
         Ok(Daemon {
             handle,
             new_token,
+            new_recovery_key,
             cluster: identity.cluster,
             rpc,
             name,
@@ -441,8 +467,28 @@ impl Door {
     }
 }
 
+impl Joiner {
+    fn of(options: &DaemonOptions, door: &Door) -> Joiner {
+        Joiner {
+            name: options.name.clone().unwrap_or_else(identity::host_name),
+            advertise: options.advertise.clone(),
+            rpc: door.told(),
+            version: options.version.clone(),
+        }
+    }
+}
+
+fn sealing(identity: &Identity, authority: &Authority) -> Sealing {
+    Sealing {
+        cluster: identity.cluster.clone(),
+        authority: authority.to_pem(),
+        token_hash: identity.token_hash.clone(),
+        recovery: identity.recovery.clone(),
+    }
+}
+
 fn log_file(data: &Path) -> PathBuf {
-    data.join(LOG_DIRECTORY).join(consensus::LOG_FILE)
+    data.join(LOG_FOLDER).join(consensus::LOG_FILE)
 }
 
 /// Removes the containers of a daemon that is gone and whose directory will be: says whether `data`

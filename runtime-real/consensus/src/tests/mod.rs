@@ -9,6 +9,7 @@ mod crashes;
 mod full;
 mod log;
 mod many;
+mod recovery;
 mod snapshots;
 mod web;
 
