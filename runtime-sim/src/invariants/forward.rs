@@ -26,7 +26,7 @@ impl Invariant for Forward {
             | Moment::State { .. }
             | Moment::Belief { .. } => Ok(()),
             Moment::Heard { .. } => Ok(()),
-            Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Unanswered { .. } | Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
         }
     }
 }

@@ -139,9 +139,14 @@ impl Host {
         self.daemon.is_some()
     }
 
+    /// Who votes, as far as it knows.
+    pub fn voters(&self) -> Option<&BTreeSet<NodeId>> {
+        self.members.as_ref().map(|(_, members)| &members.voters)
+    }
+
     /// Whether a node votes, as far as it knows.
     pub fn votes(&self, node: NodeId) -> bool {
-        self.members.as_ref().is_some_and(|(_, members)| members.voters.contains(&node))
+        self.voters().is_some_and(|voters| voters.contains(&node))
     }
 
     /// Whether its daemon has all that was committed before it started.
