@@ -27,6 +27,7 @@ use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
 use crate::container::OpError;
 use crate::effect::Effect;
+use crate::mutant::{self, Mutant};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::node::{NodeConfig, Wake};
 use crate::outbox::Outbox;
@@ -133,6 +134,9 @@ impl Brain {
         said: Said,
     ) -> bool {
         let before = self.heard.get(&from);
+        if mutant::is(Mutant::RestartNotNoticed) && before.is_some_and(|heard| heard.seq >= seq) {
+            return false;
+        }
         if before.is_some_and(|heard| (heard.facts.boot, heard.seq) >= (facts.boot, seq)) {
             return false;
         }

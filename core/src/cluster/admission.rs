@@ -14,6 +14,7 @@ use super::alloc::{Desired, Phase, StopReason};
 use super::apply::{missing, stale};
 use super::node::{Capacity, Liveness, NodeFacts, NodeRecord, PortPool, Trust};
 use super::{Cluster, Refusal, Reply};
+use crate::mutant::{self, Mutant};
 use crate::name::{AllocId, NodeId};
 use crate::time::Wall;
 use crate::units::{Bytes, Millicores};
@@ -211,7 +212,12 @@ impl Cluster {
     }
 
     fn take_in(&mut self, wall: Wall, admission: &Admission) -> NodeId {
-        let node = NodeId(self.next_node);
+        let mut node = NodeId(self.next_node);
+        if let Some(last) =
+            self.nodes.keys().last().filter(|_| mutant::is(Mutant::NodeNumberReused))
+        {
+            node = NodeId(last.0 + 1);
+        }
         self.next_node += 1;
         let Admission { name, key, roles, labels, advertise, rpc, version } = admission.clone();
         let nothing = Capacity {

@@ -8,6 +8,7 @@ use crate::cluster::node::{Liveness, NodeFacts, NodeRecord, RETURNS_BEFORE_WATCH
 use crate::cluster::{Cluster, DEPLOYS_KEPT, Revision};
 use crate::config::model::ServiceSpec;
 use crate::container::PinnedImage;
+use crate::mutant::{self, Mutant};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::time::Wall;
 
@@ -124,7 +125,8 @@ impl Cluster {
 
     fn is_timely(&self, entry: &Entry, command: &Command) -> Result<(), Refusal> {
         let other = entry.membership.is_some_and(|membership| membership != self.membership);
-        match other && command.is_decision() {
+        let fenced = other && !mutant::is(Mutant::MembershipFenceDropped);
+        match fenced && command.is_decision() {
             true => Err(stale("nodes were removed, drained or labelled since this was decided")),
             false => Ok(()),
         }
@@ -231,6 +233,9 @@ impl Cluster {
     }
 
     fn last_deploy_is(&self, number: u64) -> Result<(), Refusal> {
+        if mutant::is(Mutant::StaleDeployAccepted) {
+            return Ok(());
+        }
         if let Some((running, _)) = self.running_deploy() {
             return Err(Refusal::DeployRunning(running));
         }
@@ -341,7 +346,9 @@ impl Cluster {
         let names: Vec<Name> = deploy.changes.keys().cloned().collect();
         let text = format!("deploy #{number}: {}", to.sentence());
         self.history.record(wall, format!("#{number}"), text);
-        if matches!(to, DeployState::RollingBack { .. } | DeployState::RolledBack { .. }) {
+        let goes_back =
+            matches!(to, DeployState::RollingBack { .. } | DeployState::RolledBack { .. });
+        if goes_back && !mutant::is(Mutant::RollbackKeepsTheNew) {
             // Back to what it ran: a service that was new is removed.
             for name in &names {
                 if let Some(service) = self.services.get_mut(name) {

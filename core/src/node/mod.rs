@@ -28,6 +28,7 @@ use crate::cluster::{Cluster, Revision};
 use crate::effect::{Effect, Peer};
 use crate::event::{Event, Leadership};
 use crate::message::Message;
+use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
@@ -248,6 +249,7 @@ impl Node {
         }
         let results = self.cluster.apply(at, entry);
         if entry.id.node == self.config.id && entry.id.boot == self.config.facts.boot {
+            self.cluster.membership += u64::from(mutant::is(Mutant::ProposerAppliesMore));
             self.proposal_done(entry.id, &results);
         }
         if let Some(brain) = &mut self.brain {
@@ -323,7 +325,7 @@ impl Node {
                 None
             }
         };
-        self.leader_known();
+        self.leader_known(now);
         // A new leader should hear of everything at once.
         self.next_heartbeat = now.mono;
     }

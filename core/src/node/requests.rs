@@ -17,6 +17,7 @@ use crate::config::model::{Project, Replicas, ServiceSpec};
 use crate::config::supported;
 use crate::effect::Effect;
 use crate::event::{Fate, Origin};
+use crate::mutant::{self, Mutant};
 use crate::name::{Name, NodeId};
 use crate::outbox::Outbox;
 use crate::plan::{self, Plan};
@@ -173,8 +174,11 @@ impl Node {
     }
 
     /// This node leads: it makes sure of that before it answers.
-    pub(super) fn confirm(&mut self, id: RequestId, request: Request) {
+    pub(super) fn confirm(&mut self, now: Now, id: RequestId, request: Request) {
         self.requests.unconfirmed.insert(id, request);
+        if mutant::is(Mutant::ReadUnconfirmed) {
+            return self.read_confirmed(now, id, true);
+        }
         self.out.push(Effect::ConfirmRead { id });
     }
 
