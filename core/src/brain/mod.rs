@@ -201,6 +201,7 @@ impl Brain {
         }
         let mut entry = self.forgiven(now.mono, cluster);
         self.judge_nodes(&mut facts);
+        raise_features(&mut facts, config);
         self.pass_on_reports(&mut facts);
         let Draft { commands, wake, hand_to, .. } = facts;
         if let Some(to) = hand_to {
@@ -304,6 +305,14 @@ fn ahead(cluster: &Cluster, now: Now, commands: &[Command]) -> Option<Cluster> {
     let id = ProposalId { node: NodeId(0), boot: 0, seq: 0 };
     ahead.apply(at, &Entry { id, wall: now.wall, membership: None, commands: commands.to_vec() });
     Some(ahead)
+}
+
+/// Proposes the next rules, once every member knows them, and this leader, too.
+fn raise_features(draft: &mut Draft<'_>, config: &NodeConfig) {
+    let to = draft.cluster.supported_by_all().min(config.facts.supports);
+    if draft.cluster.id.is_some() && to > draft.cluster.features {
+        draft.commands.push(Command::RaiseFeatures { to });
+    }
 }
 
 /// How many of these fit into one entry; at least one.

@@ -5,7 +5,7 @@ use crate::cluster::alloc::{Alloc, Desired, Phase, Status, StopReason};
 use crate::cluster::command::{Command, Entry};
 use crate::cluster::deploy::{Change, Deploy, DeployState, Goal, Service, Version};
 use crate::cluster::node::{Liveness, NodeFacts, NodeRecord, RETURNS_BEFORE_WATCHED, Trust};
-use crate::cluster::{Cluster, DEPLOYS_KEPT, Revision};
+use crate::cluster::{Cluster, DEPLOYS_KEPT, FeatureLevel, Revision};
 use crate::config::model::ServiceSpec;
 use crate::container::PinnedImage;
 use crate::mutant::{self, Mutant};
@@ -70,6 +70,16 @@ pub enum Refusal {
         /// How many there can be.
         most: usize,
     },
+    /// It could not know what it applies.
+    #[error(
+        "this mill supports feature level {supports}, and the cluster uses {level}: it is too old"
+    )]
+    TooOld {
+        /// What it supports.
+        supports: FeatureLevel,
+        /// What the cluster uses.
+        level: FeatureLevel,
+    },
     /// No such token, or it was revoked.
     #[error("this join token is not known here, or was revoked")]
     NoToken,
@@ -120,7 +130,9 @@ impl Cluster {
             self.is_timely(entry, command)?;
             self.apply_one(at, entry.wall, command)
         };
-        entry.commands.iter().map(apply).collect()
+        let results = entry.commands.iter().map(apply).collect();
+        self.keep_by_level();
+        results
     }
 
     fn is_timely(&self, entry: &Entry, command: &Command) -> Result<(), Refusal> {
@@ -143,6 +155,7 @@ impl Cluster {
             Command::SetLabels { node, set, remove } => self.set_labels(wall, *node, set, remove),
             Command::PutToken { hash, token } => self.put_token(wall, hash, token),
             Command::RevokeTokens => self.revoke_tokens(wall),
+            Command::RaiseFeatures { to } => self.raise_features(wall, *to),
             Command::RegisterNode { node, facts } => self.register_node(*node, facts),
             Command::SetLiveness { node, up } => self.set_liveness(wall, *node, *up),
             Command::Trust { node, returns } => self.trust(*node, *returns),
@@ -184,6 +197,7 @@ impl Cluster {
     }
 
     fn register_node(&mut self, node: NodeId, facts: &NodeFacts) -> Result<Reply, Refusal> {
+        self.is_known_to(facts.supports)?;
         let record = self.nodes.get_mut(&node).ok_or_else(|| missing("member", node))?;
         if record.facts == *facts {
             return Err(stale(format!("node {node} is known like that")));
@@ -565,21 +579,6 @@ impl Status {
         match &self.trouble {
             Some(trouble) => format!("{}: {}", self.phase_word(), trouble.detail),
             None => self.phase_word().to_owned(),
-        }
-    }
-}
-
-impl DeployState {
-    /// The state as people read it.
-    pub fn sentence(&self) -> String {
-        match self {
-            DeployState::Resolving => "finding out what its images mean".to_owned(),
-            DeployState::Rolling => "moving its services".to_owned(),
-            DeployState::Removing => "removing what is not wanted any more".to_owned(),
-            DeployState::Succeeded => "succeeded".to_owned(),
-            DeployState::RollingBack { reason } => format!("going back: {reason}"),
-            DeployState::RolledBack { reason } => format!("went back: {reason}"),
-            DeployState::RollbackStuck { reason } => format!("rollback-stuck: {reason}"),
         }
     }
 }

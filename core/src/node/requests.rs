@@ -474,6 +474,7 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             ErrorCode::Forbidden
         }
         Refusal::Invalid(_) => ErrorCode::Invalid,
+        Refusal::TooOld { .. } => ErrorCode::Unsupported,
         Refusal::Founded(_)
         | Refusal::Missing { .. }
         | Refusal::Stale(_)
@@ -501,6 +502,9 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             error.hint("`mill token revoke` revokes all of them")
         }
         Refusal::TooMany { .. } => error.hint("remove nodes that are gone with `mill node rm`"),
+        Refusal::TooOld { .. } => {
+            error.hint("install the version that the other nodes run, and join again")
+        }
         Refusal::LastPrimary(_) => error.hint("let another primary join first"),
         Refusal::NotEmpty { name, .. } | Refusal::NotDrained(name) => error.hint(format!(
             "drain it first with `mill node drain {name}`; if the machine is gone for good, \

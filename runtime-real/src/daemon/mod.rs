@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mill_core::api::{ApiError, Outcome, Request};
+use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::cluster::node::{NodeFacts, PortPool};
 use mill_core::container::{ContainerOp, OpOutput};
@@ -325,6 +326,7 @@ fn node_config(opened: &Opened, options: &DaemonOptions) -> NodeConfig {
             rpc: String::new(),
             capacity: host::capacity(options.ports),
             version: options.version.clone(),
+            supports: FeatureLevel::NEWEST,
         },
         timing: Timing::default(),
     }

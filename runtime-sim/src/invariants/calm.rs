@@ -122,6 +122,7 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         Command::Trust { .. } | Command::StartDeploy { .. } | Command::PinImage { .. } => None,
         Command::AdvanceDeploy { .. } | Command::SettleService { .. } => None,
         Command::Report { .. } | Command::Forget { .. } => None,
+        Command::RaiseFeatures { .. } => None,
     });
     services.collect()
 }
@@ -138,7 +139,7 @@ fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
         Command::Found { .. } | Command::Trust { .. } | Command::PinImage { .. } => false,
         Command::SettleService { .. } | Command::Place { .. } | Command::Stop { .. } => false,
         Command::AdmitNode { .. } | Command::PutToken { .. } | Command::RevokeTokens => false,
-        Command::Forget { .. } => false,
+        Command::Forget { .. } | Command::RaiseFeatures { .. } => false,
     }
 }
 

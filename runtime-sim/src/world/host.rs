@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use mill_core::api::RequestId;
-use mill_core::cluster::Revision;
 use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
+use mill_core::cluster::{FeatureLevel, Revision};
 use mill_core::event::Leadership;
 use mill_core::name::NodeId;
 use mill_core::node::Members;
@@ -109,6 +109,7 @@ impl Host {
                 ports: PortPool { first: 20_000, last: 20_199 },
             },
             version: VERSION.to_owned(),
+            supports: FeatureLevel::NEWEST,
         };
         Host {
             id,
