@@ -13,7 +13,7 @@ ARGS ?=
 # Tests that need a container engine of their own.
 HOSTS := binary(docker) or binary(hosts) or binary(kill) or binary(dev) or binary(cluster)
 
-.PHONY: help setup demo lint check test sim hunt hosts soak bench
+.PHONY: help setup demo lint check test sim hunt mutants hosts soak bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,7 @@ check: lint ## format, lints, dependencies, and every test that needs no contain
 test: setup lint ## everything that CI runs: all tests with real containers, many seeds, the demo
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace --no-fail-fast
 	$(MAKE) --no-print-directory hunt SEEDS=0..3000
+	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory demo ARGS=--once
 
 sim: ## one simulated cluster: make sim SEED=7
@@ -48,6 +49,9 @@ sim: ## one simulated cluster: make sim SEED=7
 
 hunt: ## many simulated clusters: make hunt SEEDS=0..10000
 	$(CARGO) run --locked --release --bin mill -- sim --seeds $(SEEDS) --jobs $(JOBS)
+
+mutants: ## known bugs that the simulators must find, each in a process of its own
+	$(NEXTEST) -p mill-sim-tests --features mutants --test mutants --no-fail-fast
 
 hosts: ## tests with real daemons and containers
 	tools/install.sh test

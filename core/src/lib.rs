@@ -15,6 +15,10 @@ pub mod container;
 pub mod effect;
 pub mod event;
 pub mod message;
+#[cfg(feature = "mutants")]
+pub mod mutant;
+#[cfg(not(feature = "mutants"))]
+mod mutant;
 pub mod name;
 pub mod node;
 mod outbox;

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mill_core::cluster::Revision;
 use mill_core::cluster::admission::{Admission, Roles};
 use mill_core::cluster::command::{Command, Entry, ProposalId};
 use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
+use mill_core::cluster::{FeatureLevel, Revision};
 use mill_core::event::Leadership;
 use mill_core::message::Message;
 use mill_core::name::NodeId;
@@ -30,6 +30,7 @@ fn facts() -> NodeFacts {
             ports: PortPool::default(),
         },
         version: "0.1.0".to_owned(),
+        supports: FeatureLevel::NEWEST,
     }
 }
 
@@ -85,6 +86,7 @@ impl Leader {
             advertise: "10.0.0.1".to_owned(),
             rpc: "10.0.0.1:7000".to_owned(),
             version: "0.1.0".to_owned(),
+            supports: FeatureLevel::NEWEST,
         });
         let id = ProposalId { node: NodeId(9), boot: 1, seq: 1 };
         let commands = vec![Command::AdmitNode { admission, token: None }];

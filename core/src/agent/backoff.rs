@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutant::{self, Mutant};
 use crate::rng::Rng;
 use crate::time::Mono;
 use crate::units::Millis;
@@ -30,6 +31,9 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The next wait.
     pub fn next(&mut self, jitter: &mut Rng) -> Millis {
+        if mutant::is(Mutant::RestartWithoutBackoff) {
+            return Millis(1);
+        }
         let doubled = FIRST.0.checked_shl(self.steps).unwrap_or(LONGEST.0).min(LONGEST.0);
         self.steps = (self.steps + 1).min(16);
         Millis(doubled + jitter.below(doubled * JITTER_PERCENT / 100 + 1))

@@ -16,6 +16,7 @@ use crate::container::{
     ContainerOp, ContainerState, Exit, Observed, OpError, OpErrorKind, OpOutput,
 };
 use crate::effect::OpId;
+use crate::mutant::{self, Mutant};
 use crate::name::AllocId;
 use crate::node::Wake;
 use crate::outbox::Outbox;
@@ -141,6 +142,9 @@ impl Task {
     pub fn adopting(mut self, now: Mono, observed: &Observed, alloc: Option<&Alloc>) -> Task {
         if alloc.is_none() || observed.state == ContainerState::Created {
             return self;
+        }
+        if mutant::is(Mutant::ReattachLost) {
+            return Task::orphan();
         }
         // One that has ended is judged by the listing that found it, like any other.
         let healthy = alloc.is_some_and(|alloc| alloc.status.phase == Phase::Healthy);
@@ -272,6 +276,7 @@ impl Task {
             Stage::Fetch { .. } | Stage::Fetching(_) => {
                 self.stage = Stage::Remove { at: Mono(0), end };
             }
+            Stage::Up { .. } if mutant::is(Mutant::StopForgotten) => {}
             Stage::Start { .. } | Stage::Up { .. } | Stage::Tailing { .. } => {
                 self.stage = Stage::Stop { at: Mono(0), then: Then::End(end) };
             }

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::FeatureLevel;
 use crate::cluster::admission::Roles;
 use crate::config::model::Project;
 use crate::name::{Name, NodeId};
@@ -143,6 +144,9 @@ pub struct JoinAsk {
     pub rpc: String,
     /// Version of its program.
     pub version: String,
+    /// The highest feature level that its program supports.
+    #[serde(default)]
+    pub supports: FeatureLevel,
     /// Its wall clock.
     pub wall: Wall,
 }

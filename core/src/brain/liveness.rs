@@ -17,6 +17,7 @@ use crate::cluster::command::Command;
 use crate::cluster::node::NodeFacts;
 use crate::container::OpError;
 use crate::message::ImageReport;
+use crate::mutant::{self, Mutant};
 use crate::name::{AllocId, NodeId};
 use crate::node::Wake;
 use crate::time::Mono;
@@ -125,12 +126,16 @@ impl Brain {
 
     /// When a node was last heard; as if at the beginning, if it never was.
     fn last_heard(&self, node: NodeId) -> Mono {
-        self.heard.get(&node).map_or(self.since, |heard| heard.at.max(self.since))
+        let begun = if mutant::is(Mutant::NoWindowAfterElection) { Mono(0) } else { self.since };
+        self.heard.get(&node).map_or(begun, |heard| heard.at.max(begun))
     }
 
     /// Whether the silence of many is still taken for this leader's own trouble.
     fn doubts_itself(&mut self, draft: &mut Draft<'_>) -> bool {
         let now = draft.now.mono;
+        if mutant::is(Mutant::MassSilenceBelieved) {
+            return false;
+        }
         if self.silence.doubted.is_none() && self.hears_too_few(draft) {
             self.silence.doubted = Some(now);
             draft.hand_to = self.heir(draft);

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::{Brain, Draft};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Phase};
+use crate::mutant::{self, Mutant};
 use crate::name::Slot;
 use crate::node::Wake;
 use crate::units::Millis;
@@ -55,6 +56,9 @@ impl Brain {
         for since in self.replacing.values().filter(|since| **since + HOLDS_UP_FOR > now) {
             busy += 1;
             draft.wake_at(*since + HOLDS_UP_FOR, Wake::Retry);
+        }
+        if mutant::is(Mutant::LostAllAtOnce) {
+            return Lost { slots, left: u32::MAX };
         }
         Lost { slots, left: self.timing.lost_at_once.saturating_sub(busy) }
     }

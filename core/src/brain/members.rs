@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Brain;
 use crate::cluster::Cluster;
 use crate::effect::Effect;
+use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
 use crate::node::{Members, Wake};
 use crate::outbox::Outbox;
@@ -178,7 +179,8 @@ impl Standing {
 /// How many should vote: an odd number of those that may.
 fn target(standings: &BTreeMap<NodeId, Standing>) -> usize {
     let primaries = standings.values().filter(|standing| standing.primary).count();
-    let most = primaries.clamp(1, VOTERS_MAX);
+    let surplus = if mutant::is(Mutant::DoublePromotion) { 2 } else { 0 };
+    let most = primaries.clamp(1, VOTERS_MAX + surplus);
     if most.is_multiple_of(2) { most - 1 } else { most }
 }
 
@@ -186,7 +188,11 @@ fn target(standings: &BTreeMap<NodeId, Standing>) -> usize {
 fn decide(me: NodeId, standings: &BTreeMap<NodeId, Standing>, has: &Members) -> Members {
     let next = next_voters(me, standings, has);
     let heard = next.iter().filter(|id| standings.get(*id).is_some_and(|s| s.heard)).count();
-    let safe = heard > next.len() / 2 && next.contains(&me);
+    let mut safe = heard > next.len() / 2;
+    if mutant::is(Mutant::QuorumOffByOne) {
+        safe = heard >= next.len() / 2;
+    }
+    let safe = safe && next.contains(&me);
     let voters = if safe { next } else { has.voters.clone() };
     let learners = standings.keys().copied().filter(|id| !voters.contains(id)).collect();
     Members { voters, learners }
@@ -199,9 +205,10 @@ fn next_voters(
 ) -> BTreeSet<NodeId> {
     let mut voters = has.voters.clone();
     let target = target(standings);
+    let is_fit = |s: &Standing| (s.heard && s.caught_up) || mutant::is(Mutant::VoteToTheUnheard);
     let mut ready: Vec<NodeId> = standings
         .iter()
-        .filter(|(id, s)| s.heard && s.caught_up && !s.is_weak() && has.learners.contains(id))
+        .filter(|(id, s)| is_fit(s) && !s.is_weak() && has.learners.contains(id))
         .map(|(id, _)| *id)
         .collect();
     // One that is no member any more goes whether or not there is somebody in its place; one that

@@ -27,6 +27,7 @@ use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
 use crate::container::OpError;
 use crate::effect::Effect;
+use crate::mutant::{self, Mutant};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::node::{NodeConfig, Wake};
 use crate::outbox::Outbox;
@@ -133,6 +134,9 @@ impl Brain {
         said: Said,
     ) -> bool {
         let before = self.heard.get(&from);
+        if mutant::is(Mutant::RestartNotNoticed) && before.is_some_and(|heard| heard.seq >= seq) {
+            return false;
+        }
         if before.is_some_and(|heard| (heard.facts.boot, heard.seq) >= (facts.boot, seq)) {
             return false;
         }
@@ -197,6 +201,7 @@ impl Brain {
         }
         let mut entry = self.forgiven(now.mono, cluster);
         self.judge_nodes(&mut facts);
+        raise_features(&mut facts, config);
         self.pass_on_reports(&mut facts);
         let Draft { commands, wake, hand_to, .. } = facts;
         if let Some(to) = hand_to {
@@ -300,6 +305,14 @@ fn ahead(cluster: &Cluster, now: Now, commands: &[Command]) -> Option<Cluster> {
     let id = ProposalId { node: NodeId(0), boot: 0, seq: 0 };
     ahead.apply(at, &Entry { id, wall: now.wall, membership: None, commands: commands.to_vec() });
     Some(ahead)
+}
+
+/// Proposes the next rules, once every member knows them, and this leader, too.
+fn raise_features(draft: &mut Draft<'_>, config: &NodeConfig) {
+    let to = draft.cluster.supported_by_all().min(config.facts.supports);
+    if draft.cluster.id.is_some() && to > draft.cluster.features {
+        draft.commands.push(Command::RaiseFeatures { to });
+    }
 }
 
 /// How many of these fit into one entry; at least one.

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::alloc::{Desired, Phase, StopReason};
 use super::apply::{missing, stale};
 use super::node::{Capacity, Liveness, NodeFacts, NodeRecord, PortPool, Trust};
-use super::{Cluster, Refusal, Reply};
+use super::{Cluster, FeatureLevel, Refusal, Reply};
+use crate::mutant::{self, Mutant};
 use crate::name::{AllocId, NodeId};
 use crate::time::Wall;
 use crate::units::{Bytes, Millicores};
@@ -80,6 +81,9 @@ pub struct Admission {
     pub rpc: String,
     /// Version of its program.
     pub version: String,
+    /// The highest feature level that its program supports.
+    #[serde(default)]
+    pub supports: FeatureLevel,
 }
 
 /// A right to join, known by the hash of its secret.
@@ -186,6 +190,7 @@ impl Cluster {
         if let Some(problem) = admission.problem() {
             return Err(Refusal::Invalid(problem));
         }
+        self.is_known_to(admission.supports)?;
         if let Some((node, _)) = self.node_named(&admission.name) {
             return Err(Refusal::NameTaken { name: admission.name.clone(), node });
         }
@@ -211,16 +216,22 @@ impl Cluster {
     }
 
     pub(super) fn take_in(&mut self, wall: Wall, admission: &Admission) -> NodeId {
-        let node = NodeId(self.next_node);
+        let mut node = NodeId(self.next_node);
+        if let Some(last) =
+            self.nodes.keys().last().filter(|_| mutant::is(Mutant::NodeNumberReused))
+        {
+            node = NodeId(last.0 + 1);
+        }
         self.next_node += 1;
-        let Admission { name, key, roles, labels, advertise, rpc, version } = admission.clone();
+        let Admission { name, key, roles, labels, advertise, rpc, version, supports } =
+            admission.clone();
         let nothing = Capacity {
             cpu: Millicores(0),
             memory: Bytes(0),
             ports: PortPool { first: 0, last: 0 },
         };
         self.history.record(wall, node, format!("node {name} was admitted"));
-        let facts = NodeFacts { boot: 0, advertise, rpc, capacity: nothing, version };
+        let facts = NodeFacts { boot: 0, advertise, rpc, capacity: nothing, version, supports };
         let record = NodeRecord {
             name,
             key,

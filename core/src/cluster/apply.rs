@@ -5,9 +5,10 @@ use crate::cluster::alloc::{Alloc, Desired, Phase, Status, StopReason};
 use crate::cluster::command::{Command, Entry};
 use crate::cluster::deploy::{Change, Deploy, DeployState, Goal, Service, Version};
 use crate::cluster::node::{Liveness, NodeFacts, NodeRecord, RETURNS_BEFORE_WATCHED, Trust};
-use crate::cluster::{Cluster, DEPLOYS_KEPT, Revision};
+use crate::cluster::{Cluster, DEPLOYS_KEPT, FeatureLevel, Revision};
 use crate::config::model::ServiceSpec;
 use crate::container::PinnedImage;
+use crate::mutant::{self, Mutant};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::time::Wall;
 
@@ -69,6 +70,16 @@ pub enum Refusal {
         /// How many there can be.
         most: usize,
     },
+    /// It could not know what it applies.
+    #[error(
+        "this mill supports feature level {supports}, and the cluster uses {level}: it is too old"
+    )]
+    TooOld {
+        /// What it supports.
+        supports: FeatureLevel,
+        /// What the cluster uses.
+        level: FeatureLevel,
+    },
     /// No such token, or it was revoked.
     #[error("this join token is not known here, or was revoked")]
     NoToken,
@@ -122,12 +133,15 @@ impl Cluster {
             self.is_timely(entry, command)?;
             self.apply_one(at, entry.wall, command)
         };
-        entry.commands.iter().map(apply).collect()
+        let results = entry.commands.iter().map(apply).collect();
+        self.keep_by_level();
+        results
     }
 
     fn is_timely(&self, entry: &Entry, command: &Command) -> Result<(), Refusal> {
         let other = entry.membership.is_some_and(|membership| membership != self.membership);
-        match other && command.is_decision() {
+        let fenced = other && !mutant::is(Mutant::MembershipFenceDropped);
+        match fenced && command.is_decision() {
             true => Err(stale("nodes were removed, drained or labelled since this was decided")),
             false => Ok(()),
         }
@@ -144,6 +158,7 @@ impl Cluster {
             Command::SetLabels { node, set, remove } => self.set_labels(wall, *node, set, remove),
             Command::PutToken { hash, token } => self.put_token(wall, hash, token),
             Command::RevokeTokens => self.revoke_tokens(wall),
+            Command::RaiseFeatures { to } => self.raise_features(wall, *to),
             Command::RegisterNode { node, facts } => self.register_node(*node, facts),
             Command::SetLiveness { node, up } => self.set_liveness(wall, *node, *up),
             Command::Trust { node, returns } => self.trust(*node, *returns),
@@ -185,6 +200,7 @@ impl Cluster {
     }
 
     fn register_node(&mut self, node: NodeId, facts: &NodeFacts) -> Result<Reply, Refusal> {
+        self.is_known_to(facts.supports)?;
         let record = self.nodes.get_mut(&node).ok_or_else(|| missing("member", node))?;
         if record.facts == *facts {
             return Err(stale(format!("node {node} is known like that")));
@@ -234,6 +250,9 @@ impl Cluster {
     }
 
     fn last_deploy_is(&self, number: u64) -> Result<(), Refusal> {
+        if mutant::is(Mutant::StaleDeployAccepted) {
+            return Ok(());
+        }
         if let Some((running, _)) = self.running_deploy() {
             return Err(Refusal::DeployRunning(running));
         }
@@ -344,7 +363,9 @@ impl Cluster {
         let names: Vec<Name> = deploy.changes.keys().cloned().collect();
         let text = format!("deploy #{number}: {}", to.sentence());
         self.history.record(wall, format!("#{number}"), text);
-        if matches!(to, DeployState::RollingBack { .. } | DeployState::RolledBack { .. }) {
+        let goes_back =
+            matches!(to, DeployState::RollingBack { .. } | DeployState::RolledBack { .. });
+        if goes_back && !mutant::is(Mutant::RollbackKeepsTheNew) {
             // Back to what it ran: a service that was new is removed.
             for name in &names {
                 if let Some(service) = self.services.get_mut(name) {
@@ -561,21 +582,6 @@ impl Status {
         match &self.trouble {
             Some(trouble) => format!("{}: {}", self.phase_word(), trouble.detail),
             None => self.phase_word().to_owned(),
-        }
-    }
-}
-
-impl DeployState {
-    /// The state as people read it.
-    pub fn sentence(&self) -> String {
-        match self {
-            DeployState::Resolving => "finding out what its images mean".to_owned(),
-            DeployState::Rolling => "moving its services".to_owned(),
-            DeployState::Removing => "removing what is not wanted any more".to_owned(),
-            DeployState::Succeeded => "succeeded".to_owned(),
-            DeployState::RollingBack { reason } => format!("going back: {reason}"),
-            DeployState::RolledBack { reason } => format!("went back: {reason}"),
-            DeployState::RollbackStuck { reason } => format!("rollback-stuck: {reason}"),
         }
     }
 }

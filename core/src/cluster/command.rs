@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::FeatureLevel;
 use crate::cluster::admission::{Admission, JoinToken};
 use crate::cluster::alloc::{Status, StopReason};
 use crate::cluster::deploy::{DeployKind, DeployState};
@@ -64,6 +65,7 @@ impl Command {
             | Command::SetLabels { .. }
             | Command::PutToken { .. }
             | Command::RevokeTokens
+            | Command::RaiseFeatures { .. }
             | Command::RegisterNode { .. }
             | Command::SetLiveness { .. }
             | Command::Trust { .. }
@@ -91,6 +93,7 @@ impl Command {
             | Command::SetLabels { .. }
             | Command::PutToken { .. }
             | Command::RevokeTokens
+            | Command::RaiseFeatures { .. }
             | Command::RegisterNode { .. }
             | Command::SetLiveness { .. }
             | Command::Trust { .. }
@@ -159,6 +162,12 @@ pub enum Command {
     },
     /// No token is good any more. Refused if there is none.
     RevokeTokens,
+    /// Commands are applied by the rules of a higher level from here on. Refused unless it is
+    /// higher, and while a member's program does not support it.
+    RaiseFeatures {
+        /// The level.
+        to: FeatureLevel,
+    },
     /// What a member says of itself changed. Refused if it is known, and for one that is no member.
     RegisterNode {
         /// Which.

@@ -90,6 +90,19 @@ impl DeployState {
 }
 
 impl DeployState {
+    /// The state as people read it.
+    pub fn sentence(&self) -> String {
+        match self {
+            DeployState::Resolving => "finding out what its images mean".to_owned(),
+            DeployState::Rolling => "moving its services".to_owned(),
+            DeployState::Removing => "removing what is not wanted any more".to_owned(),
+            DeployState::Succeeded => "succeeded".to_owned(),
+            DeployState::RollingBack { reason } => format!("going back: {reason}"),
+            DeployState::RolledBack { reason } => format!("went back: {reason}"),
+            DeployState::RollbackStuck { reason } => format!("rollback-stuck: {reason}"),
+        }
+    }
+
     /// Why it failed; empty if it did not.
     pub fn reason(&self) -> &str {
         match self {

@@ -40,4 +40,10 @@ impl History {
         self.next += 1;
         self.events.push_back(Happened { number, at, subject: subject.to_string(), text });
     }
+
+    /// Forgets all but the latest.
+    pub(super) fn keep(&mut self, most: usize) {
+        let surplus = self.events.len().saturating_sub(most);
+        self.events.drain(..surplus);
+    }
 }

@@ -9,6 +9,7 @@ pub mod alloc;
 mod apply;
 pub mod command;
 pub mod deploy;
+mod features;
 pub mod history;
 pub mod node;
 pub mod recovery;
@@ -20,6 +21,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::apply::{Refusal, Reply};
+pub use self::features::{EVENTS_KEPT_IN_REHEARSAL, FeatureLevel};
 pub use self::snapshot::{BadSnapshot, SNAPSHOT_FORMAT};
 use crate::name::{AllocId, Name, NodeId};
 
@@ -46,6 +48,9 @@ impl fmt::Display for Revision {
 pub struct Cluster {
     /// Its id, once it has begun.
     pub id: Option<String>,
+    /// Which rules commands are applied by.
+    #[serde(default)]
+    pub features: FeatureLevel,
     /// Of the last entry applied.
     pub revision: Revision,
     /// Every node that was admitted and not removed.

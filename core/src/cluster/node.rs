@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::FeatureLevel;
 use crate::cluster::admission::Roles;
 use crate::time::Wall;
 use crate::units::{Bytes, Millicores};
@@ -21,6 +22,9 @@ pub struct NodeFacts {
     pub capacity: Capacity,
     /// Version of the program, for people.
     pub version: String,
+    /// The highest feature level that the program supports.
+    #[serde(default)]
+    pub supports: FeatureLevel,
 }
 
 /// What a node has to give to containers.

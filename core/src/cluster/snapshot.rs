@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Cluster;
+use crate::mutant::{self, Mutant};
 
 /// Version of the encoding; raised when an older reader would misread it.
 pub const SNAPSHOT_FORMAT: u32 = 2;
@@ -67,7 +68,12 @@ impl Cluster {
             return Err(BadSnapshot::Older { found: format });
         }
         let Read { mut cluster } = serde_json::from_slice(bytes).map_err(BadSnapshot::Malformed)?;
-        cluster.index();
+        if mutant::is(Mutant::SnapshotLosesField) {
+            cluster.membership = 0;
+        }
+        if !mutant::is(Mutant::SnapshotLosesIndex) {
+            cluster.index();
+        }
         Ok(cluster)
     }
 }

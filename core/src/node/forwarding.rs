@@ -10,6 +10,7 @@ use super::requests::{Forwarded, Held, no_leader, reply};
 use crate::api::{ApiError, ErrorCode, Outcome, Request, RequestId};
 use crate::effect::Effect;
 use crate::event::{Leadership, Origin};
+use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
 use crate::time::{Mono, Now};
 use crate::units::Millis;
@@ -20,7 +21,7 @@ pub const LEADER_PATIENCE: Millis = Millis::secs(3);
 impl Node {
     pub(super) fn route(&mut self, now: Now, id: RequestId, request: Request, origin: Origin) {
         match (self.leadership, origin) {
-            (Leadership::Leader { .. }, _) => self.confirm(id, request),
+            (Leadership::Leader { .. }, _) => self.confirm(now, id, request),
             (Leadership::Follower { leader, .. }, Origin::Node(_)) => {
                 reply(&mut self.out, id, Err(no_leader(leader)));
             }
@@ -59,7 +60,7 @@ impl Node {
             // It was not done there: the next leader is asked, as soon as one is known.
             Some(Err(error)) if error.code == ErrorCode::NoLeader && until > now.mono => {
                 match self.leadership {
-                    Leadership::Leader { .. } => self.confirm(id, request),
+                    Leadership::Leader { .. } => self.confirm(now, id, request),
                     Leadership::Follower { leader, term: now_term } => {
                         let known = leader.map(|leader| (leader, now_term));
                         let other = known.filter(|known| *known != (to, term));
@@ -68,6 +69,9 @@ impl Node {
                 }
             }
             Some(outcome) => reply(&mut self.out, id, outcome),
+            None if mutant::is(Mutant::ForwardedAgain) => {
+                self.pass_on(id, request, Some((to, term)), until);
+            }
             None => {
                 let error = no_answer(to, request.is_write());
                 reply(&mut self.out, id, Err(error));
@@ -76,7 +80,7 @@ impl Node {
     }
 
     /// Who leads has changed: whoever waited for that is served.
-    pub(super) fn leader_known(&mut self) {
+    pub(super) fn leader_known(&mut self, now: Now) {
         let leader = match self.leadership {
             Leadership::Leader { .. } => None,
             Leadership::Follower { leader: None, .. } => return,
@@ -85,7 +89,7 @@ impl Node {
         for (id, held) in std::mem::take(&mut self.requests.leaderless) {
             match leader {
                 Some(_) => self.pass_on(id, held.what, leader, held.until),
-                None => self.confirm(id, held.what),
+                None => self.confirm(now, id, held.what),
             }
         }
     }

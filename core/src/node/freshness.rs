@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::view::Age;
 use crate::cluster::Revision;
+use crate::mutant::{self, Mutant};
 use crate::time::Mono;
+use crate::units::Millis;
 
 /// Heartbeats that an answer may still come for; those before are forgotten.
 const REMEMBERED: usize = 32;
@@ -51,6 +53,9 @@ impl Freshness {
 
     /// How old the state is.
     pub fn age(&self, now: Mono, applied: Revision) -> Age {
+        if mutant::is(Mutant::StaleReadSaysNow) {
+            return Age::AtMost(Millis(0));
+        }
         let known = self.heard.iter().filter(|(_, revision)| *revision <= applied);
         match known.map(|(at, _)| *at).max() {
             Some(at) => Age::AtMost(now.since(at)),
@@ -62,7 +67,6 @@ impl Freshness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Millis;
 
     fn at(index: u64) -> Revision {
         Revision { epoch: 0, index }

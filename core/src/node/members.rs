@@ -40,7 +40,12 @@ impl Node {
             advertise: ask.advertise.clone(),
             rpc: ask.rpc.clone(),
             version: ask.version.clone(),
+            supports: ask.supports,
         };
+        if ask.supports < self.cluster.features {
+            let (supports, level) = (ask.supports, self.cluster.features);
+            return Err(refused(&Refusal::TooOld { supports, level }));
+        }
         if let Some(problem) = admission.problem() {
             return Err(ApiError::new(ErrorCode::Invalid, problem));
         }

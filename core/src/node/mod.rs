@@ -28,6 +28,7 @@ use crate::cluster::{Cluster, Revision};
 use crate::effect::{Effect, Peer};
 use crate::event::{Event, Leadership};
 use crate::message::Message;
+use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
@@ -137,8 +138,8 @@ impl NodeConfig {
     /// The command that begins the cluster with this node.
     pub(crate) fn founding(&self) -> Option<Command> {
         let Founder { name, key, roles, labels } = self.founder.clone()?;
-        let NodeFacts { advertise, rpc, version, .. } = self.facts.clone();
-        let first = Admission { name, key, roles, labels, advertise, rpc, version };
+        let NodeFacts { advertise, rpc, version, supports, .. } = self.facts.clone();
+        let first = Admission { name, key, roles, labels, advertise, rpc, version, supports };
         let cluster = self.cluster.clone();
         Some(Command::Found { cluster, node: self.id, first: Box::new(first) })
     }
@@ -252,7 +253,9 @@ impl Node {
             return;
         }
         let results = self.cluster.apply(at, entry);
+        self.knows_the_rules();
         if entry.id.node == self.config.id && entry.id.boot == self.config.facts.boot {
+            self.cluster.membership += u64::from(mutant::is(Mutant::ProposerAppliesMore));
             self.proposal_done(entry.id, &results);
         }
         if let Some(brain) = &mut self.brain {
@@ -275,6 +278,7 @@ impl Node {
             // The log verified its checksum: these are bytes that another version wrote.
             Err(error) => panic!("the replicated state at {at} cannot be read: {error}"),
         }
+        self.knows_the_rules();
         if let Some(brain) = &mut self.brain {
             brain.state_changed();
         }
@@ -296,6 +300,17 @@ impl Node {
         if !std::mem::replace(&mut self.retired, true) {
             self.out.push(Effect::Retire);
         }
+    }
+
+    /// A program that does not know the rules of what comes next must not apply it: its state
+    /// would be another than everybody else's. What runs on its node goes on running.
+    fn knows_the_rules(&self) {
+        let (supports, level) = (self.config.facts.supports, self.cluster.features);
+        assert!(
+            supports >= level,
+            "this mill supports feature level {supports}, and its cluster uses {level}: it is too \
+             old, install the version that the other nodes run"
+        );
     }
 
     /// Gives out the address book, if it is another.
@@ -346,7 +361,7 @@ impl Node {
                 None
             }
         };
-        self.leader_known();
+        self.leader_known(now);
         // A new leader should hear of everything at once.
         self.next_heartbeat = now.mono;
     }

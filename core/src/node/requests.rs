@@ -17,6 +17,7 @@ use crate::config::model::{Project, Replicas, ServiceSpec};
 use crate::config::supported;
 use crate::effect::Effect;
 use crate::event::{Fate, Origin};
+use crate::mutant::{self, Mutant};
 use crate::name::{Name, NodeId};
 use crate::outbox::Outbox;
 use crate::plan::{self, Plan};
@@ -173,8 +174,11 @@ impl Node {
     }
 
     /// This node leads: it makes sure of that before it answers.
-    pub(super) fn confirm(&mut self, id: RequestId, request: Request) {
+    pub(super) fn confirm(&mut self, now: Now, id: RequestId, request: Request) {
         self.requests.unconfirmed.insert(id, request);
+        if mutant::is(Mutant::ReadUnconfirmed) {
+            return self.read_confirmed(now, id, true);
+        }
         self.out.push(Effect::ConfirmRead { id });
     }
 
@@ -470,6 +474,7 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             ErrorCode::Forbidden
         }
         Refusal::Invalid(_) => ErrorCode::Invalid,
+        Refusal::TooOld { .. } => ErrorCode::Unsupported,
         Refusal::Founded(_)
         | Refusal::Missing { .. }
         | Refusal::Stale(_)
@@ -498,6 +503,9 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             error.hint("`mill token revoke` revokes all of them")
         }
         Refusal::TooMany { .. } => error.hint("remove nodes that are gone with `mill node rm`"),
+        Refusal::TooOld { .. } => {
+            error.hint("install the version that the other nodes run, and join again")
+        }
         Refusal::LastPrimary(_) => error.hint("let another primary join first"),
         Refusal::NotEmpty { name, .. } | Refusal::NotDrained(name) => error.hint(format!(
             "drain it first with `mill node drain {name}`; if the machine is gone for good, \

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use self::slot::SlotState;
 use crate::cluster::alloc::{Alloc, Desired, Phase, StopReason};
 use crate::config::model::UpdateOrder;
+use crate::mutant::{self, Mutant};
 use crate::name::AllocId;
 use crate::units::Millis;
 
@@ -134,7 +135,8 @@ pub fn step(input: &Input<'_>) -> Step {
     prune(input, &target.slots, target.surplus, &mut step);
     step.turns = budget.turns;
     let all_ready = usize::try_from(step.ready).is_ok_and(|ready| ready == slots.len());
-    step.settled &= all_ready && step.waiting.is_empty();
+    let all_ready = all_ready && step.waiting.is_empty();
+    step.settled &= all_ready || mutant::is(Mutant::SettledTooEarly);
     step.settled &= step.place.is_empty();
     step
 }
@@ -151,7 +153,8 @@ impl Budget {
         let moving = slots.iter().filter(|slot| slot.is_moving(input, target)).count();
         let moving = u32::try_from(moving).unwrap_or(u32::MAX);
         let healthy = slots.iter().filter(|slot| slot.is_served()).count();
-        let floor = slots.len().saturating_sub(target.parallel as usize);
+        let surplus = usize::from(mutant::is(Mutant::FloorOffByOne));
+        let floor = slots.len().saturating_sub(target.parallel as usize + surplus);
         Budget {
             turns: target.parallel.saturating_sub(moving),
             spare: u32::try_from(healthy.saturating_sub(floor)).unwrap_or(u32::MAX),

@@ -3,6 +3,7 @@
 use super::{Budget, Fill, Input, Pace, Step, Target, View, Waiting};
 use crate::cluster::alloc::{Desired, StopReason};
 use crate::config::model::UpdateOrder;
+use crate::mutant::{self, Mutant};
 use crate::units::Millis;
 
 /// What is in a slot.
@@ -123,6 +124,10 @@ impl<'a> SlotState<'a> {
         }
         if pace == Pace::Back && !self.is_served() {
             old.iter().for_each(|view| stop(view, StopReason::RolledBack, step));
+        }
+        if mutant::is(Mutant::DrainStopsFirst) {
+            let drained = old.iter().filter(|view| view.leaving);
+            drained.for_each(|view| stop(view, StopReason::Drained, step));
         }
         match target.order {
             UpdateOrder::StartFirst => {

@@ -2,6 +2,7 @@
 
 use super::{Ask, Candidate, Reason, Rejected};
 use crate::config::model::ServiceSpec;
+use crate::mutant::{self, Mutant};
 use crate::units::{Bytes, Millicores};
 
 /// Whether it takes anything new, and has every label that the service requires.
@@ -25,6 +26,9 @@ fn labels(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
 
 /// Whether it has the cpu and memory left that the service sets aside.
 pub fn resources(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
+    if mutant::is(Mutant::CapacityOffByOne) && node.cpu_used <= node.capacity.cpu.0 {
+        return Ok(());
+    }
     let (cpu, memory) = (spec.container.reserved_cpu(), spec.container.reserved_memory());
     let capacity = node.capacity;
     if node.cpu_used + cpu.0 > capacity.cpu.0 {
@@ -57,14 +61,16 @@ pub fn port(node: &Candidate, spec: &ServiceSpec) -> Result<Option<u16>, Reason>
 
 /// Whether the slot may be on that node at all.
 pub fn pinned(node: &Candidate, ask: &Ask<'_>) -> bool {
-    ask.pinned.is_none_or(|id| id == node.id)
+    ask.pinned.is_none_or(|id| id == node.id || mutant::is(Mutant::PinnedIgnored))
 }
 
 /// Whether it gets anything new, or the slot is its own.
 pub fn trusted(node: &Candidate, ask: &Ask<'_>) -> Result<(), Reason> {
     let is_its_own = ask.pinned.or(ask.home) == Some(node.id);
     match node.watched {
-        Some(watched) if !is_its_own => Err(Reason::Watched(watched)),
+        Some(watched) if !is_its_own && !mutant::is(Mutant::FlappingTrusted) => {
+            Err(Reason::Watched(watched))
+        }
         Some(_) | None => Ok(()),
     }
 }

@@ -20,6 +20,7 @@ use super::error::{ConsensusError, FirstFailure};
 use super::log::LogFile;
 use super::log_store::LogStore;
 use super::machine::Machine;
+use super::mutant::{self, Mutant};
 use super::network::Network;
 use super::replay::{Found, replay};
 use super::snapshots::Snapshots;
@@ -152,6 +153,9 @@ impl<R: AsyncRuntime> Consensus<R> {
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                 Proposal::NotLeader { leader: to.leader_id }
             }
+            Err(_) if mutant::is(Mutant::UnknownSaidRefused) => {
+                Proposal::NotLeader { leader: None }
+            }
             // The other variants belong to membership changes and preconditions, or say that the
             // entry was taken and then lost its leader.
             Err(RaftError::APIError(error)) => Proposal::Unknown { reason: error.to_string() },
@@ -168,6 +172,9 @@ impl<R: AsyncRuntime> Consensus<R> {
     /// # Errors
     /// When this node does not lead or cannot confirm it.
     pub async fn confirm_read(&self) -> Result<u64, ReadError> {
+        if mutant::is(Mutant::ReadNotConfirmed) {
+            return Ok(self.forwarded.load(Ordering::Acquire));
+        }
         let linearizer = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => linearizer,
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {

@@ -24,6 +24,10 @@ mod log;
 mod log_store;
 mod machine;
 mod members;
+#[cfg(feature = "mutants")]
+pub mod mutant;
+#[cfg(not(feature = "mutants"))]
+mod mutant;
 mod network;
 mod options;
 pub mod recovery;

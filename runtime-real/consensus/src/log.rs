@@ -9,11 +9,12 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard};
 
-use redb::{Builder, Database, ReadableDatabase, StorageBackend, TableDefinition};
+use redb::{Builder, Database, Durability, ReadableDatabase, StorageBackend, TableDefinition};
 
 use super::codec::{self, Damage};
 use super::disk::{Claim, Disk, DiskFile};
 use super::error::ConsensusError;
+use super::mutant::{self, Mutant};
 use super::types::{Entry, LogId, Vote};
 
 /// The log's file in its directory.
@@ -131,7 +132,10 @@ impl LogFile {
     }
 
     fn commit(&self, database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
+        let mut transaction = database.begin_write()?;
+        if mutant::is(Mutant::LogNotSynced) {
+            transaction.set_durability(Durability::None)?;
+        }
         {
             let mut entries = transaction.open_table(ENTRIES)?;
             let mut marks = transaction.open_table(MARKS)?;

@@ -19,6 +19,7 @@ use openraft_rt::AsyncRuntime;
 use super::codec;
 use super::error::ConsensusError;
 use super::log::{Change, LogFile, Marks};
+use super::mutant::{self, Mutant};
 use super::types::{Entry, LogId, Types, Vote};
 use super::writer::Writer;
 
@@ -227,7 +228,9 @@ impl<R: AsyncRuntime> RaftLogStorage<Types<R>> for LogStore<R> {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.writer.write_through(vec![Change::Vote(*vote)]).await?;
+        if !mutant::is(Mutant::VoteNotSynced) {
+            self.writer.write_through(vec![Change::Vote(*vote)]).await?;
+        }
         self.recent().vote = Some(*vote);
         Ok(())
     }

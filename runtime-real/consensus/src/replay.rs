@@ -14,6 +14,7 @@ use super::error::ConsensusError;
 use super::log::{LogFile, Marks};
 use super::log_store::LogStore;
 use super::machine::{Applied, EVENT_ENTRIES, members_of};
+use super::mutant::{self, Mutant};
 use super::snapshots::Snapshots;
 use super::types::{Entry, LogId, Snapshot, SnapshotImage, SnapshotMeta, StoredMembership};
 
@@ -108,6 +109,7 @@ pub(super) async fn replay<R: AsyncRuntime>(
     store: LogStore<R>,
     events: mpsc::Sender<ConsensusEvent>,
 ) -> bool {
+    let skipped = u64::from(mutant::is(Mutant::EntrySkippedAfterSnapshot));
     if let Some(Snapshot { meta, snapshot: SnapshotImage { index, bytes } }) = replay.snapshot {
         let members = members_of(meta.last_membership.membership());
         for event in [ConsensusEvent::Restored { index, bytes }, members] {
@@ -116,7 +118,7 @@ pub(super) async fn replay<R: AsyncRuntime>(
             }
         }
     }
-    let mut start = replay.range.start;
+    let mut start = replay.range.start + skipped;
     while start < replay.range.end {
         let end = replay.range.end.min(start + EVENT_ENTRIES as u64);
         let entries = match store.entries(start..end) {

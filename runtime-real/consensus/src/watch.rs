@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::caught_up::Target;
 use super::error::FirstFailure;
+use super::mutant::{self, Mutant};
 use super::types::Types;
 use super::{ConsensusEvent, Leadership};
 
@@ -79,7 +80,7 @@ impl Start {
     fn is_caught_up(&self, leadership: Leadership, applied: Option<u64>) -> bool {
         let leads = matches!(leadership, Leadership::Leader { .. });
         match self {
-            Start::Listens(_) => leads,
+            Start::Listens(_) => leads || mutant::is(Mutant::CaughtUpTooEarly),
             Start::Applies(target) => leads || applied >= Some(*target),
             Start::IsCaughtUp => false,
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mill_core::api::{Answer, ApiError, ErrorCode, JoinAsk, Outcome, Request};
+use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::name::NodeId;
 use serde::{Deserialize, Serialize};
@@ -153,6 +154,7 @@ pub(super) async fn ask(
         advertise,
         rpc,
         version,
+        supports: FeatureLevel::NEWEST,
         wall: clock::wall(),
     };
     let unreachable = |source| JoinError::Unreachable { address: address.clone(), source };

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mill_core::cluster::Cluster;
+use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::{Admission, Roles};
 use mill_core::cluster::recovery::Survivor;
 
@@ -93,6 +94,7 @@ impl Membership {
             advertise,
             rpc,
             version,
+            supports: FeatureLevel::NEWEST,
         };
         let state = Cluster::decode(backup.state.as_bytes()).map_err(RecoveryError::State)?;
         let survivor = Survivor::New(Box::new(admission));

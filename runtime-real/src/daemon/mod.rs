@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mill_core::api::{ApiError, Outcome, Request};
+use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::cluster::node::{NodeFacts, PortPool};
 use mill_core::container::{ContainerOp, OpOutput};
@@ -551,6 +552,7 @@ fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String)
             rpc,
             capacity: host::capacity(options.ports),
             version: options.version.clone(),
+            supports: FeatureLevel::NEWEST,
         },
         timing: Timing::default(),
     }

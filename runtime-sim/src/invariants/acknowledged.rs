@@ -55,6 +55,7 @@ impl Invariant for Acknowledged {
             },
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
             Moment::Heard { .. } | Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Unanswered { .. } => Ok(()),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! A leader change by itself never restarts or moves a container.
 //!
-//! Two sentences hold that exactly. Nobody asks to call a node down that it heard within a full
+//! Three sentences hold that exactly. Nobody asks to call a node down that it heard within a full
 //! window, or before it has led for a full window, by its own clock. And a service at rest, with
 //! one healthy replica of the wanted version in every wanted slot and nothing else, is left alone
 //! by every entry that carries no fact: no node that came, went or changed, no deploy, no report.
+//! And silence of many at once is not believed at once: whoever hears too few gives itself another
+//! window, in which its lead may go to somebody who hears more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,24 +14,23 @@ use mill_core::cluster::Cluster;
 use mill_core::cluster::alloc::{Alloc, Phase};
 use mill_core::cluster::command::{Command, Entry};
 use mill_core::config::model::{Replicas, ServiceSpec};
-use mill_core::event::Leadership;
-use mill_core::message::Message;
 use mill_core::name::{Name, NodeId};
 use mill_core::time::Mono;
 use mill_core::timing::Timing;
+use mill_core::units::Millis;
 
+use super::ears::{Ears, Listening};
 use super::{Invariant, Moment};
+
+/// More than one in this many silent nodes are taken for the leader's own trouble first.
+const MANY: usize = 3;
 
 /// Remembers what each leader heard since it leads, and when.
 #[derive(Default)]
 pub(super) struct Calm {
-    leads: BTreeMap<NodeId, Ears>,
-}
-
-struct Ears {
-    since: Mono,
-    /// By node: boot and number of the latest heartbeat, and when it came.
-    heard: BTreeMap<NodeId, (u64, u64, Mono)>,
+    listening: Listening,
+    /// By leader: nodes that it called down, and when.
+    called: BTreeMap<NodeId, BTreeMap<NodeId, Mono>>,
 }
 
 impl Invariant for Calm {
@@ -38,16 +39,16 @@ impl Invariant for Calm {
     }
 
     fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        self.listening.observe(moment, Timing::default().down_after);
         match moment {
-            Moment::Belief { node, belief: Leadership::Leader { .. }, at } => {
-                self.leads.insert(*node, Ears { since: *at, heard: BTreeMap::new() });
-            }
-            Moment::Belief { node, belief: Leadership::Follower { .. }, .. } => {
-                self.leads.remove(node);
-            }
-            Moment::Heard { by, from, message, at } => self.heard(*by, *from, message, *at),
             Moment::Effect { host, effect: Effect::Propose { entry }, at } => {
-                return self.judged(host.id, entry, *at);
+                let state = host.daemon.as_ref().map(|daemon| daemon.cluster());
+                let ears = self.listening.of(host.id);
+                if let (Some(state), Some(ears)) = (state, ears) {
+                    let called = self.called.entry(host.id).or_default();
+                    calls_down(state, ears, called, entry, *at)
+                        .map_err(|detail| format!("{} {detail}", host.id))?;
+                }
             }
             Moment::Committed { before, entry, after, .. } => {
                 return touched(before, entry, after).into_iter().try_for_each(|service| {
@@ -58,36 +59,49 @@ impl Invariant for Calm {
                     }
                 });
             }
+            Moment::Belief { node, .. } => {
+                self.called.remove(node);
+            }
+            Moment::Heard { .. } => {}
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => {}
-            Moment::Answer { .. } | Moment::Host { .. } => {}
+            Moment::Unanswered { .. } | Moment::Answer { .. } | Moment::Host { .. } => {}
         }
         Ok(())
     }
 }
 
-impl Calm {
-    fn heard(&mut self, by: NodeId, from: NodeId, message: &Message, at: Mono) {
-        let Message::Heartbeat { seq, facts, .. } = message else { return };
-        let Some(ears) = self.leads.get_mut(&by) else { return };
-        let known = ears.heard.get(&from);
-        // One that comes late or twice says nothing of now.
-        if known.is_none_or(|(boot, known, _)| (*boot, *known) < (facts.boot, *seq)) {
-            ears.heard.insert(from, (facts.boot, *seq, at));
+/// Who is called down was silent for long enough, and not with too many others.
+fn calls_down(
+    state: &Cluster,
+    ears: &Ears,
+    called: &mut BTreeMap<NodeId, Mono>,
+    entry: &Entry,
+    now: Mono,
+) -> Result<(), String> {
+    let window = Timing::default().down_after;
+    called.retain(|node, at| now.since(*at) < window && ears.silence(*node, now) >= window);
+    let before = called.keys().filter(|node| !state.is_up(**node)).count();
+    let up = state.nodes.values().filter(|record| record.is_up()).count() + before;
+    for command in &entry.commands {
+        let Command::SetLiveness { node, up: false } = command else { continue };
+        let length = ears.silence(*node, now);
+        if length < window {
+            return Err(format!("calls {node} down after {length} of silence"));
+        }
+        // Who was never heard by this leader says nothing about its ears.
+        if ears.heard(*node).is_some() {
+            called.insert(*node, now);
         }
     }
-
-    fn judged(&self, leader: NodeId, entry: &Entry, at: Mono) -> Result<(), String> {
-        let window = Timing::default().down_after;
-        let Some(ears) = self.leads.get(&leader) else { return Ok(()) };
-        for command in &entry.commands {
-            let Command::SetLiveness { node, up: false } = command else { continue };
-            let heard = ears.heard.get(node).map_or(ears.since, |(.., heard)| *heard);
-            if at.since(heard) < window {
-                let length = at.since(heard);
-                return Err(format!("{leader} calls {node} down after {length} of silence"));
-            }
-        }
-        Ok(())
+    let many = called.len() > 1 && called.len() * MANY > up;
+    // The window that it gives itself begins when the first has been silent for one, and may
+    // have begun with a node that is heard again.
+    let longest = called.keys().map(|node| ears.silence(*node, now)).max().unwrap_or_default();
+    let doubted = longest >= Millis(window.0 + window.0 / 2)
+        || ears.relieved.is_some_and(|at| now.since(at) < Millis(2 * window.0));
+    match many && !doubted {
+        true => Err(format!("calls {called:?} down at once, of {up}, after {longest}")),
+        false => Ok(()),
     }
 }
 
@@ -108,6 +122,7 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         Command::Trust { .. } | Command::StartDeploy { .. } | Command::PinImage { .. } => None,
         Command::AdvanceDeploy { .. } | Command::SettleService { .. } => None,
         Command::Report { .. } | Command::Forget { .. } => None,
+        Command::RaiseFeatures { .. } => None,
     });
     services.collect()
 }
@@ -124,7 +139,7 @@ fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
         Command::Found { .. } | Command::Trust { .. } | Command::PinImage { .. } => false,
         Command::SettleService { .. } | Command::Place { .. } | Command::Stop { .. } => false,
         Command::AdmitNode { .. } | Command::PutToken { .. } | Command::RevokeTokens => false,
-        Command::Forget { .. } => false,
+        Command::Forget { .. } | Command::RaiseFeatures { .. } => false,
     }
 }
 

@@ -28,7 +28,7 @@ impl Invariant for EqualState {
             },
             Moment::Committed { .. } | Moment::Effect { .. } | Moment::Belief { .. } => Ok(()),
             Moment::Heard { .. } => Ok(()),
-            Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Unanswered { .. } | Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
         }
     }
 }

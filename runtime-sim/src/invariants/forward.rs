@@ -1,4 +1,5 @@
-//! States only move forward: what ended stays ended, what was told to stop stays told.
+//! States only move forward: what ended stays ended, what was told to stop stays told, rules that
+//! are used go on being used, and only those that every node knows.
 
 use mill_core::cluster::Cluster;
 use mill_core::cluster::alloc::Desired;
@@ -19,6 +20,7 @@ impl Invariant for Forward {
         match moment {
             Moment::Committed { before, entry, after, .. } => {
                 allocs(before, entry, after)?;
+                features(before, after)?;
                 deploys(before, after)
             }
             Moment::Effect { .. }
@@ -26,7 +28,7 @@ impl Invariant for Forward {
             | Moment::State { .. }
             | Moment::Belief { .. } => Ok(()),
             Moment::Heard { .. } => Ok(()),
-            Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Unanswered { .. } | Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
         }
     }
 }
@@ -62,6 +64,16 @@ fn ends(entry: &Entry, id: &AllocId) -> bool {
         alloc == id && status.phase.is_end()
     };
     entry.commands.iter().any(says)
+}
+
+fn features(before: &Cluster, after: &Cluster) -> Result<(), String> {
+    if after.features < before.features {
+        return Err(format!("the feature level went back to {}", after.features));
+    }
+    if after.features > before.features && after.features > after.supported_by_all() {
+        return Err(format!("not every node supports feature level {}", after.features));
+    }
+    Ok(())
 }
 
 fn deploys(before: &Cluster, after: &Cluster) -> Result<(), String> {

@@ -1,9 +1,14 @@
 //! A number is given once, and who is to vote is heard of, few, and led by one of them.
 
+use std::collections::BTreeSet;
+
 use mill_core::Effect;
 use mill_core::cluster::Cluster;
 use mill_core::name::NodeId;
+use mill_core::time::Mono;
+use mill_core::timing::Timing;
 
+use super::ears::{Ears, Listening};
 use super::{Invariant, Moment};
 use crate::world::host::Host;
 
@@ -11,7 +16,8 @@ use crate::world::host::Host;
 const VOTERS_MAX: usize = 5;
 
 /// Looks at each admission, and at what leaders ask of consensus.
-pub(super) struct Members;
+#[derive(Default)]
+pub(super) struct Members(Listening);
 
 impl Invariant for Members {
     fn name(&self) -> &'static str {
@@ -19,22 +25,30 @@ impl Invariant for Members {
     }
 
     fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        self.0.observe(moment, Timing::default().down_after);
         match moment {
             Moment::Committed { before, after, .. } => numbers(before, after),
-            Moment::Effect { host, effect: Effect::ChangeMembers { voters, learners }, .. } => {
+            Moment::Effect { host, effect: Effect::ChangeMembers { voters, learners }, at } => {
                 if voters.len() > VOTERS_MAX || !voters.contains(&host.id) {
                     return Err(format!("{} wants {voters:?} to vote", host.id));
                 }
                 if let Some(twice) = voters.intersection(learners).next() {
                     return Err(format!("{twice} is to vote and to follow"));
                 }
-                voters.iter().try_for_each(|voter| may_vote(host, *voter))
+                voters.iter().try_for_each(|voter| may_vote(host, *voter))?;
+                match self.0.of(host.id) {
+                    Some(ears) => can_decide(host, ears, voters, *at),
+                    None => Ok(()),
+                }
             }
             Moment::Effect { .. }
             | Moment::Heard { .. }
             | Moment::Agreed { .. }
             | Moment::State { .. } => Ok(()),
-            Moment::Belief { .. } | Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Belief { .. }
+            | Moment::Unanswered { .. }
+            | Moment::Answer { .. }
+            | Moment::Host { .. } => Ok(()),
         }
     }
 }
@@ -58,4 +72,26 @@ fn may_vote(host: &Host, voter: NodeId) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{} wants {voter} to vote, which may not", host.id))
+}
+
+/// Of other voters than before more than half are heard, and each that is new.
+fn can_decide(
+    host: &Host,
+    ears: &Ears,
+    voters: &BTreeSet<NodeId>,
+    now: Mono,
+) -> Result<(), String> {
+    let same = host.voters() == Some(voters);
+    let window = Timing::default().down_after;
+    let is_heard = |voter: &NodeId| {
+        *voter == host.id || (ears.heard(*voter).is_some() && ears.silence(*voter, now) < window)
+    };
+    let heard = voters.iter().filter(|voter| is_heard(voter)).count();
+    if !same && heard * 2 <= voters.len() {
+        return Err(format!("{} wants {voters:?} to vote and hears {heard} of them", host.id));
+    }
+    match voters.iter().find(|voter| !host.votes(**voter) && !is_heard(voter)) {
+        Some(silent) => Err(format!("{} wants {silent} to vote, which is not heard", host.id)),
+        None => Ok(()),
+    }
 }

@@ -5,16 +5,21 @@
 //! watches.
 
 mod acknowledged;
+mod backoff;
 mod calm;
 mod capacity;
 mod commanded;
+mod ears;
 mod equal_state;
 mod floor;
 mod forward;
+mod gradual;
 mod members;
+mod once;
 mod one_leader;
 mod outlives;
 mod pinned;
+mod placed;
 mod reads;
 mod storm;
 mod whole;
@@ -22,7 +27,7 @@ mod whole;
 use std::fmt;
 
 use mill_core::Effect;
-use mill_core::api::Outcome;
+use mill_core::api::{Outcome, RequestId};
 use mill_core::cluster::command::Entry;
 use mill_core::cluster::{Cluster, Revision};
 use mill_core::event::Leadership;
@@ -55,6 +60,8 @@ pub(crate) enum Moment<'a> {
     State { node: NodeId, at: Revision, hash: u64 },
     /// A node was told who leads, by its own clock.
     Belief { node: NodeId, belief: Leadership, at: Mono },
+    /// A node is told that nothing is known of what became of a request that it passed on.
+    Unanswered { node: NodeId, boot: u64, id: RequestId },
     /// A person got an answer; `cluster` is the committed state.
     Answer { now: SimTime, asked: &'a Asked, outcome: &'a Outcome, cluster: &'a Cluster },
     /// A machine, looked at every tick.
@@ -97,16 +104,20 @@ impl Default for Invariants {
     fn default() -> Invariants {
         Invariants(vec![
             Box::new(acknowledged::Acknowledged::default()),
+            Box::new(backoff::Backoff::default()),
             Box::new(calm::Calm::default()),
             Box::new(capacity::Capacity),
             Box::new(commanded::Commanded),
             Box::new(equal_state::EqualState::default()),
             Box::new(floor::Floor),
             Box::new(forward::Forward),
-            Box::new(members::Members),
+            Box::new(gradual::Gradual),
+            Box::new(members::Members::default()),
+            Box::new(once::Once::default()),
             Box::new(one_leader::OneLeader::default()),
             Box::new(outlives::Outlives::default()),
             Box::new(pinned::Pinned::default()),
+            Box::new(placed::Placed),
             Box::new(reads::Reads::default()),
             Box::new(storm::Storm::default()),
             Box::new(whole::Whole),

@@ -1,12 +1,19 @@
-//! A status is never older than what anybody knew when it was asked for.
+//! A status is never older than what anybody knew when it was asked for; one that is a copy, never
+//! older than it says.
 
 use std::collections::BTreeMap;
 
 use mill_core::api::Answer;
+use mill_core::api::view::Age;
 use mill_core::cluster::command::Command;
+use mill_core::units::Millis;
 
 use super::{Invariant, Moment};
 use crate::time::SimTime;
+
+/// A leader that was deposed takes so long to notice, and tells others meanwhile that they have all
+/// that is committed.
+const NOTICED: Millis = Millis::secs(15);
 
 /// What was known when, as indices in the log.
 #[derive(Default)]
@@ -38,12 +45,15 @@ impl Invariant for Reads {
                     self.learn(*now, index);
                     Ok(())
                 }
-                // One that asks for an old answer may get one.
-                Ok(Answer::Status(status)) if status.stale.is_some() => Ok(()),
                 Ok(Answer::Status(status)) => {
                     let (_, index) = status.revision.split_once('.').unwrap_or_default();
                     let index: u64 = index.parse().map_err(|_| "a revision is two numbers")?;
-                    let before = self.known_at(asked.at);
+                    // One that asks for an old answer may get one that says how old it is.
+                    let before = match status.stale {
+                        None => self.known_at(asked.at),
+                        Some(Age::Unknown) => return Ok(()),
+                        Some(Age::AtMost(age)) => self.known_at(before(*now, age)),
+                    };
                     self.learn(*now, index);
                     if index >= before {
                         return Ok(());
@@ -54,6 +64,7 @@ impl Invariant for Reads {
             },
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
             Moment::Heard { .. } | Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Unanswered { .. } => Ok(()),
         }
     }
 }
@@ -70,4 +81,10 @@ impl Reads {
         let later = self.known.partition_point(|(when, _)| *when <= at);
         later.checked_sub(1).map_or(0, |last| self.known[last].1)
     }
+}
+
+/// So long ago, by a clock that may run slow, and before a deposed leader had noticed.
+fn before(now: SimTime, age: Millis) -> SimTime {
+    let length = Millis(age.0 + age.0 / 10 + NOTICED.0);
+    SimTime(now.0.saturating_sub(length.0 * 1_000_000))
 }

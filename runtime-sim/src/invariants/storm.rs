@@ -1,5 +1,6 @@
-//! Nobody goes on proposing what is refused: an entry of which nothing holds is a late one, many of
-//! them in a row are a decision made on something else than the state.
+//! No leader goes on deciding what is refused: an entry of which nothing holds is a late one, many
+//! of them in a row are a decision made on something else than the state. What somebody asks for
+//! again and again is theirs.
 
 use super::{Invariant, Moment};
 
@@ -17,6 +18,9 @@ impl Invariant for Storm {
 
     fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         let Moment::Committed { entry, held, .. } = moment else { return Ok(()) };
+        if entry.membership.is_none() {
+            return Ok(());
+        }
         self.0 = if *held == 0 { self.0 + 1 } else { 0 };
         if self.0 < TOO_MANY {
             return Ok(());

@@ -44,6 +44,7 @@ impl Invariant for Whole {
                 | Command::SetLabels { .. }
                 | Command::PutToken { .. }
                 | Command::RevokeTokens
+                | Command::RaiseFeatures { .. }
                 | Command::RegisterNode { .. }
                 | Command::SetLiveness { .. }
                 | Command::Trust { .. }

@@ -21,6 +21,9 @@ use super::runtime::SimulatedRuntime;
 /// A change of members that takes longer is given up, and asked for again by the driver.
 const CHANGE: Duration = Duration::from_secs(3);
 
+/// A start has read its vote by then, and hardly anybody has asked for another.
+const READS_ITS_VOTE: Duration = Duration::from_millis(1);
+
 /// First byte of an answer to a client.
 pub(super) const DONE: u8 = 0;
 pub(super) const REFUSED: u8 = 1;
@@ -83,6 +86,7 @@ impl Machine {
                 return Ok(());
             }
         };
+        drop(SimulatedRuntime::spawn(self.clone().remember(consensus.clone())));
         drop(SimulatedRuntime::spawn(self.clone().read(events, has_snapshot)));
         drop(SimulatedRuntime::spawn(self.clone().obey(consensus.clone(), told)));
         let machine = self.clone();
@@ -90,6 +94,12 @@ impl Machine {
             machine.clone().answer(consensus.clone(), from, question, body)
         };
         Ok(post.serve(answer).await?)
+    }
+
+    /// Says which term a start remembers, as soon as consensus has read that.
+    async fn remember(self, consensus: Consensus<SimulatedRuntime>) {
+        SimulatedRuntime::sleep(READS_ITS_VOTE).await;
+        self.record.starts_in(self.id, consensus.status().term);
     }
 
     async fn answer(
@@ -100,7 +110,11 @@ impl Machine {
         body: Vec<u8>,
     ) -> io::Result<Vec<u8>> {
         match question {
-            Question::Consensus(call) => consensus.answer(from, call, body).await,
+            Question::Consensus(call) => {
+                let answer = consensus.answer(from, call, body).await;
+                self.record.answered_in(self.id, consensus.status().term);
+                answer
+            }
             Question::Write => Ok(match consensus.propose(body).await {
                 Proposal::Committed { .. } => vec![DONE],
                 Proposal::NotLeader { leader } => with_leader(leader),

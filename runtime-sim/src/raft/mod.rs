@@ -26,6 +26,9 @@ mod watch;
 
 use std::sync::atomic::Ordering;
 
+#[cfg(feature = "mutants")]
+pub use mill_consensus::mutant;
+
 use mill_core::rng::Rng;
 use mill_core::units::Millis;
 

@@ -37,6 +37,8 @@ struct State {
     /// The last entry that each node ever applied.
     applied: BTreeMap<u64, u64>,
     leaders: BTreeMap<u64, u64>,
+    /// The newest term in which each node ever answered.
+    terms: BTreeMap<u64, u64>,
     /// The time of the last line: outside the world there is no other.
     latest: SimTime,
 }
@@ -137,6 +139,24 @@ impl Record {
         if let Some(other) = state.leaders.insert(term, node).filter(|other| *other != node) {
             let detail = format!("nodes {other} and {node} both lead in term {term}");
             state.violate("one leader", detail);
+        }
+    }
+
+    /// A node answered another while it knew of that term.
+    pub(super) fn answered_in(&self, node: u64, term: u64) {
+        let mut state = self.state();
+        let newest = state.terms.entry(node).or_default();
+        *newest = (*newest).max(term);
+    }
+
+    /// A start remembers that term: one that is older than what others were answered in could
+    /// vote twice.
+    pub(super) fn starts_in(&self, node: u64, term: u64) {
+        let mut state = self.state();
+        let newest = state.terms.get(&node).copied().unwrap_or(0);
+        if term < newest {
+            let detail = format!("node {node} starts in term {term}, but it answered in {newest}");
+            state.violate("votes", detail);
         }
     }
 

@@ -404,7 +404,7 @@ impl World {
     }
 
     /// Every node that has all that is committed has the same state, whatever its revision.
-    pub(crate) fn compare_all(&mut self) {
+    pub fn compare_all(&mut self) {
         let (at, agreed) = (self.log.reference.revision, hash(&self.log.reference));
         self.observe(&Moment::Agreed { at, hash: agreed });
         let states = self.hosts.values().filter_map(|host| {

@@ -13,6 +13,7 @@ pub(super) fn describe(command: &Command) -> String {
         Command::SetLabels { node, .. } => format!("{node} has other labels"),
         Command::PutToken { hash, .. } => format!("a new {hash}"),
         Command::RevokeTokens => "all tokens are revoked".to_owned(),
+        Command::RaiseFeatures { to } => format!("feature level {to} is used"),
         Command::RegisterNode { node, facts } => format!("{node} registers, boot {}", facts.boot),
         Command::SetLiveness { node, up: true } => format!("{node} is up"),
         Command::SetLiveness { node, up: false } => format!("{node} is down"),

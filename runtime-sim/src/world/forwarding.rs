@@ -7,6 +7,7 @@ use mill_core::name::NodeId;
 use mill_core::units::Millis;
 
 use super::{Asker, Forwarder, Happening, World};
+use crate::invariants::Moment;
 
 /// A node waits this long for the answer of another at least; up to this much longer.
 const ANSWER_WITHIN: Millis = Millis::secs(5);
@@ -72,6 +73,9 @@ impl World {
         outcome: Option<Outcome>,
     ) {
         if self.network.open(from, asker.node) && self.forwards.remove(&asker) {
+            if outcome.is_none() {
+                self.observe(&unanswered(asker));
+            }
             let event = Event::Forwarded { id: asker.id, outcome };
             self.tell_after(back, asker.node, asker.boot, event);
         }
@@ -81,8 +85,13 @@ impl World {
     pub(super) fn no_answer(&mut self, asker: Forwarder) {
         if self.forwards.remove(&asker) {
             self.stats.count("requests without an answer of the leader");
+            self.observe(&unanswered(asker));
             let event = Event::Forwarded { id: asker.id, outcome: None };
             self.tell(asker.node, asker.boot, event);
         }
     }
+}
+
+fn unanswered(asker: Forwarder) -> Moment<'static> {
+    Moment::Unanswered { node: asker.node, boot: asker.boot, id: asker.id }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use mill_core::api::RequestId;
-use mill_core::cluster::Revision;
 use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
+use mill_core::cluster::{FeatureLevel, Revision};
 use mill_core::event::Leadership;
 use mill_core::name::NodeId;
 use mill_core::node::Members;
@@ -109,6 +109,7 @@ impl Host {
                 ports: PortPool { first: 20_000, last: 20_199 },
             },
             version: VERSION.to_owned(),
+            supports: FeatureLevel::NEWEST,
         };
         Host {
             id,
@@ -139,9 +140,14 @@ impl Host {
         self.daemon.is_some()
     }
 
+    /// Who votes, as far as it knows.
+    pub fn voters(&self) -> Option<&BTreeSet<NodeId>> {
+        self.members.as_ref().map(|(_, members)| &members.voters)
+    }
+
     /// Whether a node votes, as far as it knows.
     pub fn votes(&self, node: NodeId) -> bool {
-        self.members.as_ref().is_some_and(|(_, members)| members.voters.contains(&node))
+        self.voters().is_some_and(|voters| voters.contains(&node))
     }
 
     /// Whether its daemon has all that was committed before it started.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use mill_core::Event;
 use mill_core::api::{Answer, ErrorCode, JoinAsk, Outcome, Request, RequestId};
+use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::event::Origin;
 use mill_core::name::NodeId;
@@ -149,6 +150,7 @@ impl World {
             advertise: format!("10.0.0.{machine}"),
             rpc: format!("10.0.0.{machine}:7433"),
             version: VERSION.to_owned(),
+            supports: FeatureLevel::NEWEST,
             // Its clock is right, or as wrong as that of whom it asks.
             wall: self.host(node).clock.now(self.now).wall,
         }))

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::event::{Event, Leadership};
 use mill_core::message::Message;
@@ -49,6 +50,13 @@ impl World {
             self.tell(node, boot, Event::Members { voters, learners });
         }
         self.feed_soon(node);
+    }
+
+    /// A machine gets a program that supports that feature level, and starts it.
+    pub fn install(&mut self, node: NodeId, supports: FeatureLevel) {
+        self.kill_daemon(node);
+        self.host_mut(node).facts.supports = supports;
+        self.boot(node);
     }
 
     /// A daemon is gone from one moment to the next; its containers are not.

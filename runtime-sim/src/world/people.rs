@@ -51,6 +51,10 @@ enum Habit {
 
 /// Between two looks of one who watches, on average.
 const LOOKS: Millis = Millis(500);
+/// Of a thousand of those looks, at a node's own copy.
+const ASKS_A_COPY: u64 = 200;
+/// Of a thousand questions, to the node that is said to lead.
+const ASKS_THE_LEADER: u64 = 800;
 
 /// A question of a person.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,13 +138,17 @@ impl World {
                 self.hang_up(&asked);
             }
         } else if habit == Habit::Watches {
-            if let Some(node) = self.somebody_who_claims_to_lead(person) {
+            if self.people.people[person].rng.chance(ASKS_A_COPY) {
+                if let Some(node) = self.whom_to_ask(person, 0) {
+                    self.ask(person, node, Request::Status { stale: true }, None);
+                }
+            } else if let Some(node) = self.somebody_who_claims_to_lead(person) {
                 self.ask(person, node, Request::Status { stale: false }, None);
             }
         } else {
             let choice = someone.rng.below(12);
             let (request, change) = self.choose(person, choice);
-            if let Some(node) = self.whom_to_ask(person) {
+            if let Some(node) = self.whom_to_ask(person, ASKS_THE_LEADER) {
                 self.ask(person, node, request, change);
             }
         }
@@ -218,8 +226,8 @@ impl World {
         (!claim.is_empty()).then(|| claim[rng.below(claim.len() as u64) as usize])
     }
 
-    /// The node that most say leads, or any that is up.
-    fn whom_to_ask(&mut self, person: usize) -> Option<NodeId> {
+    /// The node that is said to lead, so often of a thousand times, or any that is up.
+    fn whom_to_ask(&mut self, person: usize, leader_chance: u64) -> Option<NodeId> {
         let said = self.hosts.values().filter(|host| host.is_up()).find_map(|host| {
             match host.fed.leadership {
                 Leadership::Leader { .. } => Some(host.id),
@@ -234,7 +242,7 @@ impl World {
         let rng = &mut self.people.people[person].rng;
         let any = up[rng.below(up.len() as u64) as usize];
         let leader = said.filter(|leader| up.contains(leader));
-        Some(if rng.chance(800) { leader.unwrap_or(any) } else { any })
+        Some(if rng.chance(leader_chance) { leader.unwrap_or(any) } else { any })
     }
 
     /// Looking at the status is no news in a timeline.

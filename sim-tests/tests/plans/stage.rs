@@ -10,7 +10,7 @@ use mill_core::cluster::alloc::{Phase, Status, StopReason};
 use mill_core::cluster::command::{Command, Entry, ProposalId};
 use mill_core::cluster::deploy::{DeployKind, DeployState};
 use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
-use mill_core::cluster::{Cluster, Revision};
+use mill_core::cluster::{Cluster, FeatureLevel, Revision};
 use mill_core::config::model::{Project, Replicas};
 use mill_core::config::{Source, parse};
 use mill_core::container::{Digest, PinnedImage};
@@ -267,10 +267,10 @@ impl Stage {
 
 impl NodeCase {
     fn admission(&self) -> Box<Admission> {
-        let NodeFacts { advertise, rpc, version, .. } = self.facts();
+        let NodeFacts { advertise, rpc, version, supports, .. } = self.facts();
         let (name, key) = (self.name.clone(), self.name.clone());
         let (roles, labels) = (Roles::default(), self.labels.clone());
-        Box::new(Admission { name, key, roles, labels, advertise, rpc, version })
+        Box::new(Admission { name, key, roles, labels, advertise, rpc, version, supports })
     }
 
     fn facts(&self) -> NodeFacts {
@@ -286,6 +286,7 @@ impl NodeCase {
                 ports: PortPool { first, last },
             },
             version: "test".to_owned(),
+            supports: FeatureLevel::NEWEST,
         }
     }
 }

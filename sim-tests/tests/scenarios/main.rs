@@ -10,6 +10,7 @@ mod members;
 mod nodes;
 mod recordings;
 mod returns;
+mod upgrades;
 
 /// A service with one replica and an http health check.
 pub const WEB: &str = "

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use mill_core::api::{Answer, ApiError, ErrorCode, JoinAsk, Request};
+use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::name::NodeId;
 use mill_core::time::Wall;
@@ -20,7 +21,7 @@ fn wall(scenario: &Scenario) -> Wall {
     scenario.world.host(leader).clock.now(scenario.world.now()).wall
 }
 
-fn ask(scenario: &Scenario, token: &str, name: &str) -> JoinAsk {
+pub fn ask(scenario: &Scenario, token: &str, name: &str) -> JoinAsk {
     JoinAsk {
         token: token.to_owned(),
         key: format!("key of {name}"),
@@ -30,6 +31,7 @@ fn ask(scenario: &Scenario, token: &str, name: &str) -> JoinAsk {
         advertise: "192.0.2.9".to_owned(),
         rpc: "192.0.2.9:7433".to_owned(),
         version: "0.1.0".to_owned(),
+        supports: FeatureLevel::NEWEST,
         wall: wall(scenario),
     }
 }
@@ -41,7 +43,7 @@ fn join(scenario: &mut Scenario, ask: JoinAsk) -> Result<NodeId, ApiError> {
     }
 }
 
-fn token(scenario: &mut Scenario, hash: &str, expires: Option<Wall>, once: bool) {
+pub fn token(scenario: &mut Scenario, hash: &str, expires: Option<Wall>, once: bool) {
     let (hash, roles) = (hash.to_owned(), Roles::default());
     let made = scenario.ask(Request::CreateToken { hash, roles, expires, once });
     assert_eq!(made, Ok(Answer::Done));

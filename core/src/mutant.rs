@@ -1,0 +1,94 @@
+//! Known bugs, each behind a switch, so that the simulator can be held to finding them.
+//!
+//! Without the feature `mutants`, which nothing that ships turns on, [`is`] is a constant `false`:
+//! the compiler drops every mutated branch, and the program is the one without this file. With it,
+//! a test chooses one bug for its process. What finds each of them, and within how many seeds, is
+//! in `sim-tests/tests/mutants.rs`; those of consensus are in its own crate.
+
+/// A known bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mutant {
+    /// A decision is applied though nodes were removed, drained or labelled since it was made.
+    MembershipFenceDropped = 1,
+    /// A deploy is begun though another runs, or took its number.
+    StaleDeployAccepted,
+    /// A deploy that goes back leaves its services at what they were to become.
+    RollbackKeepsTheNew,
+    /// The number of a removed node is given to the next.
+    NodeNumberReused,
+    /// Who proposed an entry applies something more than the others.
+    ProposerAppliesMore,
+    /// A snapshot does not carry how often the members changed.
+    SnapshotLosesField,
+    /// What is derived from the state is not derived again from a snapshot.
+    SnapshotLosesIndex,
+    /// A new leader calls a node down at once that it has not heard yet.
+    NoWindowAfterElection,
+    /// A leader that hears hardly anybody believes its ears.
+    MassSilenceBelieved,
+    /// Everything that was lost is placed at once.
+    LostAllAtOnce,
+    /// An update that stops first takes one replica too many.
+    FloorOffByOne,
+    /// What is on a node that drains is stopped before it is replaced.
+    DrainStopsFirst,
+    /// A node is given a vote that was not heard yet, or not for long.
+    VoteToTheUnheard,
+    /// More nodes are given a vote than may vote.
+    DoublePromotion,
+    /// Half of the voters count as a quorum.
+    QuorumOffByOne,
+    /// A service counts as settled though not all of it is healthy.
+    SettledTooEarly,
+    /// What a node says after a restart is taken for older than what it said before.
+    RestartNotNoticed,
+    /// A node takes one replica more than it has room for.
+    CapacityOffByOne,
+    /// The slot of one node is filled on another.
+    PinnedIgnored,
+    /// A node that comes and goes gets new replicas all the same.
+    FlappingTrusted,
+    /// A restarted daemon does not know its containers again.
+    ReattachLost,
+    /// A container that runs is not stopped though it is to go.
+    StopForgotten,
+    /// What failed is started again at once.
+    RestartWithoutBackoff,
+    /// A request whose fate is unknown is asked for again.
+    ForwardedAgain,
+    /// A leader answers without making sure that it leads.
+    ReadUnconfirmed,
+    /// A copy of the state always says that it is of this moment.
+    StaleReadSaysNow,
+}
+
+/// Whether that bug is there. Never, in what ships.
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn is(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+pub use self::chosen::choose;
+#[cfg(feature = "mutants")]
+pub(crate) use self::chosen::is;
+
+#[cfg(feature = "mutants")]
+mod chosen {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Mutant;
+
+    /// The bug of this process; 0 is none.
+    static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+    /// From now on this process has that bug, and no other.
+    pub fn choose(mutant: Mutant) {
+        CHOSEN.store(mutant as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is(mutant: Mutant) -> bool {
+        CHOSEN.load(Ordering::Relaxed) == mutant as u8
+    }
+}

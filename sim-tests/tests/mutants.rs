@@ -1,0 +1,162 @@
+//! Known bugs, one per test and process: the simulator must find each of them within so many seeds,
+//! by the invariant that it breaks.
+//!
+//! That the same seeds hold without any of them is what `swarm.rs` and `raft.rs` show. Needs the
+//! feature `mutants`: `make mutants` runs it. The table is in `docs/simulation.md`, too.
+
+#![allow(clippy::unwrap_used, reason = "a document that cannot be read fails its test")]
+
+use mill_core::mutant::{self, Mutant};
+use mill_core::units::Millis;
+use mill_runtime_sim::raft::{self, RaftParams, mutant::Mutant as RaftMutant};
+use mill_runtime_sim::{FaultKind, Params, run};
+
+use Bug::{Busy, Consensus, Core};
+
+/// A bug of one of the two simulators.
+enum Bug {
+    /// `mill sim` finds it.
+    Core(Mutant),
+    /// The same, where members change all the time and entries take long.
+    Busy(Mutant),
+    /// `mill sim --raft` finds it.
+    Consensus(RaftMutant),
+}
+
+/// Looks for a bug, seed by seed; says what was broken, or nothing.
+fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
+    match bug {
+        Core(bug) | Busy(bug) => mutant::choose(*bug),
+        Consensus(bug) => raft::mutant::choose(*bug),
+    }
+    (0..seeds).find_map(|seed| {
+        let violation = match bug {
+            Core(_) => run(Params::from_seed(seed)).violation,
+            Busy(_) => run(busy(seed)).violation,
+            Consensus(_) => raft::run(RaftParams::from_seed(seed)).violation,
+        };
+        violation.map(|violation| (seed, violation.invariant))
+    })
+}
+
+/// Members change all the time, and an entry takes a second or two.
+fn busy(seed: u64) -> Params {
+    Params {
+        nodes: 5,
+        people: 3,
+        pause: Millis::secs(3),
+        faults: [FaultKind::Drain, FaultKind::Replace, FaultKind::SlowDisk].into(),
+        fault_gap: Millis::secs(4),
+        sync: (Millis(500), Millis(2_000)),
+        ..Params::from_seed(seed)
+    }
+}
+
+fn is_found(bug: &Bug, seeds: u64, by: &[&str]) {
+    let found = hunt(bug, seeds);
+    println!("{found:?}");
+    let (seed, invariant) = found.unwrap_or_else(|| panic!("not found in {seeds} seeds"));
+    assert!(by.contains(&invariant), "seed {seed} found it by {invariant}");
+}
+
+macro_rules! bugs {
+    ($($test:ident: $bug:expr, within $seeds:literal, by $by:expr;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                is_found(&$bug, $seeds, &$by);
+            }
+        )*
+
+        /// What each bug is in words, within how many seeds it is found, and by what.
+        const TABLE: &[(&str, u64, &[&str])] = &[$((stringify!($test), $seeds, &$by)),*];
+    };
+}
+
+bugs! {
+    a_stale_deploy_is_accepted: Core(Mutant::StaleDeployAccepted),
+        within 10, by ["acknowledged", "forward"];
+    a_decision_counts_on_a_node_that_is_gone: Busy(Mutant::MembershipFenceDropped),
+        within 40, by ["floor", "whole", "placed"];
+    a_deploy_that_went_back_keeps_the_new: Core(Mutant::RollbackKeepsTheNew),
+        within 10, by ["whole", "liveness"];
+    the_number_of_a_removed_node_is_reused: Core(Mutant::NodeNumberReused),
+        within 30, by ["members"];
+    whoever_proposed_applies_something_more: Core(Mutant::ProposerAppliesMore),
+        within 5, by ["equal_state"];
+    a_snapshot_loses_a_field: Core(Mutant::SnapshotLosesField),
+        within 100, by ["equal_state"];
+    a_snapshot_loses_its_index: Core(Mutant::SnapshotLosesIndex),
+        within 200, by ["equal_state", "capacity", "liveness"];
+    a_new_leader_gives_nobody_a_window: Core(Mutant::NoWindowAfterElection),
+        within 5, by ["calm"];
+    the_silence_of_many_is_believed: Core(Mutant::MassSilenceBelieved),
+        within 60, by ["calm"];
+    all_that_was_lost_is_placed_at_once: Core(Mutant::LostAllAtOnce),
+        within 100, by ["gradual"];
+    the_floor_is_off_by_one: Core(Mutant::FloorOffByOne),
+        within 40, by ["floor"];
+    a_drain_stops_before_it_starts: Core(Mutant::DrainStopsFirst),
+        within 60, by ["floor"];
+    a_node_that_is_not_heard_is_given_a_vote: Core(Mutant::VoteToTheUnheard),
+        within 10, by ["members"];
+    more_are_promoted_than_may_vote: Core(Mutant::DoublePromotion),
+        within 30, by ["members"];
+    a_quorum_is_off_by_one: Busy(Mutant::QuorumOffByOne),
+        within 10, by ["members"];
+    a_service_settles_too_early: Core(Mutant::SettledTooEarly),
+        within 5, by ["whole"];
+    a_restart_is_not_noticed: Core(Mutant::RestartNotNoticed),
+        within 60, by ["calm"];
+    a_node_takes_one_too_many: Core(Mutant::CapacityOffByOne),
+        within 30, by ["capacity"];
+    the_slot_of_one_node_goes_to_another: Core(Mutant::PinnedIgnored),
+        within 30, by ["placed"];
+    a_flapping_node_is_trusted: Core(Mutant::FlappingTrusted),
+        within 30, by ["placed"];
+    a_daemon_does_not_reattach: Core(Mutant::ReattachLost),
+        within 10, by ["commanded"];
+    a_stop_is_forgotten: Core(Mutant::StopForgotten),
+        within 5, by ["outlives"];
+    what_failed_is_started_at_once: Core(Mutant::RestartWithoutBackoff),
+        within 30, by ["backoff"];
+    a_request_is_passed_on_twice: Core(Mutant::ForwardedAgain),
+        within 60, by ["once"];
+    a_leader_answers_unconfirmed: Core(Mutant::ReadUnconfirmed),
+        within 100, by ["reads"];
+    a_copy_says_that_it_is_fresh: Core(Mutant::StaleReadSaysNow),
+        within 10, by ["reads"];
+    a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),
+        within 5, by ["votes", "one leader"];
+    an_entry_is_acknowledged_before_its_sync: Consensus(RaftMutant::LogNotSynced),
+        within 15, by ["applied", "caught-up", "linearizable", "votes"];
+    an_entry_is_skipped_after_a_snapshot: Consensus(RaftMutant::EntrySkippedAfterSnapshot),
+        within 5, by ["applied", "linearizable", "caught-up"];
+    a_read_is_not_confirmed: Consensus(RaftMutant::ReadNotConfirmed),
+        within 5, by ["linearizable"];
+    what_is_unknown_is_said_to_be_refused: Consensus(RaftMutant::UnknownSaidRefused),
+        within 10, by ["linearizable"];
+    a_start_is_caught_up_too_early: Consensus(RaftMutant::CaughtUpTooEarly),
+        within 5, by ["caught-up"];
+}
+
+#[test]
+fn busy_seeds_hold_without_any_bug() {
+    for seed in 0..40 {
+        let report = run(busy(seed));
+        assert!(report.passed(), "{report}");
+    }
+}
+
+#[test]
+fn the_documentation_has_this_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/simulation.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let rows = TABLE.iter().map(|(test, seeds, by)| {
+        let (bug, by) = (test.replace('_', " "), by.join("`, `"));
+        format!("| {bug} | {seeds} | `{by}` |")
+    });
+    let rows: Vec<String> = rows.collect();
+    let lacks: Vec<&String> = rows.iter().filter(|row| !document.contains(row.as_str())).collect();
+    assert!(lacks.is_empty(), "docs/simulation.md lacks:\n{}", rows.join("\n"));
+}
