@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::engine::{Engine, World};
 use crate::invariants::Violation;
 use crate::stats::Stats;
 use crate::time::SimTime;
@@ -49,7 +50,7 @@ impl std::fmt::Debug for State {
 
 /// The time of the world, from wherever it runs.
 pub(super) fn now() -> SimTime {
-    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+    let elapsed = World::elapsed_here();
     SimTime(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
 }
 
