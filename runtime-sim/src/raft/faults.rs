@@ -187,6 +187,7 @@ fn apply_cuts(stage: &Stage, cuts: &[(SimTime, BTreeSet<(u64, u64)>)]) {
         }
     }
     let pairs: BTreeSet<(u64, u64)> = cuts.iter().flat_map(|(_, pairs)| pairs).copied().collect();
+    stage.record.cut(stage.now(), &pairs);
     for (from, to) in pairs {
         stage.world.cut(from, to);
     }

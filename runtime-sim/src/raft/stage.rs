@@ -162,12 +162,14 @@ impl Stage {
     pub(super) fn crash(&mut self, node: u64) {
         self.line(&format!("node {node} is down"));
         self.world.crash(node);
+        self.record.is_down(node, true);
         self.machines[&node].shown().leads = None;
     }
 
     /// Starts a node that is down, with what a power cut left of its disk.
     pub(super) fn restart(&mut self, node: u64, seed: u64) {
         self.machines[&node].disk.restart(seed);
+        self.record.is_down(node, false);
         self.world.restart(node);
     }
 }
