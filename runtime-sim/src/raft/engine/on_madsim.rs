@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +25,9 @@ pub(in super::super) struct OnMadsim {
     hosts: BTreeMap<u64, NodeId>,
 }
 
-fn address(host: u64) -> IpAddr {
+fn address(host: u64) -> String {
     let [high, low] = u16::try_from(host).expect("hosts have small numbers").to_be_bytes();
-    Ipv4Addr::new(10, 0, high, low).into()
+    format!("10.0.{high}.{low}")
 }
 
 impl Engine for OnMadsim {
@@ -57,7 +56,8 @@ impl Engine for OnMadsim {
         S: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = ()> + 'static,
     {
-        let node = self.runtime.create_node().ip(address(host)).init(start).build();
+        let address = address(host).parse().expect("four numbers are an address");
+        let node = self.runtime.create_node().ip(address).init(start).build();
         self.hosts.insert(host, node.id());
     }
 
@@ -115,11 +115,11 @@ impl Engine for OnMadsim {
 
 impl Socket for UdpSocket {
     async fn open() -> io::Result<Self> {
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).await
+        UdpSocket::bind(("0.0.0.0", PORT)).await
     }
 
     async fn send_datagram(&self, to: u64, datagram: &[u8]) -> io::Result<()> {
-        self.send_to(SocketAddr::new(address(to), PORT), datagram).await
+        self.send_to((address(to).as_str(), PORT), datagram).await
     }
 
     async fn receive_datagram(&self, buffer: &mut [u8]) -> io::Result<usize> {
