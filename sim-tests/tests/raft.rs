@@ -1,78 +1,128 @@
 //! Real consensus under simulation, by seed: what must hold, and that a seed is a run.
 //!
-//! Sized to about a minute on two cores. More of them: `mill sim --raft --seeds A..B --jobs N`.
+//! On turmoil, sized to about a minute on two cores; more: `mill sim --raft --seeds A..B --jobs N`.
+//! On madsim (`make madsim SEEDS=A..B`), where a run needs a process of its own, every seed runs in
+//! a pair of them.
 
 #![allow(clippy::unwrap_used, reason = "a process that cannot be started fails its test")]
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread;
 
-use mill_runtime_sim::Stats;
-use mill_runtime_sim::raft::{RaftParams, run};
+use mill_runtime_sim::raft::{RaftParams, run_traced};
 
-/// Runs seeds and adds up what they reached.
-fn swarm(seeds: Range<u64>) -> Stats {
-    let mut stats = Stats::default();
-    for seed in seeds {
-        let report = run(RaftParams::from_seed(seed));
-        assert!(report.passed(), "{report}");
-        stats.add(&report.stats);
+/// What some run of several must reach.
+const REACHABLE: [&str; 8] = [
+    "crashes",
+    "cuts",
+    "members changed",
+    "reads confirmed",
+    "snapshots taken",
+    "transfers asked for",
+    "writes refused",
+    "writes unknown",
+];
+
+#[cfg(not(madsim))]
+mod in_one_process {
+    use super::{REACHABLE, RaftParams, Range};
+    use mill_runtime_sim::Stats;
+    use mill_runtime_sim::raft::run;
+
+    /// Runs seeds and adds up what they reached.
+    fn swarm(seeds: Range<u64>) {
+        let mut stats = Stats::default();
+        for seed in seeds {
+            let report = run(RaftParams::from_seed(seed));
+            assert!(report.passed(), "{report}");
+            stats.add(&report.stats);
+        }
+        println!("{stats:?}");
+        for what in REACHABLE {
+            assert!(stats.counts.contains_key(what), "no run reached: {what}");
+        }
     }
-    stats
-}
 
-fn reaches_everything(stats: &Stats) {
-    println!("{stats:?}");
-    let reachable = [
-        "crashes",
-        "cuts",
-        "members changed",
-        "reads confirmed",
-        "snapshots taken",
-        "transfers asked for",
-        "writes refused",
-        "writes unknown",
-    ];
-    for what in reachable {
-        assert!(stats.counts.contains_key(what), "no run reached: {what}");
+    #[test]
+    fn every_seed_holds_and_together_they_reach_everything() {
+        swarm(0..10);
     }
-}
 
-#[test]
-fn every_seed_holds_and_together_they_reach_everything() {
-    reaches_everything(&swarm(0..10));
-}
-
-#[test]
-fn so_do_as_many_others_on_another_core() {
-    reaches_everything(&swarm(10..20));
+    #[test]
+    fn so_do_as_many_others_on_another_core() {
+        swarm(10..20);
+    }
 }
 
 /// Set for the processes that [`equal_seeds_lead_to_equal_traces_in_any_process`] starts.
 const SEED: &str = "MILL_TEST_RAFT_SEED";
+/// Which seeds it compares, as `A..B`, if others than a few.
+const SEEDS: &str = "MILL_TEST_RAFT_SEEDS";
+/// What stands before the lines that a run is compared by.
+const SAYS: &str = "run  ";
 
 #[test]
 fn equal_seeds_lead_to_equal_traces_in_any_process() {
     if let Ok(seed) = std::env::var(SEED) {
-        let report = run(RaftParams::from_seed(seed.parse().unwrap()));
-        println!("\ntrace {:016x}", report.hash);
-        return;
+        return say(seed.parse().unwrap());
     }
-    let trace = |seed: u64| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        let name = "equal_seeds_lead_to_equal_traces_in_any_process";
-        command.args(["--exact", name, "--nocapture"]).env(SEED, seed.to_string());
-        let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
-        let trace = said.lines().find_map(|line| line.strip_prefix("trace "));
-        trace.unwrap_or_else(|| panic!("seed {seed} has no trace: {said}")).to_owned()
-    };
-    let mut traces = Vec::new();
-    for seed in 100..103 {
-        let first = trace(seed);
-        assert_eq!(first, trace(seed), "seed {seed}");
-        traces.push(first);
+    let (mut traces, mut reached) = (BTreeSet::new(), BTreeSet::new());
+    let seeds = seeds();
+    for seed in seeds.clone() {
+        // Both at once: one for each of two cores.
+        let [first, second] = thread::scope(|scope| {
+            [(); 2].map(|()| scope.spawn(|| said(start(seed)))).map(|run| run.join().unwrap())
+        });
+        let failed = first.iter().any(|line| line.starts_with("VIOLATION"));
+        assert!(!failed, "{}", first.join("\n"));
+        let differs = first.iter().zip(&second).find(|(one, other)| one != other);
+        assert_eq!(differs, None, "seed {seed} leads to two traces");
+        assert_eq!(first.len(), second.len(), "seed {seed} leads to two traces");
+        println!("{}", first.iter().find(|line| line.starts_with("seed ")).unwrap());
+        reached.extend(REACHABLE.into_iter().filter(|what| first.iter().any(|line| line == what)));
+        traces.insert(first);
     }
-    traces.sort_unstable();
-    traces.dedup();
-    assert_eq!(traces.len(), 3, "each seed has a trace of its own");
+    assert_eq!(traces.len() as u64, seeds.end - seeds.start, "each seed has a trace of its own");
+    if traces.len() >= 10 {
+        assert_eq!(reached, BTreeSet::from(REACHABLE), "no run reached the others");
+    }
+}
+
+fn seeds() -> Range<u64> {
+    let Ok(named) = std::env::var(SEEDS) else { return 100..103 };
+    let (from, to) = named.split_once("..").unwrap();
+    let seeds = from.parse().unwrap()..to.parse().unwrap();
+    assert!(!seeds.is_empty(), "{named} names no seed");
+    seeds
+}
+
+/// Prints every line of a run, what it reached, and how it ended.
+fn say(seed: u64) {
+    let report = run_traced(RaftParams::from_seed(seed), true);
+    let reached = report.stats.counts.keys().map(ToString::to_string);
+    let ends = report.to_string();
+    let lines = report.lines.iter().cloned().chain(reached);
+    // Libtest prints before, on the line on which a test begins.
+    println!();
+    lines.chain(ends.lines().map(str::to_owned)).for_each(|line| println!("{SAYS}{line}"));
+}
+
+fn start(seed: u64) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = "equal_seeds_lead_to_equal_traces_in_any_process";
+    command.args(["--exact", name, "--nocapture"]).env(SEED, seed.to_string());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// What a run said, line by line.
+fn said(run: Child) -> Vec<String> {
+    let output = run.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<String> =
+        text.lines().filter_map(|line| line.strip_prefix(SAYS)).map(str::to_owned).collect();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !lines.is_empty(), "a run did not end: {text}{error}");
+    lines
 }

@@ -3,6 +3,7 @@
 //! A client sends each value once: to the node that it believes leads, and to nobody else. Without
 //! an answer it does not know, and goes on with another value.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,12 +50,12 @@ pub(super) struct Client {
 
 impl Client {
     /// Works until it is over.
-    pub(super) async fn run(mut self) -> turmoil::Result {
+    pub(super) async fn run(mut self) -> io::Result<()> {
         let post = Post::open(self.id, self.record.clone()).await?;
         let serving = post.clone();
         drop(SimulatedRuntime::spawn(async move {
             let answers_nobody =
-                |_, _, _| async { Err(std::io::Error::other("a client answers nobody")) };
+                |_, _, _| async { Err(io::Error::other("a client answers nobody")) };
             serving.serve(answers_nobody).await
         }));
         let mut leader = 1 + self.rng.below(self.nodes);

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use mill_core::rng::Rng;
 use mill_core::units::Millis;
 
+use super::engine::Engine as _;
 use super::host::Told;
-use super::network::host_name;
 use super::stage::Stage;
 use crate::time::SimTime;
 
@@ -32,7 +32,7 @@ pub(super) struct Faults {
 
 impl Faults {
     /// Begins and ends what is due. Called at every tick of the turmoil.
-    pub(super) fn step(&mut self, stage: &mut Stage<'_>, rng: &mut Rng, begun: SimTime) {
+    pub(super) fn step(&mut self, stage: &mut Stage, rng: &mut Rng, begun: SimTime) {
         let now = stage.now();
         self.script(stage, rng, begun);
         if now >= self.next {
@@ -44,7 +44,7 @@ impl Faults {
     }
 
     /// Ends everything: cuts are repaired and whoever is down starts.
-    pub(super) fn heal(&mut self, stage: &mut Stage<'_>, rng: &mut Rng) {
+    pub(super) fn heal(&mut self, stage: &mut Stage, rng: &mut Rng) {
         self.cuts.clear();
         apply_cuts(stage, &self.cuts);
         for (_, node) in std::mem::take(&mut self.crashing) {
@@ -57,7 +57,7 @@ impl Faults {
     }
 
     /// Asks the leader for the members that are wanted, again and again.
-    pub(super) fn insist(&mut self, stage: &mut Stage<'_>) {
+    pub(super) fn insist(&mut self, stage: &mut Stage) {
         let now = stage.now();
         if now < self.insist_at {
             return;
@@ -71,7 +71,7 @@ impl Faults {
     }
 
     /// What every run has: a leader that crashes, a node that joins, another that goes.
-    fn script(&mut self, stage: &mut Stage<'_>, rng: &mut Rng, begun: SimTime) {
+    fn script(&mut self, stage: &mut Stage, rng: &mut Rng, begun: SimTime) {
         let turmoil = u64::try_from(stage.params.turmoil.as_millis()).unwrap_or(u64::MAX);
         let due = begun + Millis(turmoil * (self.scripted + 1) / 5);
         if stage.now() < due {
@@ -100,7 +100,7 @@ impl Faults {
         self.scripted += 1;
     }
 
-    fn draw(&mut self, stage: &mut Stage<'_>, rng: &mut Rng) {
+    fn draw(&mut self, stage: &mut Stage, rng: &mut Rng) {
         let all: BTreeSet<u64> = stage.machines.keys().copied().collect();
         let node = *pick(rng, &all);
         match rng.below(5) {
@@ -130,7 +130,7 @@ impl Faults {
     }
 
     /// False where that would be one too many at once.
-    fn crash(&mut self, stage: &mut Stage<'_>, rng: &mut Rng, node: u64) -> bool {
+    fn crash(&mut self, stage: &mut Stage, rng: &mut Rng, node: u64) -> bool {
         let is_affected = |list: &[(SimTime, u64)]| list.iter().any(|(_, other)| *other == node);
         let down = self.down.len() + self.crashing.len();
         let most = stage.wanted.0.len().saturating_sub(1) / 2;
@@ -145,20 +145,20 @@ impl Faults {
         true
     }
 
-    fn cut_off(&mut self, stage: &mut Stage<'_>, rng: &mut Rng, node: u64) {
+    fn cut_off(&mut self, stage: &mut Stage, rng: &mut Rng, node: u64) {
         stage.line(&format!("node {node} is cut off from the others"));
         let others = stage.machines.keys().copied().filter(|other| *other != node);
         self.cut(stage, rng, others.flat_map(|other| [(node, other), (other, node)]).collect());
     }
 
-    fn cut(&mut self, stage: &Stage<'_>, rng: &mut Rng, pairs: BTreeSet<(u64, u64)>) {
+    fn cut(&mut self, stage: &Stage, rng: &mut Rng, pairs: BTreeSet<(u64, u64)>) {
         stage.record.count("cuts");
         let pairs = pairs.into_iter().filter(|(from, to)| from != to).collect();
         self.cuts.push((stage.now() + Millis(rng.between(DOWN.0, DOWN.1)), pairs));
         apply_cuts(stage, &self.cuts);
     }
 
-    fn end(&mut self, stage: &mut Stage<'_>, rng: &mut Rng, now: SimTime) {
+    fn end(&mut self, stage: &mut Stage, rng: &mut Rng, now: SimTime) {
         let before = self.cuts.len();
         self.cuts.retain(|(until, _)| *until > now);
         if self.cuts.len() < before {
@@ -180,15 +180,16 @@ impl Faults {
 }
 
 /// Every link between nodes is whole but for these.
-fn apply_cuts(stage: &Stage<'_>, cuts: &[(SimTime, BTreeSet<(u64, u64)>)]) {
+fn apply_cuts(stage: &Stage, cuts: &[(SimTime, BTreeSet<(u64, u64)>)]) {
     for a in stage.machines.keys() {
         for b in stage.machines.keys().filter(|b| *b > a) {
-            stage.sim.repair(host_name(*a), host_name(*b));
+            stage.world.repair(*a, *b);
         }
     }
     let pairs: BTreeSet<(u64, u64)> = cuts.iter().flat_map(|(_, pairs)| pairs).copied().collect();
+    stage.record.cut(stage.now(), &pairs);
     for (from, to) in pairs {
-        stage.sim.partition_oneway(host_name(from), host_name(to));
+        stage.world.cut(from, to);
     }
 }
 

@@ -1,4 +1,5 @@
-//! One simulated node: real consensus on a simulated disk, and a reader that holds a list of values.
+//! One simulated node: real consensus on a simulated disk, and a reader that holds a list of
+//! values.
 //!
 //! The reader is what the daemon's event loop is, made as small as can be: it applies, answers for
 //! snapshots and tells the record. The driver talks to a node through [`Told`], as an operator
@@ -70,7 +71,7 @@ impl Machine {
     }
 
     /// Runs the node until its host crashes.
-    pub(super) async fn run(self, told: mpsc::UnboundedReceiver<Told>) -> turmoil::Result {
+    pub(super) async fn run(self, told: mpsc::UnboundedReceiver<Told>) -> io::Result<()> {
         *self.shown() = Shown::default();
         self.line("starts");
         let post = Post::open(self.id, self.record.clone()).await?;
@@ -93,7 +94,7 @@ impl Machine {
         let answer = move |from, question, body: Vec<u8>| {
             machine.clone().answer(consensus.clone(), from, question, body)
         };
-        Ok(post.serve(answer).await?)
+        post.serve(answer).await
     }
 
     /// Says which term a start remembers, as soon as consensus has read that.

@@ -1,17 +1,20 @@
 //! Real consensus under simulation: openraft and the real log store on a simulated network.
 //!
 //! The other simulator models the replicated log; this one runs it. Each node is a host of turmoil
-//! with a clock, a generator and a disk of its own, and runs `mill-consensus` as the daemon does.
+//! (of madsim, in a build for it) with a clock, a generator and a disk of its own, and runs
+//! `mill-consensus` as the daemon does.
 //! [`run`] forms a cluster, lets clients write and read under faults (safety), then heals it and
 //! waits until all nodes have the same (liveness). Equal seeds give equal traces in any process.
+//! - `engine`: the seam to turmoil and madsim
 //! - `runtime`, `sync`, `watch`: openraft's async runtime on a simulated host
 //! - `network`, `host`, `client`, `stage`: who talks to whom; `faults`: what goes wrong
 //! - `record`: what must hold at every moment; `history`: whether clients saw one list
 //!
-//! This folder alone in this crate uses tokio: turmoil gives it a clock and a scheduler that follow
-//! the seed. Tested in `sim-tests/tests/raft.rs`.
+//! This folder alone in this crate uses tokio: the engine gives it a clock and a scheduler that
+//! follow the seed. Tested in `sim-tests/tests/raft.rs`.
 
 mod client;
+mod engine;
 mod faults;
 mod history;
 mod host;
@@ -35,6 +38,7 @@ use mill_core::units::Millis;
 pub use self::params::RaftParams;
 pub use self::report::RaftReport;
 
+use self::engine::{Engine, World};
 use self::faults::Faults;
 use self::host::Told;
 use self::record::Record;
@@ -73,12 +77,12 @@ pub fn run_traced(params: RaftParams, keeps_all: bool) -> RaftReport {
         (None, false) => Vec::new(),
     };
     let params = stage.params.clone();
-    let reproduce = format!("mill sim --raft --seed {:#x}", params.seed);
-    RaftReport { params, violation, stats, hash, lines, reproduce }
+    let reproduce = World::reproduce(params.seed);
+    RaftReport { params, engine: World::NAME, violation, stats, hash, lines, reproduce }
 }
 
 /// Stops early when something does not hold.
-fn drive(stage: &mut Stage<'_>) {
+fn drive(stage: &mut Stage) {
     let mut rng = Rng::new(stage.params.seed).child("raft faults");
     let mut faults = Faults::default();
     if !form(stage, &mut faults) {
@@ -98,7 +102,7 @@ fn drive(stage: &mut Stage<'_>) {
     converge(stage, &mut faults);
 }
 
-fn form(stage: &mut Stage<'_>, faults: &mut Faults) -> bool {
+fn form(stage: &mut Stage, faults: &mut Faults) -> bool {
     stage.tell(1, Told::Found);
     while stage.machines[&1].shown().members != stage.wanted {
         if stage.now() > SimTime::default() + FORMED_BY {
@@ -113,7 +117,7 @@ fn form(stage: &mut Stage<'_>, faults: &mut Faults) -> bool {
 }
 
 /// Clients go on for a while, then every member must come to have the same.
-fn converge(stage: &mut Stage<'_>, faults: &mut Faults) {
+fn converge(stage: &mut Stage, faults: &mut Faults) {
     let patience = Millis(u64::try_from(stage.params.patience.as_millis()).unwrap_or(u64::MAX));
     let healed = stage.now();
     let acknowledged = stage.record.counted("writes acknowledged");
@@ -139,7 +143,7 @@ fn converge(stage: &mut Stage<'_>, faults: &mut Faults) {
 }
 
 /// What keeps the cluster from having converged.
-fn pending(stage: &Stage<'_>) -> Option<String> {
+fn pending(stage: &Stage) -> Option<String> {
     let agreed = stage.record.agreed();
     let last = host::last(&agreed);
     let leader = stage.leader();
@@ -158,7 +162,7 @@ fn pending(stage: &Stage<'_>) -> Option<String> {
 }
 
 /// What can be said only when all is over.
-fn check_end(stage: &Stage<'_>) {
+fn check_end(stage: &Stage) {
     let agreed = stage.record.agreed();
     let (voters, learners) = &stage.wanted;
     for node in voters.union(learners) {

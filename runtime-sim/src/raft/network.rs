@@ -1,4 +1,4 @@
-//! Calls between hosts, each a datagram and its answer, over turmoil's network.
+//! Calls between hosts, each a datagram and its answer, over the engine's network.
 //!
 //! Datagrams are lost in partitions and never repeated, so a call without an answer ends with its
 //! limit; nothing is kept open that a partition could leave half open. Consensus' calls and
@@ -13,12 +13,11 @@ use std::time::Duration;
 use mill_consensus::{Call, Transport};
 use openraft_rt::AsyncRuntime;
 use tokio::sync::oneshot;
-use turmoil::net::UdpSocket;
 
+use super::engine::{Engine, Socket as _, World};
 use super::record::Record;
 use super::runtime::{self, SimulatedRuntime};
 
-const PORT: u16 = 7000;
 /// Larger than any datagram here.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -33,11 +32,6 @@ pub(super) enum Question {
     Read,
 }
 
-/// The name by which a node or client is known to turmoil.
-pub(super) fn host_name(id: u64) -> String {
-    format!("n{id}")
-}
-
 /// One host's end of the network. Clones are the same one.
 #[derive(Debug, Clone)]
 pub(super) struct Post {
@@ -47,7 +41,7 @@ pub(super) struct Post {
 #[derive(Debug)]
 struct Inner {
     id: u64,
-    socket: UdpSocket,
+    socket: <World as Engine>::Socket,
     record: Record,
     next: AtomicU64,
     waiting: Mutex<BTreeMap<u64, oneshot::Sender<Vec<u8>>>>,
@@ -85,7 +79,7 @@ fn question_of(kind: u8) -> Option<Question> {
 
 impl Post {
     pub(super) async fn open(id: u64, record: Record) -> io::Result<Post> {
-        let socket = UdpSocket::bind(("0.0.0.0", PORT)).await?;
+        let socket = <World as Engine>::Socket::open().await?;
         let (next, waiting) = (AtomicU64::new(0), Mutex::default());
         Ok(Post { inner: Arc::new(Inner { id, socket, record, next, waiting }) })
     }
@@ -118,7 +112,7 @@ impl Post {
     {
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            let (length, _) = self.inner.socket.recv_from(&mut buffer).await?;
+            let length = self.inner.socket.receive_datagram(&mut buffer).await?;
             let datagram = &buffer[..length];
             let (head, body) = datagram.split_at(HEAD_BYTES);
             let from = number_at(&head[1..9]);
@@ -151,7 +145,7 @@ impl Post {
         if runtime::loses_datagram() {
             return Ok(());
         }
-        self.inner.socket.send_to(&datagram, (host_name(to), PORT)).await.map(drop)
+        self.inner.socket.send_datagram(to, &datagram).await
     }
 
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Vec<u8>>>> {

@@ -1,18 +1,23 @@
 //! What all of a run is told: what was applied, who led, what clients saw; checked as it comes in.
 //!
 //! The safety that needs no end of the run is here: equal applied entries, one leader per term,
-//! nothing forgotten over a restart, no panic. `history.rs` checks the rest at the end. Every
-//! line goes into the hash with its time, so equal hashes mean equal runs.
+//! nothing forgotten over a restart, no panic. `history.rs` checks the rest at the end. So is what
+//! an engine promises: nothing passes a cut, and a host that is down does nothing. Every line goes
+//! into the hash with its time, so equal hashes mean equal runs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use mill_core::units::Millis;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::engine::{Engine, World};
 use crate::invariants::Violation;
 use crate::stats::Stats;
 use crate::time::SimTime;
 
+/// What was sent just before a cut arrives within so long.
+const ON_ITS_WAY: Millis = Millis(100);
 /// Lines that a failure report shows.
 const RECENT: usize = 80;
 
@@ -39,6 +44,10 @@ struct State {
     leaders: BTreeMap<u64, u64>,
     /// The newest term in which each node ever answered.
     terms: BTreeMap<u64, u64>,
+    /// Which ways nothing may arrive on, and since when.
+    cut: BTreeMap<(u64, u64), SimTime>,
+    /// Who has crashed and did not start again.
+    down: BTreeSet<u64>,
     /// The time of the last line: outside the world there is no other.
     latest: SimTime,
 }
@@ -51,7 +60,7 @@ impl std::fmt::Debug for State {
 
 /// The time of the world, from wherever it runs.
 pub(super) fn now() -> SimTime {
-    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+    let elapsed = World::elapsed_here();
     SimTime(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -73,10 +82,33 @@ impl Record {
 
     /// A message: its bytes go into the hash, and nothing into the last lines.
     pub(super) fn message(&self, from: u64, to: u64, bytes: &[u8]) {
-        let numbers = [now().0, from, to, xxh3_64(bytes)];
+        let now = now();
+        let numbers = [now.0, from, to, xxh3_64(bytes)];
         let mut state = self.state();
+        if state.cut.get(&(from, to)).is_some_and(|since| now > *since + ON_ITS_WAY) {
+            state.violate("cut", format!("node {to} heard of node {from}, though that is cut"));
+        }
+        state.works(to);
         numbers.iter().for_each(|number| state.hash.update(&number.to_le_bytes()));
         state.stats.events += 1;
+    }
+
+    /// From now on nothing is sent these ways, and everything all others.
+    pub(super) fn cut(&self, now: SimTime, ways: &BTreeSet<(u64, u64)>) {
+        let cut = &mut self.state().cut;
+        cut.retain(|way, _| ways.contains(way));
+        for way in ways {
+            cut.entry(*way).or_insert(now);
+        }
+    }
+
+    /// A node's host has crashed, or starts again.
+    pub(super) fn is_down(&self, node: u64, down: bool) {
+        let mut state = self.state();
+        match down {
+            true => state.down.insert(node),
+            false => state.down.remove(&node),
+        };
     }
 
     pub(super) fn count(&self, what: &'static str) {
@@ -100,6 +132,7 @@ impl Record {
     pub(super) fn applied(&self, node: u64, index: u64, value: Value) {
         let mut state = self.state();
         state.detail(now(), format!("node {node} applied {index}: {value:x}"));
+        state.works(node);
         state.agree(node, index, value);
         let last = state.applied.entry(node).or_default();
         *last = (*last).max(index);
@@ -205,6 +238,13 @@ impl State {
         let violation = Violation { at: now().max(self.latest), invariant, detail };
         self.line(violation.at, &violation.to_string());
         self.violation.get_or_insert(violation);
+    }
+
+    /// A node does something.
+    fn works(&mut self, node: u64) {
+        if self.down.contains(&node) {
+            self.violate("down", format!("node {node} goes on though it has crashed"));
+        }
     }
 
     fn agree(&mut self, node: u64, index: u64, value: Value) {

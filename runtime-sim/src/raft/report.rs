@@ -13,6 +13,8 @@ use crate::stats::Stats;
 pub struct RaftReport {
     /// What was run.
     pub params: RaftParams,
+    /// What played time and network: equal seeds are equal runs on the same one.
+    pub engine: &'static str,
     /// What did not hold; `None` if everything did.
     pub violation: Option<Violation>,
     /// What it reached.
@@ -36,15 +38,17 @@ impl RaftReport {
 impl fmt::Display for RaftReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RaftParams { seed, voters, .. } = self.params;
+        let engine = self.engine;
         let Some(violation) = &self.violation else {
             return write!(
                 f,
-                "seed {seed:#x}: real consensus of {voters} held for {} simulated seconds, trace \
-                 {:016x}",
+                "seed {seed:#x}: real consensus of {voters} on {engine} held for {} simulated \
+                 seconds, trace {:016x}",
                 self.stats.seconds, self.hash
             );
         };
         writeln!(f, "VIOLATION  {violation}")?;
+        writeln!(f, "ENGINE     {engine}")?;
         writeln!(f, "PARAMETERS {:?}", self.params)?;
         writeln!(f, "LAST LINES")?;
         self.lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;

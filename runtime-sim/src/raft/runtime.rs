@@ -1,12 +1,13 @@
 //! openraft's async runtime on one simulated host: its clock, its generator, its disk's slowness.
 //!
 //! A [`HostContext`] is what a host's tasks share. It travels with them: whoever polls a task finds
-//! the context of its host, and what a task spawns inherits it. Timers are tokio's, which turmoil
-//! drives; the clock runs from an offset and faster or slower than the world's. Nothing here runs
-//! beside anything else: a blocking call is made inline, after and before a drawn delay.
+//! the context of its host, and what a task spawns inherits it. Tasks and timers are the engine's;
+//! the clock runs from an offset and faster or slower than the world's. Nothing here runs beside
+//! anything else: a blocking call is made inline, after and before a drawn delay.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::fmt;
 use std::io;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,6 +19,7 @@ use std::time::Duration;
 use mill_core::rng::Rng;
 use openraft_rt::{AsyncRuntime, Instant as _, OptionalSend};
 
+use super::engine::{Engine, World};
 use super::record::Record;
 use super::{sync, watch};
 
@@ -74,8 +76,8 @@ fn in_world(length: Duration) -> Duration {
     current().map_or(length, |context| context.in_world(length))
 }
 
-/// A future that runs in its host's context. A panic in it fails the run: turmoil would only lose
-/// the task.
+/// A future that runs in its host's context. A panic in it fails the run: an engine may
+/// only lose the task.
 pub(super) struct OnHost<F> {
     context: Arc<HostContext>,
     future: Pin<Box<F>>,
@@ -149,7 +151,7 @@ impl Sub for HostInstant {
 
 impl openraft_rt::Instant for HostInstant {
     fn now() -> Self {
-        let world = nanos(turmoil::sim_elapsed().unwrap_or_default());
+        let world = nanos(World::elapsed_here());
         let (offset, drift) = current().map_or((0, 0), |context| (context.offset, context.drift));
         HostInstant(i128::from(offset) + world + world * i128::from(drift) / MILLION)
     }
@@ -178,17 +180,44 @@ impl rand_chacha::rand_core::TryRng for HostRng {
     }
 }
 
+/// A future that has only so long.
+pub(super) struct Limited<F> {
+    future: Pin<Box<F>>,
+    sleep: Pin<Box<<World as Engine>::Sleep>>,
+}
+
+/// A future had too little time.
+#[derive(Debug)]
+pub(super) struct TimedOut;
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it took too long")
+    }
+}
+
+impl<F: Future> Future for Limited<F> {
+    type Output = Result<F::Output, TimedOut>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(output) = self.future.as_mut().poll(task) {
+            return Poll::Ready(Ok(output));
+        }
+        self.sleep.as_mut().poll(task).map(|()| Err(TimedOut))
+    }
+}
+
 /// The runtime of a simulated host.
 #[derive(Debug)]
 pub(super) struct SimulatedRuntime;
 
 impl AsyncRuntime for SimulatedRuntime {
-    type JoinError = tokio::task::JoinError;
-    type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
-    type Sleep = tokio::time::Sleep;
+    type JoinError = <World as Engine>::JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = <World as Engine>::JoinHandle<T>;
+    type Sleep = <World as Engine>::Sleep;
     type Instant = HostInstant;
-    type TimeoutError = tokio::time::error::Elapsed;
-    type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
+    type TimeoutError = TimedOut;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = Limited<T>;
     type ThreadLocalRng = HostRng;
     type Mpsc = sync::Channels;
     type Watch = watch::FifoWatch;
@@ -201,11 +230,11 @@ impl AsyncRuntime for SimulatedRuntime {
         T::Output: OptionalSend + 'static,
     {
         let context = current().expect("only a host's tasks spawn tasks");
-        tokio::task::spawn_local(OnHost::new(context, future))
+        World::spawn(OnHost::new(context, future))
     }
 
     fn sleep(length: Duration) -> Self::Sleep {
-        tokio::time::sleep(in_world(length))
+        World::sleep(in_world(length))
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
@@ -216,7 +245,7 @@ impl AsyncRuntime for SimulatedRuntime {
         length: Duration,
         future: F,
     ) -> Self::Timeout<R, F> {
-        tokio::time::timeout(in_world(length), future)
+        Limited { future: Box::pin(future), sleep: Box::pin(Self::sleep(length)) }
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
@@ -227,7 +256,7 @@ impl AsyncRuntime for SimulatedRuntime {
     }
 
     fn is_panic(error: &Self::JoinError) -> bool {
-        error.is_panic()
+        World::is_panic(error)
     }
 
     fn thread_rng() -> Self::ThreadLocalRng {
@@ -239,7 +268,7 @@ impl AsyncRuntime for SimulatedRuntime {
     }
 
     fn block_on<F: Future<Output = T>, T>(&mut self, _future: F) -> T {
-        unreachable!("a host's tasks are driven by turmoil")
+        unreachable!("a host's tasks are driven by the engine")
     }
 
     async fn spawn_blocking<F, T>(call: F) -> Result<T, io::Error>
@@ -248,10 +277,10 @@ impl AsyncRuntime for SimulatedRuntime {
         T: Send + 'static,
     {
         let context = current().expect("only a host's tasks ask of its disk");
-        tokio::time::sleep(context.disk_delay()).await;
+        World::sleep(context.disk_delay()).await;
         let answer = call();
         // A crash in here loses an answer to what was done.
-        tokio::time::sleep(context.disk_delay()).await;
+        World::sleep(context.disk_delay()).await;
         Ok(answer)
     }
 }

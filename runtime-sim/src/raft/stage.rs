@@ -1,17 +1,17 @@
 //! The hosts of a run and what its driver can do to them: start, crash, tell, look.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
 
 use mill_consensus::Options;
 use mill_core::rng::Rng;
 use tokio::sync::mpsc;
 
 use super::client::{Client, History};
+use super::engine::{Engine, World};
 use super::host::{Machine, Told};
-use super::network::host_name;
 use super::params::RaftParams;
 use super::record::Record;
 use super::runtime::{HostContext, OnHost};
@@ -24,8 +24,8 @@ const CLIENTS: u64 = 100;
 type Ways = Arc<Mutex<BTreeMap<u64, mpsc::UnboundedSender<Told>>>>;
 
 /// A simulated network with its hosts.
-pub(super) struct Stage<'a> {
-    pub(super) sim: turmoil::Sim<'a>,
+pub(super) struct Stage {
+    pub(super) world: World,
     pub(super) params: RaftParams,
     pub(super) machines: BTreeMap<u64, Machine>,
     pub(super) record: Record,
@@ -37,22 +37,13 @@ pub(super) struct Stage<'a> {
     ways: Ways,
 }
 
-impl Stage<'_> {
+impl Stage {
     pub(super) fn new(params: RaftParams, record: Record) -> Self {
         let rng = Rng::new(params.seed).child("raft");
-        let sim = turmoil::Builder::new()
-            .rng_seed(rng.child("network").draw())
-            .epoch(SystemTime::UNIX_EPOCH)
-            .simulation_duration(Duration::from_secs(3_600))
-            .tick_duration(Duration::from_millis(1))
-            .min_message_latency(Duration::from_micros(200))
-            .max_message_latency(params.latency)
-            .udp_capacity(8_192)
-            .enable_random_order()
-            .build();
+        let world = World::new(rng.child("network").draw(), params.latency);
         let wanted = ((1..=params.voters).collect(), BTreeSet::new());
         let mut stage = Stage {
-            sim,
+            world,
             machines: BTreeMap::new(),
             record,
             history: History::default(),
@@ -82,7 +73,7 @@ impl Stage<'_> {
         let rng = rng.child(&format!("node {id}"));
         let (params, ways) = (self.params.clone(), self.ways.clone());
         let starts = Mutex::new(0_u64);
-        self.sim.host(host_name(id), move || {
+        self.world.host(id, move || {
             let start = {
                 let mut starts = starts.lock().expect("it only counts");
                 *starts += 1;
@@ -100,7 +91,8 @@ impl Stage<'_> {
             };
             let (way, told) = mpsc::unbounded_channel();
             ways.lock().expect("it only holds channels").insert(id, way);
-            OnHost::new(Arc::new(context), machine.clone().run(told))
+            let (record, runs) = (machine.record.clone(), machine.clone().run(told));
+            OnHost::new(Arc::new(context), until_it_ends(record, runs))
         });
     }
 
@@ -108,7 +100,7 @@ impl Stage<'_> {
         let rng = rng.child(&format!("client {id}"));
         let (record, history) = (self.record.clone(), self.history.clone());
         let (params, is_over) = (self.params.clone(), self.clients_are_over.clone());
-        self.sim.host(host_name(id), move || {
+        self.world.host(id, move || {
             let context = HostContext {
                 offset: 0,
                 drift: 0,
@@ -127,20 +119,20 @@ impl Stage<'_> {
                 history: history.clone(),
                 is_over: is_over.clone(),
             };
-            OnHost::new(Arc::new(context), client.run())
+            OnHost::new(Arc::new(context), until_it_ends(record.clone(), client.run()))
         });
     }
 
     /// One tick of the world; false when it cannot go on.
     pub(super) fn tick(&mut self) -> bool {
-        if let Err(error) = self.sim.step() {
-            self.record.violate("host", error.to_string());
+        if let Err(error) = self.world.tick() {
+            self.record.violate("host", error);
         }
         self.record.violation().is_none()
     }
 
     pub(super) fn now(&self) -> SimTime {
-        SimTime(u64::try_from(self.sim.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        SimTime(u64::try_from(self.world.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     pub(super) fn line(&self, text: &str) {
@@ -169,13 +161,22 @@ impl Stage<'_> {
 
     pub(super) fn crash(&mut self, node: u64) {
         self.line(&format!("node {node} is down"));
-        self.sim.crash(host_name(node));
+        self.world.crash(node);
+        self.record.is_down(node, true);
         self.machines[&node].shown().leads = None;
     }
 
     /// Starts a node that is down, with what a power cut left of its disk.
     pub(super) fn restart(&mut self, node: u64, seed: u64) {
         self.machines[&node].disk.restart(seed);
-        self.sim.bounce(host_name(node));
+        self.record.is_down(node, false);
+        self.world.restart(node);
+    }
+}
+
+/// Hosts end by crashing; one that gives up is a bug.
+async fn until_it_ends(record: Record, runs: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = runs.await {
+        record.violate("host", error.to_string());
     }
 }
