@@ -177,7 +177,7 @@ pub struct Machine {
     /// Address and port to serve other nodes at; port 7400 of --advertise by default.
     #[arg(long, value_name = "HOST:PORT")]
     pub rpc: Option<String>,
-    /// Stay in the foreground; needed where there is no systemd.
+    /// Stay in the foreground, instead of running as a service of systemd.
     #[arg(long)]
     pub foreground: bool,
     /// Where the node keeps everything.
@@ -198,6 +198,28 @@ pub struct Machine {
     /// Log as JSON lines.
     #[arg(long)]
     pub log_json: bool,
+}
+
+impl Machine {
+    /// What would have to be typed to start the daemon in the same way.
+    pub fn words(&self) -> Vec<String> {
+        let PortRange(ports) = self.ports;
+        let options = [
+            ("--name", self.name.as_ref().map(Name::to_string)),
+            ("--advertise", Some(self.advertise.to_string())),
+            ("--rpc", self.rpc.clone()),
+            ("--data", Some(self.data.display().to_string())),
+            ("--socket", Some(self.socket.display().to_string())),
+            ("--listen", self.listen.clone()),
+            ("--engine", self.engine.clone()),
+            ("--ports", Some(format!("{}-{}", ports.first, ports.last))),
+        ];
+        let given = options
+            .into_iter()
+            .filter_map(|(option, value)| value.map(|value| [option.to_owned(), value]));
+        let flags = self.log_json.then(|| "--log-json".to_owned());
+        given.flatten().chain(["--foreground".to_owned()]).chain(flags).collect()
+    }
 }
 
 /// `mill leave`.

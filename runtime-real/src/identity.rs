@@ -49,6 +49,9 @@ pub struct Identity {
     /// Whether it was admitted to a cluster that was there before; the first node was not.
     #[serde(default)]
     pub joined: bool,
+    /// Whether the token and the recovery key of a first node were shown, and are kept.
+    #[serde(default)]
+    announced: bool,
     /// Whether the replicated state has begun here: its log must be there from then on.
     #[serde(default)]
     begun: bool,
@@ -200,7 +203,7 @@ impl Claimed {
                 let (log, cluster) = (log.to_path_buf(), identity.cluster);
                 return Err(IdentityError::StateLost { directory, log, cluster });
             }
-        } else if !identity.joined {
+        } else if !identity.joined && !identity.announced {
             let token = secret()?;
             identity.token_hash = token_hash(&token);
             new_token = Some(token);
@@ -232,6 +235,12 @@ impl Opened {
     pub fn begin(&mut self) -> Result<(), IdentityError> {
         self.identity.boot += 1;
         self.identity.begun = true;
+        self.write()
+    }
+
+    /// The token and the recovery key are shown now, before the first start: they stay as they are.
+    pub fn announce(&mut self) -> Result<(), IdentityError> {
+        self.identity.announced = true;
         self.write()
     }
 
@@ -291,6 +300,7 @@ impl Identity {
             token_hash: String::new(),
             recovery: String::new(),
             joined: false,
+            announced: false,
             begun: false,
         })
     }
@@ -302,8 +312,18 @@ impl Identity {
         name: String,
         (token_hash, recovery): (String, String),
     ) -> Identity {
-        let (format, boot, joined, begun) = (FORMAT, 0, true, false);
-        Identity { format, cluster, node, name, boot, token_hash, recovery, joined, begun }
+        Identity {
+            format: FORMAT,
+            cluster,
+            node,
+            name,
+            boot: 0,
+            token_hash,
+            recovery,
+            joined: true,
+            announced: false,
+            begun: false,
+        }
     }
 
     /// Whether the replicated state has begun here.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use mill_core::cluster::admission::Roles;
 use mill_core::name::Name;
-use mill_runtime_real::daemon::{Daemon, DaemonOptions, End, Invitation, TokenWish};
+use mill_runtime_real::daemon::{Beginning, Daemon, DaemonOptions, End, Invitation, TokenWish};
 use mill_runtime_real::recovery_key::RecoveryKey;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::Outcome;
+use super::{Outcome, done, nodes, unit};
 use crate::args::{DEFAULT_SOCKET, Init, Join, Label, Machine};
 use crate::failure::Failure;
 use crate::render;
@@ -58,35 +58,38 @@ pub fn log(json: bool, default: &str) {
 pub async fn init(args: Init, json: bool) -> Outcome {
     let machine = args.machine;
     begin(&machine)?;
+    if !machine.foreground {
+        let node = Daemon::enroll(&options(&machine)).map_err(|error| Failure::of(&error))?;
+        let client = unit::install(&machine).await?;
+        let invited = match node.new_token.is_some() && is_reachable(&machine) {
+            true => Some(nodes::create(&client, &invitation()).await?),
+            false => None,
+        };
+        print_beginning(&node, &machine, invited, json);
+        return done();
+    }
     let mut stop = Stop::new()?;
     let daemon = Daemon::start(options(&machine)).await;
     let daemon = daemon.map_err(|error| Failure::of(&error))?;
-    // Nobody else can reach a node that advertises this machine to itself.
-    let invited = match daemon.new_token.is_some() && !machine.advertise.is_loopback() {
-        true => Some(daemon.create_token(invitation()).await?.reveal()),
-        false => None,
+    let invited = match (&daemon.beginning.new_token, &daemon.rpc) {
+        (Some(_), Some(rpc)) if is_reachable(&machine) => {
+            Some((rpc.clone(), daemon.create_token(invitation()).await?.reveal()))
+        }
+        (_, _) => None,
     };
-    match json {
-        true => println!(
-            "{}",
-            json!({
-                "cluster": daemon.cluster,
-                "socket": machine.socket,
-                "new_token": daemon.new_token,
-                "recovery_key": daemon.new_recovery_key.as_ref().map(RecoveryKey::reveal),
-                "join": invited.map(|token| json!({ "address": daemon.rpc, "token": token })),
-            })
-        ),
-        false => print_beginning(&daemon, &machine, invited.as_deref()),
-    }
+    print_beginning(&daemon.beginning, &machine, invited, json);
     until_stopped(daemon, &mut stop).await
+}
+
+/// Nobody else can reach a node that advertises this machine to itself.
+fn is_reachable(machine: &Machine) -> bool {
+    !machine.advertise.is_loopback()
 }
 
 /// `mill join`.
 pub async fn join(args: Join, json: bool) -> Outcome {
     let machine = args.machine;
     begin(&machine)?;
-    let mut stop = Stop::new()?;
     let address = with_port(&args.cluster);
     let invitation = Invitation {
         address: address.clone(),
@@ -94,28 +97,27 @@ pub async fn join(args: Join, json: bool) -> Outcome {
         roles: args.role.map(|role| role.0),
         labels: args.labels.into_iter().map(|Label(key, value)| (key, value)).collect(),
     };
-    let joining = async {
-        let what = format!("joining the cluster of {address}");
-        let _waiting = (!json).then(|| Waiting::on(&what));
-        Daemon::join(options(&machine), invitation).await
-    };
+    let options = options(&machine);
+    let what = format!("joining the cluster of {address}");
+    let waiting = (!json).then(|| Waiting::on(&what));
+    if !machine.foreground {
+        let node = Daemon::enroll_joining(&options, &invitation).await;
+        let node = node.map_err(|error| Failure::of(&error))?;
+        unit::install(&machine).await?;
+        drop(waiting);
+        print_joined(&node, &machine, json);
+        return done();
+    }
+    let mut stop = Stop::new()?;
     let daemon = tokio::select! {
         () = stop.wait() => {
             let message = "interrupted; the same command goes on where this one stopped";
             return Err(Failure::Failed(message.to_owned()));
         }
-        joined = joining => joined.map_err(|error| Failure::of(&error))?,
+        joined = Daemon::join(options, invitation) => joined.map_err(|error| Failure::of(&error))?,
     };
-    match json {
-        true => println!(
-            "{}",
-            json!({ "cluster": daemon.cluster, "socket": machine.socket, "name": daemon.name })
-        ),
-        false => {
-            println!("this machine is node {} of cluster {}", daemon.name, daemon.cluster);
-            print_socket(&machine);
-        }
-    }
+    drop(waiting);
+    print_joined(&daemon.beginning, &machine, json);
     until_stopped(daemon, &mut stop).await
 }
 
@@ -135,16 +137,13 @@ fn with_port(address: &str) -> String {
 
 /// What must be so before a daemon is started.
 pub fn begin(machine: &Machine) -> Result<(), Failure> {
-    if !machine.foreground && !Path::new("/run/systemd/system").exists() {
+    if !machine.foreground && !unit::has_systemd() {
         let message = "there is no systemd here to run the daemon; use --foreground";
         return Err(Failure::Usage(message.to_owned()));
     }
-    if !machine.foreground {
-        let message = "installing a systemd unit is not supported yet by this version; \
-                       use --foreground, for example in a unit of your own";
-        return Err(Failure::Usage(message.to_owned()));
+    if machine.foreground {
+        log(machine.log_json, LOG);
     }
-    log(machine.log_json, LOG);
     Ok(())
 }
 
@@ -180,7 +179,7 @@ pub async fn until_stopped(mut daemon: Daemon, stop: &mut Stop) -> Outcome {
             Err(Failure::Failed(format!("the daemon stopped: {ended}")))
         }
         Some(End::Removed) => {
-            let (name, cluster) = (daemon.name.clone(), daemon.cluster.clone());
+            let Beginning { name, cluster, .. } = daemon.beginning.clone();
             let left = daemon.remove().await.err();
             let left = left.map(|left| format!("; containers are left here: {left}"));
             println!(
@@ -193,19 +192,36 @@ pub async fn until_stopped(mut daemon: Daemon, stop: &mut Stop) -> Outcome {
     }
 }
 
-fn print_beginning(daemon: &Daemon, machine: &Machine, invited: Option<&str>) {
-    if let Some(token) = &daemon.new_token {
-        println!("cluster {} has begun", daemon.cluster);
+/// `invited` is the address and the token with which others can join.
+fn print_beginning(
+    node: &Beginning,
+    machine: &Machine,
+    invited: Option<(String, String)>,
+    json: bool,
+) {
+    let key = node.new_recovery_key.as_ref().map(RecoveryKey::reveal);
+    if json {
+        let join = invited.map(|(address, token)| json!({ "address": address, "token": token }));
+        let document = json!({
+            "cluster": node.cluster,
+            "socket": machine.socket,
+            "new_token": node.new_token,
+            "recovery_key": key,
+            "join": join,
+        });
+        println!("{document}");
+        return;
+    }
+    if let (Some(token), Some(key)) = (&node.new_token, key) {
+        println!("cluster {} has begun", node.cluster);
         println!("API token, shown only now: {token}");
-        if let Some(key) = &daemon.new_recovery_key {
-            println!("recovery key, shown only now, keep it elsewhere: {}", key.reveal());
-        }
-        match (invited, &daemon.rpc) {
-            (Some(token), Some(rpc)) => {
-                println!("to add a machine, within {} hours, run on it:", HOURS_INVITED);
-                println!("  {}", join_command(rpc, token));
+        println!("recovery key, shown only now, keep it elsewhere: {key}");
+        match invited {
+            Some((rpc, token)) => {
+                println!("to add a machine, within {HOURS_INVITED} hours, run on it:");
+                println!("  {}", join_command(&rpc, &token));
             }
-            _ => println!(
+            None => println!(
                 "only this machine reaches this node: name an address with --advertise, so that \
                  others can join"
             ),
@@ -214,9 +230,21 @@ fn print_beginning(daemon: &Daemon, machine: &Machine, invited: Option<&str>) {
     print_socket(machine);
 }
 
+fn print_joined(node: &Beginning, machine: &Machine, json: bool) {
+    let Beginning { name, cluster, .. } = node;
+    if json {
+        let document = json!({ "cluster": cluster, "socket": machine.socket, "name": name });
+        println!("{document}");
+        return;
+    }
+    println!("this machine is node {name} of cluster {cluster}");
+    print_socket(machine);
+}
+
 /// What a person types on a machine that is to join.
 pub fn join_command(rpc: &str, token: &str) -> String {
-    format!("mill join {rpc} --token {token} --advertise ITS-ADDRESS --foreground")
+    let foreground = if unit::has_systemd() { "" } else { " --foreground" };
+    format!("mill join {rpc} --token {token} --advertise ITS-ADDRESS{foreground}")
 }
 
 pub fn print_socket(machine: &Machine) {

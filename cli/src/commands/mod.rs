@@ -13,6 +13,7 @@ mod recovery;
 mod replay;
 mod show;
 mod sim;
+mod unit;
 
 use std::process::ExitCode;
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use mill_core::api::view::{NodeDetail, NodeView, StatusView};
 use mill_core::api::{Answer, ApiError, ErrorCode};
 use mill_core::name::NodeId;
+use mill_core::units::Millis;
+use mill_runtime_real::daemon::TokenWish;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -137,19 +139,29 @@ pub async fn leave(args: Leave, json: bool) -> Outcome {
 }
 
 async fn create_token(args: TokenCreate, json: bool) -> Outcome {
-    #[derive(Deserialize)]
-    struct Created {
-        token: String,
-        address: String,
-    }
     let client = Client::new(&args.target.address)?;
-    let wish = json!({ "roles": args.role.0, "lasts": args.lasts, "once": args.once });
-    let Created { token, address } = client.post_for("/v1/tokens", &wish).await?;
+    let Millis(lasts) = args.lasts;
+    let lasts = Some(Duration::from_millis(lasts));
+    let wish = TokenWish { roles: args.role.0, lasts, once: args.once };
+    let (address, token) = create(&client, &wish).await?;
     match json {
         true => println!("{}", pretty(&json!({ "token": token, "address": address }))),
         false => println!("{}", daemon::join_command(&address, &token)),
     }
     done()
+}
+
+/// Where to join, and a token for that.
+pub async fn create(client: &Client, wish: &TokenWish) -> Result<(String, String), Failure> {
+    #[derive(Deserialize)]
+    struct Created {
+        token: String,
+        address: String,
+    }
+    let lasts = wish.lasts.map(|lasts| u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX));
+    let wish = json!({ "roles": wish.roles, "lasts": lasts, "once": wish.once });
+    let Created { token, address } = client.post_for("/v1/tokens", &wish).await?;
+    Ok((address, token))
 }
 
 async fn revoke_tokens(args: TokenRevoke, json: bool) -> Outcome {

@@ -66,6 +66,11 @@ async fn restore(args: BackupRestore, json: bool) -> Outcome {
         Failure::Failed(format!("cannot read {}: {error}", args.file.display()))
     })?;
     let backup = Backup::read(&text).map_err(|error| Failure::of(&error))?;
+    if !machine.foreground {
+        let message = "a restored node begins in the foreground: add --foreground; when it runs, \
+                       stop it, and `mill init` with the same --data makes it a service of systemd";
+        return Err(Failure::Usage(message.to_owned()));
+    }
     daemon::begin(&machine)?;
     let mut stop = daemon::Stop::new()?;
     let started = Daemon::restore(daemon::options(&machine), &backup, &args.recovery_key).await;
@@ -73,12 +78,16 @@ async fn restore(args: BackupRestore, json: bool) -> Outcome {
     match json {
         true => println!(
             "{}",
-            json!({ "cluster": daemon.cluster, "socket": machine.socket, "name": daemon.name })
+            json!({
+                "cluster": daemon.beginning.cluster,
+                "socket": machine.socket,
+                "name": daemon.beginning.name,
+            })
         ),
         false => {
             println!(
                 "cluster {} goes on from revision {} on node {} alone; its services start here now",
-                daemon.cluster, backup.revision, daemon.name
+                daemon.beginning.cluster, backup.revision, daemon.beginning.name
             );
             println!("other machines join with `mill token create`");
             daemon::print_socket(&machine);

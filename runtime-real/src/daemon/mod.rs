@@ -146,16 +146,10 @@ fn taken(source: &io::Error) -> &'static str {
 /// A running daemon.
 pub struct Daemon {
     handle: Handle,
-    /// The API token, if it was just made: shown once.
-    pub new_token: Option<String>,
-    /// The recovery key, the same.
-    pub new_recovery_key: Option<RecoveryKey>,
-    /// Id of the cluster.
-    pub cluster: String,
+    /// Who it is.
+    pub beginning: Beginning,
     /// Address and port that other nodes reach it at, if it serves them.
     pub rpc: Option<String>,
-    /// What this node is called.
-    pub name: String,
     node: u64,
     /// Fingerprint of the cluster's authority.
     authority: String,
@@ -170,6 +164,30 @@ pub struct Daemon {
     /// Holds the data directory for this process.
     _identity: Opened,
     socket: PathBuf,
+}
+
+/// Who a node is, and what is shown only once.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// Id of the cluster.
+    pub cluster: String,
+    /// What this node is called.
+    pub name: String,
+    /// The API token, if it was just made.
+    pub new_token: Option<String>,
+    /// The recovery key, the same.
+    pub new_recovery_key: Option<RecoveryKey>,
+}
+
+impl Beginning {
+    fn of(opened: &mut Opened) -> Beginning {
+        Beginning {
+            cluster: opened.identity.cluster.clone(),
+            name: opened.identity.name.clone(),
+            new_token: opened.new_token.take(),
+            new_recovery_key: opened.new_recovery_key.take(),
+        }
+    }
 }
 
 /// Why a daemon ended by itself.
@@ -244,6 +262,34 @@ impl Daemon {
         Daemon::run(options, door, membership).await
     }
 
+    /// Makes the data directory that of the first node of a new cluster, for a daemon that is
+    /// started later; or says whose it is.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn enroll(options: &DaemonOptions) -> Result<Beginning, StartError> {
+        let (data, name) = (&options.data, options.name.clone());
+        let mut opened = Membership::found(data, &log_file(data), name)?.opened;
+        opened.announce()?;
+        Ok(Beginning::of(&mut opened))
+    }
+
+    /// The same for a new node of the cluster that the invitation is from.
+    ///
+    /// # Errors
+    /// As [`Daemon::enroll`], and when the cluster does not let it in.
+    pub async fn enroll_joining(
+        options: &DaemonOptions,
+        invitation: &Invitation,
+    ) -> Result<Beginning, StartError> {
+        // What others are told must be so: the door is opened, and closed for the daemon.
+        let joiner = Joiner::of(options, &Door::open(options).await?);
+        let data = &options.data;
+        let membership = Membership::join(data, &log_file(data), invitation, &joiner).await?;
+        let mut opened = membership.opened;
+        Ok(Beginning::of(&mut opened))
+    }
+
     /// Starts the node that the data directory is of, or a new one of the cluster that the
     /// invitation is from. Safe to repeat.
     ///
@@ -283,8 +329,7 @@ impl Daemon {
         membership: Membership,
     ) -> Result<Daemon, StartError> {
         let Membership { mut opened, credentials, authority } = membership;
-        let new_token = opened.new_token.take();
-        let new_recovery_key = opened.new_recovery_key.take();
+        let beginning = Beginning::of(&mut opened);
         let identity = opened.identity.clone();
         let engine = Engine::connect(EngineOptions {
             host: options.engine.clone(),
@@ -351,15 +396,12 @@ impl Daemon {
         let event_loop = tokio::spawn(event_loop.run(log, happened, asked, stopped, is_retired));
         let rpc = door.address.clone();
         tasks.extend(door.listener.map(|door| tokio::spawn(calls::serve(door, server))));
-        let Identity { node, name, boot, .. } = opened.identity.clone();
+        let Identity { node, name, boot, .. } = &opened.identity;
         tracing::info!(%node, name, boot, "started");
         Ok(Daemon {
             handle,
-            new_token,
-            new_recovery_key,
-            cluster: identity.cluster,
+            beginning,
             rpc,
-            name,
             node: identity.node.0,
             authority: authority_print,
             events,

@@ -9,6 +9,7 @@ mod gray;
 mod members;
 mod nodes;
 mod recordings;
+mod recovery;
 mod returns;
 mod upgrades;
 
