@@ -68,6 +68,10 @@ impl Node {
                     }
                 }
             }
+            Some(Err(error)) if error.code == ErrorCode::NoLeader => {
+                let error = self.cut_off();
+                reply(&mut self.out, id, Err(error));
+            }
             Some(outcome) => reply(&mut self.out, id, outcome),
             None if mutant::is(Mutant::ForwardedAgain) => {
                 self.pass_on(id, request, Some((to, term)), until);

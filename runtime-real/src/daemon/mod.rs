@@ -8,13 +8,13 @@
 
 mod calls;
 mod dispatch;
+mod door;
 mod event_loop;
 mod joining;
 mod membership;
 mod wire;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,12 +28,12 @@ use mill_core::event::Origin;
 use mill_core::node::Founder;
 use mill_core::timing::Timing;
 use mill_core::{Event, Node, NodeConfig};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::calls::Answering;
 use self::dispatch::Dispatch;
+use self::door::Door;
 use self::event_loop::{Ended, EventLoop};
 pub(crate) use self::joining::create_token;
 use self::joining::{Admitting, Joiner};
@@ -482,31 +482,6 @@ impl Daemon {
             }
             tokio::time::sleep(HAND_OVER_PAUSE).await;
         }
-    }
-}
-
-/// Where other nodes come in: bound before anything else, so that what they are told is true.
-struct Door {
-    listener: Option<TcpListener>,
-    address: Option<String>,
-}
-
-impl Door {
-    async fn open(options: &DaemonOptions) -> Result<Door, StartError> {
-        let Some(address) = &options.rpc else { return Ok(Door { listener: None, address: None }) };
-        let refused = |source| StartError::Listen { address: address.clone(), source };
-        let listener = TcpListener::bind(address).await.map_err(refused)?;
-        let bound = listener.local_addr().map_err(refused)?;
-        let told = match (bound.ip().is_unspecified(), options.advertise.parse::<IpAddr>()) {
-            (true, Ok(ip)) => SocketAddr::new(ip, bound.port()),
-            (true, Err(_)) | (false, _) => bound,
-        };
-        Ok(Door { listener: Some(listener), address: Some(told.to_string()) })
-    }
-
-    /// What others are told; empty if they cannot come in.
-    fn told(&self) -> String {
-        self.address.clone().unwrap_or_default()
     }
 }
 
