@@ -67,9 +67,10 @@ hosts: ## tests with real daemons and containers
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) -p mill -p mill-runtime-real -E 'package(mill) or binary(docker)'
 
-soak: ## the large counts: 200 kills of the daemon under deploys, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B)
+soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B)
 	tools/install.sh test
-	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 $(NEXTEST) -p mill -E 'binary(kill)'
+	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 MILL_LEADER_KILLS=20 $(NEXTEST) -p mill --no-capture \
+		-E 'binary(kill) or test(a_killed_leader)'
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
 	$(CARGO) test --locked --release -p mill-sim-tests --test swarm -- --ignored
 	$(CARGO) run --locked --release --bin mill -- sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)

@@ -28,6 +28,10 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
     assert!(broken.clone().count() >= 2 && broken.into_iter().all(|f| f["remedy"].is_string()));
 }
 
+const TOKEN: &str = "mill1.\
+    abababababababababababababababababababababababababababababababab.\
+    abababababababababababababababababababababababababababababababab";
+
 #[test]
 fn wrong_usage_exits_with_2_and_shows_how() {
     let host = Host::bare();
@@ -41,6 +45,12 @@ fn wrong_usage_exits_with_2_and_shows_how() {
         &["deploy", "--nope"],
         &["init", "--foreground", "--ports", "9-1"],
         &["init", "--foreground", "--advertise", "here"],
+        &["join", "192.0.2.10", "--token", "mill1.short", "--foreground"],
+        // A whole token, and an address that others could only take for their own.
+        &["join", "192.0.2.10", "--token", TOKEN, "--foreground"],
+        &["join", "192.0.2.10", "--token", TOKEN, "--role", "voter", "--foreground"],
+        &["node", "label", "a", "nothing"],
+        &["recover", "--data", "/nowhere", "--force"],
         &["dev", "--nodes", "3"],
         &["init", "--foreground", "--name", "A b"],
         &["sim", "--seed", "1", "--nodes", "0"],

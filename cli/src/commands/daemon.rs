@@ -91,6 +91,14 @@ pub async fn join(args: Join, json: bool) -> Outcome {
     let machine = args.machine;
     begin(&machine)?;
     let address = with_port(&args.cluster);
+    if machine.advertise.is_loopback() && !is_loopback(&address) {
+        let message = format!(
+            "{} is an address that no other machine can reach: name one of this machine with \
+             --advertise",
+            machine.advertise
+        );
+        return Err(Failure::Usage(message));
+    }
     let invitation = Invitation {
         address: address.clone(),
         token: args.token,
@@ -133,6 +141,12 @@ fn with_port(address: &str) -> String {
         Err(_) if address.contains(':') => address.to_owned(),
         Err(_) => format!("{address}:{RPC_PORT}"),
     }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What must be so before a daemon is started.

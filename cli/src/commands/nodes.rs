@@ -195,7 +195,9 @@ async fn wait_until_empty(client: &Client, node: &str, json: bool) -> Result<(),
             return Ok(());
         }
         if shown.as_ref().is_none_or(|(count, _)| *count != left) {
-            let text = format!("{} has {} left", detail.node.name, counted(left, "container"));
+            let name = &detail.node.name;
+            let count = counted(left, "container");
+            let text = format!("{name} has {count} left; `mill why {name}` says what it waits for");
             if !json && !render::is_terminal() {
                 println!("{text}");
             }
