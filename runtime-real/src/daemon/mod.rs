@@ -50,7 +50,7 @@ use crate::pki::{self, Authority, PkiError};
 use crate::recorder::Recorder;
 use crate::recovery::{self, RecoveryError};
 use crate::recovery_key::RecoveryKey;
-use crate::rpc::{Limits, Server};
+use crate::rpc::{Limits, Server, Tcp};
 use crate::token::JoinToken;
 use mill_consensus::disk::FileDisk;
 use mill_consensus::{self as consensus, ConsensusError};
@@ -256,7 +256,8 @@ impl Daemon {
         let door = Door::open(&options).await?;
         let joiner = Joiner::of(&options, &door);
         let data = &options.data;
-        let membership = Membership::join(data, &log_file(data), &invitation, &joiner).await?;
+        let log = log_file(data);
+        let membership = Membership::join(Tcp, data, &log, &invitation, &joiner).await?;
         Daemon::run(options, door, membership).await
     }
 
@@ -298,7 +299,8 @@ impl Daemon {
             FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
         let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
         let (events, happened) = mpsc::channel(EVENTS_WAITING);
-        let wire = Wire::new(&credentials, events.clone()).map_err(StartError::Certificates)?;
+        let wire =
+            Wire::new(Tcp, &credentials, events.clone()).map_err(StartError::Certificates)?;
         let (consensus, log) =
             Consensus::open(consensus_options, Arc::new(disk), wire.clone()).await?;
         if !identity.joined {
