@@ -11,6 +11,8 @@ mod dispatch;
 mod event_loop;
 mod joining;
 mod membership;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::io;
