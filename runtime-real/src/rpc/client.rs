@@ -22,6 +22,7 @@ use rustls::ClientConfig;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::whole::Whole;
 use super::{BODY_MAX, Dial, tls};
 use crate::pki::{Credentials, key_in};
 
@@ -243,7 +244,7 @@ async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> Result<Bytes
         if was_sent { CallError::NoAnswer(error) } else { CallError::NotAsked(error) }
     })?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
+    let body = Limited::new(Whole(response.into_body()), BODY_MAX).collect().await;
     let body = body.map_err(|error| CallError::NoAnswer(io::Error::other(error)))?.to_bytes();
     let text = || String::from_utf8_lossy(&body).into_owned();
     match status {

@@ -7,6 +7,7 @@
 //! - `tls`: what is shown and what is checked
 //! - `client`: connections that are kept, dialled in the background and given up when they hang
 //! - `server`: who may call what
+//! - `whole`: no part of a body passes for all of it
 //!
 //! Connections are opened through [`Dial`] and taken through [`Accept`], so that the same code runs
 //! over a simulated network. Tested in `tests/rpc.rs`, and with nodes in `daemon/tests`.
@@ -14,6 +15,7 @@
 mod client;
 mod server;
 mod tls;
+mod whole;
 
 use std::fmt::Debug;
 use std::io;
