@@ -6,11 +6,12 @@ use std::time::Duration;
 use mill_core::api::{Answer, Request};
 use mill_core::cluster::admission::Roles;
 use mill_core::name::NodeId;
+use mill_core::rng::Rng;
 
 use super::super::StartError;
 use super::super::joining::JoinError;
 use super::stage::{Stage, name_of};
-use super::{cluster, invitation, join, nodes};
+use super::{cluster, invitation, join, nodes, seeds};
 use crate::pki::{Authority, fingerprint};
 use crate::token::JoinToken;
 
@@ -18,15 +19,22 @@ use crate::token::JoinToken;
 const LOSS: f64 = 0.04;
 
 /// A machine joins through a node that cannot sign, over a link that loses, while the way from
-/// there to the leader is slow; says what happened.
+/// there to the leader is slow and cut for a while; says what happened.
 pub(super) fn through_a_bad_link(seed: u64) -> Vec<String> {
     let (mut stage, token) = cluster(seed, 3, 2);
+    let mut rng = Rng::new(seed).child("join");
     let [one, two, three] = [1, 2, 3].map(name_of);
-    stage.sim.set_link_latency(one.as_str(), two.as_str(), Duration::from_millis(150));
+    let lag = Duration::from_millis(rng.between(20, 150));
+    stage.sim.set_link_latency(one.as_str(), two.as_str(), lag);
     stage.sim.set_link_fail_rate(two.as_str(), three.as_str(), LOSS);
     let through = invitation(&token, 2);
-    let joined = stage.on(3, |machine| join(machine, through));
-    assert_eq!(joined, NodeId(3), "however often it asked: {}", stage.told());
+    let joining = stage.begin(3, |machine| join(machine, through));
+    stage.pass(Duration::from_millis(rng.below(600)));
+    stage.sim.partition(one.as_str(), two.as_str());
+    stage.pass(Duration::from_millis(rng.below(6_000)));
+    stage.sim.repair(one.as_str(), two.as_str());
+    let joined = stage.end(&joining);
+    assert_eq!(joined, NodeId(3), "seed {seed}, however often it asked: {}", stage.told());
     // It may not know that it is one, and ask again.
     let through = invitation(&token, 2);
     let again = stage.on(3, |machine| async move {
@@ -46,7 +54,7 @@ pub(super) fn through_a_bad_link(seed: u64) -> Vec<String> {
 #[test]
 fn a_machine_joins_through_a_node_without_the_authority_over_a_link_that_loses() {
     let (mut lost, mut repeated) = (0, 0);
-    for seed in 0..6 {
+    for seed in 0..seeds() {
         let lines = through_a_bad_link(seed);
         let count = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
         lost += count("does not join") + count("is not welcome");

@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
+use mill_core::rng::Rng;
 use tokio::sync::mpsc;
 
 use super::machine::Machine;
@@ -89,14 +90,16 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// So many machines, with links of 1 to 20 ms.
+    /// So many machines, with links that lag as much as the seed says.
     pub(super) fn new(seed: u64, machines: u64) -> Stage {
+        let mut rng = Rng::new(seed).child("network");
+        let latency = Duration::from_millis(rng.between(10, 60));
         let mut sim = turmoil::Builder::new()
-            .rng_seed(seed)
+            .rng_seed(rng.draw())
             .epoch(UNIX_EPOCH)
             .simulation_duration(Duration::from_secs(3_600))
             .min_message_latency(Duration::from_millis(1))
-            .max_message_latency(Duration::from_millis(20))
+            .max_message_latency(latency)
             .tcp_capacity(65_536)
             .enable_random_order()
             .build();
