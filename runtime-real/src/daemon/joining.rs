@@ -227,12 +227,11 @@ impl<C: Answerer, D: Dial> Admitting<C, D> {
     }
 
     async fn pass_on(&self, body: Vec<u8>) -> Result<Vec<u8>, ApiError> {
-        let asked = match self.consensus.leader() {
-            Some(leader) => self.wire.call(leader, JOIN_PATH, body, ADMITTED_WITHIN).await,
-            None => return Err(no_authority()),
-        };
+        let leader = self.consensus.leader().ok_or_else(no_authority)?;
+        let asked = self.wire.call(leader, JOIN_PATH, body, ADMITTED_WITHIN).await;
         asked.map(Into::into).map_err(|error| {
-            let error = ApiError::new(ErrorCode::NoLeader, error.to_string());
+            let message = format!("node {leader}, which leads, did not say whether: {error}");
+            let error = ApiError::new(ErrorCode::NoLeader, message);
             error.hint("try again in a moment: asking again does no harm")
         })
     }

@@ -59,6 +59,9 @@ fn a_machine_joins_through_a_node_without_the_authority_over_a_link_that_loses()
         let count = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
         lost += count("does not join") + count("is not welcome");
         repeated += count("is welcome again as n3");
+        let vague =
+            lines.iter().find(|line| line.lines().any(|line| line.ends_with("http2 error")));
+        assert_eq!(vague, None, "it does not say what happened");
         assert_eq!(count("is welcome again"), count("is welcome again as n3"), "{lines:?}");
     }
     assert!(lost > 0, "the link was not bad");
@@ -96,6 +99,7 @@ fn a_token_that_is_not_of_this_cluster_is_refused_in_words_by_any_node() {
     assert!(matches!(error, JoinError::Unreachable { .. }), "{error}");
     stage.sim.partition(name_of(1), name_of(2));
     let error = refused(&mut stage, &token, 2);
+    assert!(error.to_string().contains("n1, which leads, did not say whether"), "{error}");
     assert!(error.to_string().contains("asking again does no harm"), "{error}");
     assert_eq!(nodes(&mut stage), 2, "nobody was let in");
 }
