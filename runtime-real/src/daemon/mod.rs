@@ -2,7 +2,7 @@
 //!
 //! It decides nothing: `event_loop` feeds the one [`mill_core::Node`], `dispatch` carries out its
 //! effects with consensus, the container engine and the API. Started by `mill init`, `mill join`
-//! and `mill dev` alike; tested on real hosts.
+//! and `mill dev` alike; tested on real hosts, and what nodes say to each other in `tests`.
 //! - `membership`, `joining`: who this node is, and how it became that
 //! - `wire`, `calls`: what it says to other nodes, and what they say to it
 

@@ -35,7 +35,7 @@ const TRY_PAUSE: Duration = Duration::from_millis(300);
 /// Runs containers, and does not get the authority.
 const SECONDARY: Roles = Roles { primary: false, secondary: true };
 
-/// Seeds of a run of many, from 0: a few, or as many as `make wire SEEDS=N` says.
+/// Seeds of a run of many, from 0: a few, or as many as `make wire WIRE_SEEDS=N` says.
 fn seeds() -> u64 {
     std::env::var("MILL_WIRE_SEEDS").map_or(6, |seeds| seeds.parse().unwrap())
 }

@@ -109,12 +109,12 @@ impl Stage {
             let (way, acts) = mpsc::unbounded_channel::<Act>();
             ways.insert(number, way);
             let machine = Machine::new(number, seed, record.clone());
-            let acts = Rc::new(RefCell::new(acts));
+            let acts = Rc::new(tokio::sync::Mutex::new(acts));
             sim.host(name_of(number), move || {
                 let (machine, acts) = (machine.clone(), acts.clone());
                 async move {
-                    #[expect(clippy::await_holding_refcell_ref, reason = "nobody else takes it")]
-                    while let Some(act) = acts.borrow_mut().recv().await {
+                    let mut acts = acts.lock().await;
+                    while let Some(act) = acts.recv().await {
                         tokio::task::spawn_local(act(machine.clone()));
                     }
                     Ok(())
