@@ -9,12 +9,13 @@ SEED ?= 1
 SEEDS ?= 0..10000
 RAFT_SEEDS ?= 0..300
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+WIRE_SEEDS ?= 100
 JOBS ?= 2
 ARGS ?=
 # Tests that need a container engine of their own.
 HOSTS := binary(docker) or binary(hosts) or binary(kill) or binary(dev) or binary(cluster)
 
-.PHONY: help setup demo lint check test sim hunt mutants madsim hosts soak bench
+.PHONY: help setup demo lint check test sim hunt wire mutants madsim hosts soak bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +53,9 @@ sim: ## one simulated cluster: make sim SEED=7
 hunt: ## many simulated clusters: make hunt SEEDS=0..10000
 	$(CARGO) run --locked --release --bin mill -- sim --seeds $(SEEDS) --jobs $(JOBS)
 
+wire: ## nodes over a simulated network that breaks, many seeds: make wire WIRE_SEEDS=100
+	MILL_WIRE_SEEDS=$(WIRE_SEEDS) $(NEXTEST) -p mill-runtime-real -E 'test(daemon::tests) or binary(rpc)'
+
 mutants: ## known bugs that the simulators must find, each in a process of its own
 	$(NEXTEST) -p mill-sim-tests --features mutants --test mutants --no-fail-fast
 
@@ -67,7 +71,7 @@ hosts: ## tests with real daemons and containers
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) -p mill -p mill-runtime-real -E 'package(mill) or binary(docker)'
 
-soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B)
+soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B, WIRE_SEEDS=N)
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 MILL_LEADER_KILLS=20 $(NEXTEST) -p mill --no-capture \
 		-E 'binary(kill) or test(a_killed_leader)'
@@ -75,6 +79,7 @@ soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, 
 	$(CARGO) test --locked --release -p mill-sim-tests --test swarm -- --ignored
 	$(CARGO) run --locked --release --bin mill -- sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)
 	$(MAKE) --no-print-directory madsim SEEDS=$(RAFT_SEEDS)
+	$(MAKE) --no-print-directory wire
 
 bench: ## benchmarks of functions, simulation speed and the idle daemon
 	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-consensus

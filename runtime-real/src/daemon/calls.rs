@@ -1,5 +1,6 @@
 //! What other nodes say to this one: who may, was decided by `rpc`; what it means, here.
 
+use std::io;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -13,12 +14,12 @@ use mill_core::Event;
 use mill_core::api::Request;
 use mill_core::event::Origin;
 use mill_core::message::Message;
-use tokio::net::TcpListener;
+use mill_core::name::NodeId;
 use tokio::sync::mpsc;
 
 use super::Consensus;
 use super::joining::{Admitting, to_json};
-use crate::rpc::{BODY_MAX, Caller, JOIN_PATH, Server};
+use crate::rpc::{Accept, BODY_MAX, Caller, Dial, JOIN_PATH, Server, Tcp};
 
 pub(super) const MESSAGE_PATH: &str = "/rpc/1/message";
 pub(super) const REQUEST_PATH: &str = "/rpc/1/request";
@@ -31,27 +32,51 @@ pub(super) fn consensus_path(call: Call) -> String {
     format!("/rpc/1/raft/{}", call.name())
 }
 
+/// Consensus as far as other nodes meet it: the real one, or a test's.
+pub(super) trait Answerer: Clone + Send + Sync + 'static {
+    /// Answers a call of another node's consensus.
+    fn answer(
+        &self,
+        from: NodeId,
+        call: Call,
+        body: Vec<u8>,
+    ) -> impl Future<Output = io::Result<Vec<u8>>> + Send;
+
+    /// Who leads, as far as this node knows.
+    fn leader(&self) -> Option<NodeId>;
+}
+
+impl Answerer for Consensus {
+    async fn answer(&self, from: NodeId, call: Call, body: Vec<u8>) -> io::Result<Vec<u8>> {
+        Consensus::answer(self, from.0, call, body).await
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        self.status().leader.map(NodeId)
+    }
+}
+
 /// What answers are made from.
 #[derive(Clone)]
-pub(super) struct Answering {
-    pub(super) consensus: Consensus,
+pub(super) struct Answering<C = Consensus, D = Tcp> {
+    pub(super) consensus: C,
     pub(super) events: mpsc::Sender<Event>,
-    pub(super) admitting: Admitting,
+    pub(super) admitting: Admitting<C, D>,
 }
 
 /// Every path that other nodes call.
-pub(super) fn router(answering: Answering) -> Router {
+pub(super) fn router<C: Answerer, D: Dial>(answering: Answering<C, D>) -> Router {
     Router::new()
-        .route("/rpc/1/raft/{call}", post(consensus))
-        .route(MESSAGE_PATH, post(message))
-        .route(REQUEST_PATH, post(request))
-        .route(JOIN_PATH, post(join))
+        .route("/rpc/1/raft/{call}", post(consensus::<C, D>))
+        .route(MESSAGE_PATH, post(message::<C, D>))
+        .route(REQUEST_PATH, post(request::<C, D>))
+        .route(JOIN_PATH, post(join::<C, D>))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(answering)
 }
 
-async fn consensus(
-    State(answering): State<Answering>,
+async fn consensus<C: Answerer, D: Dial>(
+    State(answering): State<Answering<C, D>>,
     Extension(caller): Extension<Caller>,
     Path(call): Path<String>,
     body: Bytes,
@@ -59,14 +84,14 @@ async fn consensus(
     let (Caller::Node(from), Some(call)) = (caller, Call::from_name(&call)) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    match answering.consensus.answer(from.0, call, body.into()).await {
+    match answering.consensus.answer(from, call, body.into()).await {
         Ok(answer) => answer.into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
     }
 }
 
-async fn message(
-    State(answering): State<Answering>,
+async fn message<C: Answerer, D: Dial>(
+    State(answering): State<Answering<C, D>>,
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Response {
@@ -81,8 +106,8 @@ async fn message(
     }
 }
 
-async fn request(
-    State(answering): State<Answering>,
+async fn request<C: Answerer, D: Dial>(
+    State(answering): State<Answering<C, D>>,
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Response {
@@ -97,8 +122,8 @@ async fn request(
     }
 }
 
-async fn join(
-    State(answering): State<Answering>,
+async fn join<C: Answerer, D: Dial>(
+    State(answering): State<Answering<C, D>>,
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Response {
@@ -106,12 +131,10 @@ async fn join(
 }
 
 /// Serves other nodes for as long as it is let.
-pub(super) async fn serve(listener: TcpListener, server: Server) {
+pub(super) async fn serve(listener: impl Accept, server: Server) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
-                // Small messages must not wait for more.
-                let _ = stream.set_nodelay(true);
                 let server = server.clone();
                 drop(tokio::spawn(async move {
                     if let Err(error) = server.serve(stream).await {

@@ -16,11 +16,12 @@ use mill_core::cluster::admission::Roles;
 use mill_core::name::NodeId;
 use serde::{Deserialize, Serialize};
 
+use super::calls::Answerer;
 use super::wire::Wire;
 use super::{Consensus, Handle};
 use crate::clock;
 use crate::pki::{self, Authority, AuthorityPem, NodeKey, PkiError};
-use crate::rpc::{self, Caller, JOIN_PATH, Tcp};
+use crate::rpc::{self, Caller, Dial, JOIN_PATH, Tcp};
 use crate::token::JoinToken;
 
 /// To be admitted takes two rounds of consensus, at most one of them with a new leader.
@@ -139,6 +140,7 @@ pub(super) struct Joiner {
 
 /// Asks to be a node.
 pub(super) async fn ask(
+    dial: impl Dial,
     key: &NodeKey,
     invitation: &Invitation,
     joiner: &Joiner,
@@ -161,7 +163,7 @@ pub(super) async fn ask(
     let certificate = key.request().map_err(|error| unreachable(io::Error::other(error)))?;
     let body = to_json(&Application { certificate, ask });
     let authority = &token.authority;
-    let asked = rpc::call_stranger(Tcp, &address, authority, JOIN_PATH, body, ADMITTED_WITHIN);
+    let asked = rpc::call_stranger(dial, &address, authority, JOIN_PATH, body, ADMITTED_WITHIN);
     let answer = asked.await.map_err(|source| match rpc::is_wrong_authority(&source) {
         true => JoinError::WrongAuthority { address: address.clone() },
         false => unreachable(source),
@@ -173,16 +175,16 @@ pub(super) async fn ask(
 
 /// Lets machines in.
 #[derive(Clone)]
-pub(super) struct Admitting {
+pub(super) struct Admitting<C = Consensus, D = Tcp> {
     pub(super) authority: Option<Arc<Authority>>,
     pub(super) token_hash: String,
     pub(super) recovery: String,
     pub(super) handle: Handle,
-    pub(super) wire: Wire,
-    pub(super) consensus: Consensus,
+    pub(super) wire: Wire<D>,
+    pub(super) consensus: C,
 }
 
-impl Admitting {
+impl<C: Answerer, D: Dial> Admitting<C, D> {
     /// Answers a machine that asks; a node without the authority passes it on to the leader, which
     /// has it.
     pub(super) async fn answer(&self, caller: Caller, body: Vec<u8>) -> Vec<u8> {
@@ -225,13 +227,11 @@ impl Admitting {
     }
 
     async fn pass_on(&self, body: Vec<u8>) -> Result<Vec<u8>, ApiError> {
-        let leader = self.consensus.status().leader.map(NodeId);
-        let asked = match leader {
-            Some(leader) => self.wire.call(leader, JOIN_PATH, body, ADMITTED_WITHIN).await,
-            None => return Err(no_authority()),
-        };
+        let leader = self.consensus.leader().ok_or_else(no_authority)?;
+        let asked = self.wire.call(leader, JOIN_PATH, body, ADMITTED_WITHIN).await;
         asked.map(Into::into).map_err(|error| {
-            let error = ApiError::new(ErrorCode::NoLeader, error.to_string());
+            let message = format!("node {leader}, which leads, did not say whether: {error}");
+            let error = ApiError::new(ErrorCode::NoLeader, message);
             error.hint("try again in a moment: asking again does no harm")
         })
     }

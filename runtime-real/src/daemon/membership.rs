@@ -18,6 +18,7 @@ use crate::identity::{self, Claimed, Identity, Opened, PKI_FOLDER};
 use crate::pki::{self, Authority, Credentials, PkiError, Store};
 use crate::recovery::{self, RecoveryError};
 use crate::recovery_key::RecoveryKey;
+use crate::rpc::Dial;
 
 /// A node's membership; it holds the data directory for this process.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ impl Membership {
 
     /// The node that `data` is of, or a new one of the cluster that the invitation is from.
     pub(super) async fn join(
+        dial: impl Dial,
         data: &Path,
         log: &Path,
         invitation: &Invitation,
@@ -62,7 +64,8 @@ impl Membership {
                 known.clone()
             }
             None => {
-                let welcome = joining::ask(&store.node_key()?, invitation, joiner).await?;
+                let key = store.node_key()?;
+                let welcome = joining::ask(dial, &key, invitation, joiner).await?;
                 keep(&store, &welcome, invitation)?
             }
         };

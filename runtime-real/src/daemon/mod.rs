@@ -2,7 +2,7 @@
 //!
 //! It decides nothing: `event_loop` feeds the one [`mill_core::Node`], `dispatch` carries out its
 //! effects with consensus, the container engine and the API. Started by `mill init`, `mill join`
-//! and `mill dev` alike; tested on real hosts.
+//! and `mill dev` alike; tested on real hosts, and what nodes say to each other in `tests`.
 //! - `membership`, `joining`: who this node is, and how it became that
 //! - `wire`, `calls`: what it says to other nodes, and what they say to it
 
@@ -12,6 +12,8 @@ mod door;
 mod event_loop;
 mod joining;
 mod membership;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::io;
@@ -50,7 +52,7 @@ use crate::pki::{self, Authority, PkiError};
 use crate::recorder::Recorder;
 use crate::recovery::{self, RecoveryError};
 use crate::recovery_key::RecoveryKey;
-use crate::rpc::{Limits, Server};
+use crate::rpc::{Limits, Server, Tcp};
 use crate::token::JoinToken;
 use mill_consensus::disk::FileDisk;
 use mill_consensus::{self as consensus, ConsensusError};
@@ -285,7 +287,7 @@ impl Daemon {
         // What others are told must be so: the door is opened, and closed for the daemon.
         let joiner = Joiner::of(options, &Door::open(options).await?);
         let data = &options.data;
-        let membership = Membership::join(data, &log_file(data), invitation, &joiner).await?;
+        let membership = Membership::join(Tcp, data, &log_file(data), invitation, &joiner).await?;
         let mut opened = membership.opened;
         Ok(Beginning::of(&mut opened))
     }
@@ -302,7 +304,8 @@ impl Daemon {
         let door = Door::open(&options).await?;
         let joiner = Joiner::of(&options, &door);
         let data = &options.data;
-        let membership = Membership::join(data, &log_file(data), &invitation, &joiner).await?;
+        let log = log_file(data);
+        let membership = Membership::join(Tcp, data, &log, &invitation, &joiner).await?;
         Daemon::run(options, door, membership).await
     }
 
@@ -343,7 +346,8 @@ impl Daemon {
             FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
         let consensus_options = consensus::Options::new(identity.node.0, identity.cluster.clone());
         let (events, happened) = mpsc::channel(EVENTS_WAITING);
-        let wire = Wire::new(&credentials, events.clone()).map_err(StartError::Certificates)?;
+        let wire =
+            Wire::new(Tcp, &credentials, events.clone()).map_err(StartError::Certificates)?;
         let (consensus, log) =
             Consensus::open(consensus_options, Arc::new(disk), wire.clone()).await?;
         if !identity.joined {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::calls::{MESSAGE_PATH, REQUEST_PATH, consensus_path};
 use super::joining::to_json;
 use crate::pki::Credentials;
-use crate::rpc::{CallError, Peer, Peers, Tcp};
+use crate::rpc::{CallError, Dial, Peer, Peers, Tcp};
 
 /// A message that was not taken by then is lost: the next one says more.
 const MESSAGE_WITHIN: Duration = Duration::from_secs(2);
@@ -26,14 +26,18 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The way to the other nodes. Clones share the connections.
 #[derive(Clone, Debug)]
-pub(super) struct Wire {
-    peers: Peers<Tcp>,
+pub(super) struct Wire<D = Tcp> {
+    peers: Peers<D>,
     events: mpsc::Sender<Event>,
 }
 
-impl Wire {
-    pub(super) fn new(credentials: &Credentials, events: mpsc::Sender<Event>) -> io::Result<Wire> {
-        Ok(Wire { peers: Peers::new(Tcp, credentials)?, events })
+impl<D: Dial> Wire<D> {
+    pub(super) fn new(
+        dial: D,
+        credentials: &Credentials,
+        events: mpsc::Sender<Event>,
+    ) -> io::Result<Wire<D>> {
+        Ok(Wire { peers: Peers::new(dial, credentials)?, events })
     }
 
     /// Who can be called from now on.
@@ -96,7 +100,7 @@ impl Wire {
     }
 }
 
-impl Transport for Wire {
+impl<D: Dial> Transport for Wire<D> {
     async fn call(
         &self,
         to: u64,

@@ -6,6 +6,7 @@
 //! calls knows whether that does harm.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use rustls::ClientConfig;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::whole::Whole;
 use super::{BODY_MAX, Dial, tls};
 use crate::pki::{Credentials, key_in};
 
@@ -217,7 +219,7 @@ async fn connect<D: Dial>(
             .adaptive_window(true)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(io::Error::other)?;
+            .map_err(of_hyper)?;
         drop(tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to another node ended");
@@ -239,11 +241,11 @@ async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> Result<Bytes
     let response = sender.try_send_request(request).await.map_err(|mut error| {
         // What comes back was not sent.
         let was_sent = error.take_message().is_none();
-        let error = io::Error::other(error.into_error());
+        let error = of_hyper(error.into_error());
         if was_sent { CallError::NoAnswer(error) } else { CallError::NotAsked(error) }
     })?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
+    let body = Limited::new(Whole(response.into_body()), BODY_MAX).collect().await;
     let body = body.map_err(|error| CallError::NoAnswer(io::Error::other(error)))?.to_bytes();
     let text = || String::from_utf8_lossy(&body).into_owned();
     match status {
@@ -254,6 +256,12 @@ async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> Result<Bytes
         }
         _ => Err(CallError::NoAnswer(io::Error::other(text()))),
     }
+}
+
+/// hyper says what kind of error it was, and leaves to its source which.
+fn of_hyper(error: hyper::Error) -> io::Error {
+    let source = error.source().map(|source| format!(": {source}"));
+    io::Error::other(format!("{error}{}", source.unwrap_or_default()))
 }
 
 /// Calls a node that is known by its address and its authority's fingerprint alone.

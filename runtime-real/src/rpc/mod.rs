@@ -7,19 +7,22 @@
 //! - `tls`: what is shown and what is checked
 //! - `client`: connections that are kept, dialled in the background and given up when they hang
 //! - `server`: who may call what
+//! - `whole`: no part of a body passes for all of it
 //!
-//! Connections are opened through [`Dial`], so that the same code runs over a simulated network.
-//! Tested in `tests/rpc.rs`.
+//! Connections are opened through [`Dial`] and taken through [`Accept`], so that the same code runs
+//! over a simulated network. Tested in `tests/rpc.rs`, and with nodes in `daemon/tests`.
 
 mod client;
 mod server;
 mod tls;
+mod whole;
 
 use std::fmt::Debug;
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 pub use self::client::{CallError, Peer, Peers, call_stranger};
 pub use self::server::{Caller, JOIN_PATH, Limits, Server};
@@ -37,6 +40,15 @@ pub trait Dial: Clone + Debug + Send + Sync + 'static {
     fn dial(&self, address: String) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
+/// Takes the connections that others open: of the machine's network, or of a simulated one.
+pub trait Accept: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next one; says from where it is.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+}
+
 /// The machine's own network.
 #[derive(Clone, Debug)]
 pub struct Tcp;
@@ -49,5 +61,16 @@ impl Dial for Tcp {
         // Small messages must not wait for more.
         stream.set_nodelay(true)?;
         Ok(stream)
+    }
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, from) = TcpListener::accept(self).await?;
+        // Small messages must not wait for more; one that is gone already is found out later.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, from))
     }
 }

@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use super::tls;
+use super::whole::Whole;
 use crate::pki::{Credentials, key_in, node_in};
 
 /// The one path that is there without a certificate.
@@ -217,7 +218,7 @@ impl Server {
             let mut router = self.router.clone();
             let caller = self.caller(proven.as_ref(), request.uri().path());
             async move {
-                let mut request = request.map(Body::new);
+                let mut request = request.map(|body| Body::new(Whole(body)));
                 match caller {
                     Ok(caller) => {
                         request.extensions_mut().insert(caller);
