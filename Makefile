@@ -64,8 +64,11 @@ soak: ## the large counts: 200 kills of the daemon under deploys, many seeds (SE
 	$(CARGO) test --locked --release -p mill-sim-tests --test swarm -- --ignored
 	$(CARGO) run --locked --release --bin mill -- sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)
 
-bench: ## benchmarks of functions, simulation speed and the idle daemon
+bench: ## benchmarks of functions, simulation speed, the idle daemon, twenty of them, and etcd beside it
 	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-consensus
 	tools/install.sh test
-	$(CARGO) build --locked --release --bin mill
+	tools/install.sh etcd
+	$(CARGO) build --locked --release -p mill --bin mill --example versus
 	tools/idle.sh
+	tools/twenty.sh
+	tools/versus-etcd.sh
