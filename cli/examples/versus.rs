@@ -204,7 +204,10 @@ impl Store {
                 let builder = http2::Builder::new(TokioExecutor::new());
                 let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
-                Ok(Connection::Etcd { sender, uri: format!("http://{address}/etcdserverpb.KV/Put") })
+                Ok(Connection::Etcd {
+                    sender,
+                    uri: format!("http://{address}/etcdserverpb.KV/Put"),
+                })
             }
         }
     }
