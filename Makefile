@@ -81,8 +81,11 @@ soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, 
 	$(MAKE) --no-print-directory madsim SEEDS=$(RAFT_SEEDS)
 	$(MAKE) --no-print-directory wire
 
-bench: ## benchmarks of functions, simulation speed and the idle daemon
+bench: ## benchmarks of functions, simulation speed, the idle daemon, twenty of them, and etcd beside it
 	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-consensus
 	tools/install.sh test
-	$(CARGO) build --locked --release --bin mill
+	tools/install.sh etcd
+	$(CARGO) build --locked --release -p mill --bin mill --example versus
 	tools/idle.sh
+	tools/twenty.sh
+	tools/versus-etcd.sh

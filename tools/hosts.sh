@@ -2,6 +2,7 @@
 # Several test hosts on one machine: each a network namespace with a Docker engine and cgroups of
 # its own. Needs root, dockerd, iproute2, nftables and curl.
 #   tools/hosts.sh up DIR NET N      a switch and N hosts; host I is 10.NET.I (NET is "77.0")
+#   tools/hosts.sh net DIR NET N     the same without engines
 #   tools/hosts.sh exec DIR I CMD..  becomes CMD on host I: its network, name, cgroup, DOCKER_HOST
 #   tools/hosts.sh engine DIR I      starts the engine of host I (again)
 #   tools/hosts.sh kill DIR I        power failure: everything of host I dies at one instant
@@ -10,11 +11,11 @@
 #   tools/hosts.sh unblock DIR       drops nothing any more
 #   tools/hosts.sh down DIR          removes everything but DIR itself
 set -euo pipefail
-usage() { sed -n '2,13p' "$0"; exit 2; }
+usage() { sed -n '2,14p' "$0"; exit 2; }
 verb=${1:-}
 dir=${2:-}
 case "$dir" in /*/*) ;; *) usage ;; esac
-if [ "$verb" = up ]; then mkdir -p "$dir" && echo "${3:?}" >"$dir/net"; fi
+if [ "$verb" = up ] || [ "$verb" = net ]; then mkdir -p "$dir" && echo "${3:?}" >"$dir/net"; fi
 net=10.$(cat "$dir/net")
 # Names of namespaces, interfaces (15 characters at most) and cgroups.
 prefix=mill${net//./-}-
@@ -40,7 +41,7 @@ become() { # become I CMD...: `ip netns exec` would remount /sys and hide the cg
     DOCKER_HOST="unix://$dir/$host/docker.sock" sh -c 'hostname "$0"; exec "$@"' "host$host" "$@"
 }
 
-up() {
+net() {
   # The bridge has a namespace of its own: in the first one br_netfilter and a system engine's
   # rules drop what goes from host to host.
   ip netns add "$switch"
@@ -58,6 +59,10 @@ up() {
     # nothing for the other hosts ever takes another way, also while the cable is out.
     ip -n "$prefix$host" route add unreachable "$net.0/24" metric 4096
   done
+}
+
+up() {
+  net
   for host in $(seq "$count"); do engine "$host" & done
   wait
   for host in $(seq "$count"); do [ -S "$dir/$host/docker.sock" ] || exit 1; done
@@ -135,6 +140,7 @@ down() {
 
 case "$verb" in
   up) up ;;
+  net) net ;;
   exec) shift 2 && become "$@" ;;
   engine) engine "${3:?}" ;;
   kill) power_off "${3:?}" ;;

@@ -3,6 +3,7 @@
 #   tools/install.sh build     what compiling needs
 #   tools/install.sh engine    a container engine, running, and what the demo's images are made of
 #   tools/install.sh test      what the tests use beside those
+#   tools/install.sh etcd      what Mill is compared with
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -90,5 +91,6 @@ case "${1:-}" in
   build) build ;;
   engine) engine ;;
   test) tools ;;
-  *) sed -n '2,5p' "$0"; exit 2 ;;
+  etcd) packages etcd=etcd-server etcdctl=etcd-client ;;
+  *) sed -n '2,6p' "$0"; exit 2 ;;
 esac
