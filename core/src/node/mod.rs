@@ -182,7 +182,7 @@ impl Node {
             }
             Event::Leadership(leadership) => self.lead(now, leadership),
             Event::ProposalFailed { id, fate } => {
-                self.requests.proposal_failed(id, fate, &mut self.out);
+                self.proposal_failed(id, fate);
                 if let Some(brain) = &mut self.brain {
                     brain.proposal_failed(now, id);
                 }

@@ -16,7 +16,7 @@ use crate::cluster::{Refusal, Reply};
 use crate::config::model::{Project, Replicas, ServiceSpec};
 use crate::config::supported;
 use crate::effect::Effect;
-use crate::event::{Fate, Origin};
+use crate::event::{Fate, Leadership, Origin};
 use crate::mutant::{self, Mutant};
 use crate::name::{Name, NodeId};
 use crate::outbox::Outbox;
@@ -112,17 +112,18 @@ impl Requests {
     pub fn jumped(&mut self, out: &mut Outbox) {
         self.changed = true;
         let under_way: Vec<ProposalId> = self.proposed.values().map(|p| p.id).collect();
-        under_way.into_iter().for_each(|id| self.proposal_failed(id, Fate::Unknown, out));
+        under_way.into_iter().for_each(|id| self.proposal_failed(id, Then::unknown, out));
     }
 
     /// An entry of this node will not be seen committed.
-    pub fn proposal_failed(&mut self, id: ProposalId, fate: Fate, out: &mut Outbox) {
+    fn proposal_failed(
+        &mut self,
+        id: ProposalId,
+        why: impl FnOnce(&Then) -> ApiError,
+        out: &mut Outbox,
+    ) {
         let Some((request, Proposed { then, .. })) = self.take_proposal(id) else { return };
-        let error = match fate {
-            Fate::Refused => no_leader(None),
-            Fate::Unknown => then.unknown(),
-        };
-        reply(out, request, Err(error));
+        reply(out, request, Err(why(&then)));
     }
 
     fn take_proposal(&mut self, id: ProposalId) -> Option<(RequestId, Proposed)> {
@@ -173,8 +174,27 @@ impl Node {
         }
     }
 
-    /// This node leads: it makes sure of that before it answers.
+    /// An entry of this node was refused by consensus or lost.
+    pub(super) fn proposal_failed(&mut self, id: ProposalId, fate: Fate) {
+        let refused = match self.leadership {
+            Leadership::Leader { .. } => self.cut_off(),
+            Leadership::Follower { leader, .. } => no_leader(leader),
+        };
+        let why = |then: &Then| match fate {
+            Fate::Refused => refused,
+            Fate::Unknown => then.unknown(),
+        };
+        self.requests.proposal_failed(id, why, &mut self.out);
+    }
+
+    /// This node leads: it makes sure of that before it answers from its state.
+    ///
+    /// What is only to be proposed goes to the log at once. Consensus refuses it if this node does
+    /// not lead, and where it is applied it is refused if it does not hold any more.
     pub(super) fn confirm(&mut self, now: Now, id: RequestId, request: Request) {
+        if request.is_write() && matches!(self.act(now, id, request.clone()), Ok(None)) {
+            return;
+        }
         self.requests.unconfirmed.insert(id, request);
         if mutant::is(Mutant::ReadUnconfirmed) {
             return self.read_confirmed(now, id, true);

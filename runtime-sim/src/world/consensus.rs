@@ -239,12 +239,14 @@ impl World {
     pub(super) fn propose(&mut self, node: NodeId, boot: u64, entry: Entry) {
         let id = entry.id;
         let believed = self.host(node).fed.leadership;
-        if self.leads(node) {
+        let hears_nobody = self.leads(node) && self.missed_its_quorum();
+        if self.leads(node) && !hears_nobody {
             self.log.accept(entry);
             self.commit_soon();
             return;
         }
         let (wait, fate) = match believed {
+            Leadership::Leader { .. } if hears_nobody => (Millis(0), Fate::Refused),
             // It does not know better, and nobody hears it.
             Leadership::Leader { .. } => {
                 (Millis(self.draw.consensus.between(1_000, PROPOSAL_TIMEOUT.0)), Fate::Unknown)
@@ -252,6 +254,12 @@ impl World {
             Leadership::Follower { .. } => (Millis(0), Fate::Refused),
         };
         self.tell_after(wait, node, boot, Event::ProposalFailed { id, fate });
+    }
+
+    /// Whether the leader has been without a quorum for so long that it takes no proposals until it
+    /// reaches one again (openraft's CheckQuorum).
+    fn missed_its_quorum(&self) -> bool {
+        self.elections.gives_up_at.is_some_and(|at| at <= self.now + LEASE)
     }
 
     fn commit_soon(&mut self) {
