@@ -66,7 +66,10 @@ fn init_leaves_the_daemon_to_systemd_and_shows_what_is_shown_once() {
     let (token, key) = (token.unwrap(), key.unwrap());
     host.eventually("the daemon leads", || host.mill(&["status"]).status.success());
     let unit = fs::read_to_string(host.path("mill.service")).unwrap();
-    assert!(unit.contains("data dir\"") && unit.contains("Restart=always"), "{unit}");
+    assert!(unit.contains("data dir\"") && unit.contains("Restart=on-failure"), "{unit}");
+    let begins_nothing =
+        format!("ConditionPathExists={}", host.path("data dir/identity.json").display());
+    assert!(unit.contains(&begins_nothing), "{unit}");
     // What was shown is what holds; neither the unit nor the log has it.
     let log = fs::read_to_string(host.path("daemon.log")).unwrap();
     for secret in [token, key] {

@@ -17,7 +17,9 @@ use crate::recovery_key::RecoveryKey;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
-const FILE: &str = "identity.json";
+/// Name of the file in the data directory.
+pub const IDENTITY_FILE: &str = "identity.json";
+const FILE: &str = IDENTITY_FILE;
 /// Where it is written before it gets its name.
 const BESIDE: &str = "identity.new";
 /// What a directory may hold that no daemon has begun in: our own first steps, a new disk's.

@@ -14,6 +14,12 @@ const PREFIX: &str = "mill1";
 /// Hexadecimal digits of 32 bytes.
 const DIGITS: usize = 64;
 
+/// What the cluster knows a secret by.
+#[must_use]
+pub(crate) fn hash_of(secret: &str) -> String {
+    sha256(secret.as_bytes())
+}
+
 /// A join token. Its `Debug` says nothing of the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
@@ -34,7 +40,13 @@ impl JoinToken {
     /// What the cluster knows it by.
     #[must_use]
     pub fn hash(&self) -> String {
-        sha256(self.secret.as_bytes())
+        hash_of(&self.secret)
+    }
+
+    /// What a joiner shows.
+    #[must_use]
+    pub(crate) fn secret(&self) -> &str {
+        &self.secret
     }
 
     /// The word.

@@ -77,12 +77,17 @@ impl Machine {
     /// What would have to be typed to start the daemon in the same way.
     pub fn words(&self) -> Vec<String> {
         let PortRange(ports) = self.ports;
+        // The service begins in another directory.
+        let absolute = |path: &PathBuf| {
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            whole.display().to_string()
+        };
         let options = [
             ("--name", self.name.as_ref().map(Name::to_string)),
             ("--advertise", Some(self.advertise.to_string())),
             ("--rpc", self.rpc.clone()),
-            ("--data", Some(self.data.display().to_string())),
-            ("--socket", Some(self.socket.display().to_string())),
+            ("--data", Some(absolute(&self.data))),
+            ("--socket", Some(absolute(&self.socket))),
             ("--listen", self.listen.clone()),
             ("--engine", self.engine.clone()),
             ("--ports", Some(format!("{}-{}", ports.first, ports.last))),
@@ -228,7 +233,7 @@ pub enum BackupCommand {
     Save(BackupSave),
     /// Start a new machine as the only node of a cluster that was saved.
     #[command(
-        after_help = "Example:\n  mill backup restore mill.backup --recovery-key millrec1.... --advertise 192.0.2.10 --foreground"
+        after_help = "Example:\n  MILL_RECOVERY_KEY=millrec1.... mill backup restore mill.backup --advertise 192.0.2.10 --foreground"
     )]
     Restore(BackupRestore),
 }

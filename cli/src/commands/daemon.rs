@@ -59,14 +59,7 @@ pub async fn init(args: Init, json: bool) -> Outcome {
     let machine = args.machine;
     begin(&machine)?;
     if !machine.foreground {
-        let node = Daemon::enroll(&options(&machine)).map_err(|error| Failure::of(&error))?;
-        let client = unit::install(&machine).await?;
-        let invited = match node.new_token.is_some() && is_reachable(&machine) {
-            true => Some(nodes::create(&client, &invitation()).await?),
-            false => None,
-        };
-        print_beginning(&node, &machine, invited, json);
-        return done();
+        return init_service(&machine, json).await;
     }
     let mut stop = Stop::new()?;
     let daemon = Daemon::start(options(&machine)).await;
@@ -77,8 +70,36 @@ pub async fn init(args: Init, json: bool) -> Outcome {
         }
         (_, _) => None,
     };
-    print_beginning(&daemon.beginning, &machine, invited, json);
+    match json {
+        true => println!("{}", beginning(&daemon.beginning, &machine, invited)),
+        false => {
+            print_secrets(&daemon.beginning);
+            print_invitation(&daemon.beginning, &machine, invited);
+        }
+    }
     until_stopped(daemon, &mut stop).await
+}
+
+/// The daemon is systemd's business. What is shown once is shown before anything can fail.
+async fn init_service(machine: &Machine, json: bool) -> Outcome {
+    let show = |node: &Beginning| {
+        if !json {
+            print_secrets(node);
+        }
+    };
+    let node = Daemon::enroll(&options(machine), show).map_err(|error| Failure::of(&error))?;
+    let client = unit::install(machine).await;
+    let invited = match (&client, node.new_token.is_some() && is_reachable(machine)) {
+        (Ok(client), true) => nodes::create(client, &invitation()).await.ok(),
+        (_, _) => None,
+    };
+    match json {
+        true => println!("{}", beginning(&node, machine, invited)),
+        false if client.is_ok() => print_invitation(&node, machine, invited),
+        false => {}
+    }
+    client?;
+    done()
 }
 
 /// Nobody else can reach a node that advertises this machine to itself.
@@ -207,39 +228,39 @@ pub async fn until_stopped(mut daemon: Daemon, stop: &mut Stop) -> Outcome {
 }
 
 /// `invited` is the address and the token with which others can join.
-fn print_beginning(
+fn beginning(
     node: &Beginning,
     machine: &Machine,
     invited: Option<(String, String)>,
-    json: bool,
-) {
-    let key = node.new_recovery_key.as_ref().map(RecoveryKey::reveal);
-    if json {
-        let join = invited.map(|(address, token)| json!({ "address": address, "token": token }));
-        let document = json!({
-            "cluster": node.cluster,
-            "socket": machine.socket,
-            "new_token": node.new_token,
-            "recovery_key": key,
-            "join": join,
-        });
-        println!("{document}");
-        return;
-    }
-    if let (Some(token), Some(key)) = (&node.new_token, key) {
+) -> serde_json::Value {
+    json!({
+        "cluster": node.cluster,
+        "socket": machine.socket,
+        "new_token": node.new_token,
+        "recovery_key": node.new_recovery_key.as_ref().map(RecoveryKey::reveal),
+        "join": invited.map(|(address, token)| json!({ "address": address, "token": token })),
+    })
+}
+
+fn print_secrets(node: &Beginning) {
+    if let (Some(token), Some(key)) = (&node.new_token, &node.new_recovery_key) {
         println!("cluster {} has begun", node.cluster);
         println!("API token, shown only now: {token}");
-        println!("recovery key, shown only now, keep it elsewhere: {key}");
-        match invited {
-            Some((rpc, token)) => {
-                println!("to add a machine, within {HOURS_INVITED} hours, run on it:");
-                println!("  {}", join_command(&rpc, &token));
-            }
-            None => println!(
-                "only this machine reaches this node: name an address with --advertise, so that \
-                 others can join"
-            ),
+        println!("recovery key, shown only now, keep it elsewhere: {}", key.reveal());
+    }
+}
+
+fn print_invitation(node: &Beginning, machine: &Machine, invited: Option<(String, String)>) {
+    match invited {
+        Some((rpc, token)) => {
+            println!("to add a machine, within {HOURS_INVITED} hours, run on it:");
+            println!("  {}", join_command(&rpc, &token));
         }
+        None if node.new_token.is_some() && !is_reachable(machine) => println!(
+            "only this machine reaches this node: name an address with --advertise, so that others \
+             can join"
+        ),
+        None => {}
     }
     print_socket(machine);
 }

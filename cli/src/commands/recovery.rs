@@ -68,7 +68,7 @@ async fn restore(args: BackupRestore, json: bool) -> Outcome {
     let backup = Backup::read(&text).map_err(|error| Failure::of(&error))?;
     if !machine.foreground {
         let message = "a restored node begins in the foreground: add --foreground; when it runs, \
-                       stop it, and `mill init` with the same --data makes it a service of systemd";
+                       stop it, and `mill init` with the same options makes it a service of systemd";
         return Err(Failure::Usage(message.to_owned()));
     }
     daemon::begin(&machine)?;
@@ -110,7 +110,7 @@ pub fn recover(args: Recover, json: bool) -> Outcome {
         true => println!("{}", json!({ "revision": revision.to_string() })),
         false => println!(
             "this node is the only one now, from revision {revision} on. Start its daemon again \
-             (`mill init`, with the same --data), then let other machines join with `mill token \
+             (`systemctl start mill`, or `mill init` with the options it had), then let other machines join with `mill token \
              create`"
         ),
     }

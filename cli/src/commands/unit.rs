@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use mill_runtime_real::identity::IDENTITY_FILE;
+
 use crate::args::Machine;
 use crate::client::Client;
 use crate::failure::Failure;
@@ -70,17 +72,28 @@ fn text(program: &Path, machine: &Machine) -> String {
          After=network-online.target docker.service\n\
          Wants=network-online.target\n\
          StartLimitIntervalSec=0\n\
+         # Never begins a cluster: a directory that is empty or not mounted starts nothing.\n\
+         ConditionPathExists={}\n\
          \n\
          [Service]\n\
+         # Where Docker's client keeps what it needs to log in to registries.\n\
+         Environment=HOME=%h\n\
          ExecStart={}\n\
-         Restart=always\n\
+         # A node that was removed from its cluster ends without a failure, and stays ended.\n\
+         Restart=on-failure\n\
          RestartSec=1\n\
          LimitNOFILE=65536\n\
          \n\
          [Install]\n\
          WantedBy=multi-user.target\n",
+        path_of(&machine.data.join(IDENTITY_FILE)),
         command.join(" ")
     )
+}
+
+/// A path where no quotes are known (systemd.unit(5)).
+fn path_of(path: &Path) -> String {
+    path.display().to_string().replace('%', "%%")
 }
 
 /// As systemd reads it (systemd.service(5), "Command lines").

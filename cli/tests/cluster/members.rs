@@ -1,5 +1,7 @@
 //! Who belongs: joining and its refusals, draining, leaving, replacing.
 
+use mill_runtime_real::token::JoinToken;
+
 use super::machines::Machines;
 use super::support::{pause, said};
 
@@ -27,6 +29,11 @@ fn a_machine_that_may_not_join_is_told_why_and_one_that_has_joined_may_again() {
     let token = machines.token(&["--once", "--role", "secondary"]);
     let stranger = machines.join_refused(2, &forged(&token, 2), &[]);
     assert!(stranger.contains("is not known here, or was revoked"), "{stranger}");
+    // What the cluster keeps of it is in backups and recordings: it opens nothing.
+    let read: JoinToken = token.parse().unwrap();
+    let hash = format!("mill1.{}.{}", read.authority, read.hash());
+    let hashed = machines.join_refused(2, &hash, &[]);
+    assert!(hashed.contains("is not known here, or was revoked"), "{hashed}");
     let elsewhere = machines.join_refused(2, &forged(&token, 1), &[]);
     assert!(elsewhere.contains("is not of the cluster that this token is from"), "{elsewhere}");
     let mistyped = machines.join_refused(2, &token[..40], &[]);

@@ -11,6 +11,10 @@ use crate::time::Wall;
 
 use super::apply::missing;
 
+/// Numbers that are not given again, because they may have been given without this state: far more
+/// nodes than a cluster has in its life between two backups.
+const NUMBERS_SKIPPED: u64 = 1_000;
+
 /// Who goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Survivor {
@@ -28,6 +32,8 @@ impl Cluster {
     pub fn recovered(&self, wall: Wall, survivor: &Survivor) -> Result<(Cluster, NodeId), Refusal> {
         let mut next = self.clone();
         next.revision.epoch += 1;
+        // Some may have been admitted that this state knows nothing of.
+        next.next_node += NUMBERS_SKIPPED;
         let node = match survivor {
             Survivor::Node(node) => *node,
             Survivor::New(admission) => next.take_in(wall, admission),

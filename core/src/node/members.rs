@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Node;
 use super::requests::{Then, refused};
+use super::{Members, Node};
 use crate::api::view::NodeDetail;
 use crate::api::{Answer, ApiError, ErrorCode, JoinAsk, Member, Outcome, RequestId};
 use crate::cluster::Refusal;
@@ -166,14 +166,48 @@ impl Node {
         force: bool,
     ) -> Result<(), ApiError> {
         let (node, record) = self.find_node(node)?;
-        let voters = self.members.as_ref().map(|members| &members.voters);
-        if voters.is_some_and(|voters| voters.len() == 1 && voters.contains(&node)) {
-            let message = format!("node {} is the only one that votes", record.name);
-            let error = ApiError::new(ErrorCode::Conflict, message);
-            return Err(error.hint("let another primary join, and wait until it votes"));
+        if let Some(error) = self.members.as_ref().and_then(|members| {
+            members.voters.contains(&node).then(|| self.quorum_without(node, record, members))?
+        }) {
+            return Err(error);
         }
         self.propose(now, id, Command::RemoveNode { node, force }, Then::Done);
         Ok(())
+    }
+
+    /// Why a node that votes cannot be removed: those that are left could not decide anything.
+    fn quorum_without(
+        &self,
+        node: NodeId,
+        record: &NodeRecord,
+        members: &Members,
+    ) -> Option<ApiError> {
+        let left: Vec<NodeId> = members.voters.iter().copied().filter(|id| *id != node).collect();
+        if left.is_empty() {
+            let message = format!("node {} is the only one that votes", record.name);
+            let error = ApiError::new(ErrorCode::Conflict, message);
+            return Some(error.hint("let another primary join, and wait until it votes"));
+        }
+        let silent = left.iter().filter(|id| !self.cluster.is_up(**id));
+        let silent: Vec<&NodeId> = silent.collect();
+        if (left.len() - silent.len()) * 2 > left.len() {
+            return None;
+        }
+        let names: Vec<&str> = silent
+            .iter()
+            .filter_map(|id| Some(self.cluster.nodes.get(id)?.name.as_str()))
+            .collect();
+        let names = names.join(", ");
+        let message = format!(
+            "without node {} nothing could be decided any more: of those that vote, {names} cannot \
+             be reached",
+            record.name
+        );
+        let error = ApiError::new(ErrorCode::Conflict, message);
+        Some(error.hint(format!(
+            "bring {names} back, or remove that first with `mill node rm --force`, and wait until \
+             another votes"
+        )))
     }
 
     pub(super) fn find_node(&self, text: &str) -> Result<(NodeId, &NodeRecord), ApiError> {

@@ -24,6 +24,8 @@ use crate::rpc::{Accept, BODY_MAX, Caller, Dial, JOIN_PATH, Server, Tcp};
 pub(super) const MESSAGE_PATH: &str = "/rpc/1/message";
 pub(super) const REQUEST_PATH: &str = "/rpc/1/request";
 
+/// The most bytes that a machine may send that wants to join: anybody may call that.
+const JOIN_MAX: usize = 64 << 10;
 /// Between two tries to accept where the kernel refuses, mostly for want of file descriptors.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -66,12 +68,13 @@ pub(super) struct Answering<C = Consensus, D = Tcp> {
 
 /// Every path that other nodes call.
 pub(super) fn router<C: Answerer, D: Dial>(answering: Answering<C, D>) -> Router {
+    let joining = post(join::<C, D>).layer(DefaultBodyLimit::max(JOIN_MAX));
     Router::new()
         .route("/rpc/1/raft/{call}", post(consensus::<C, D>))
         .route(MESSAGE_PATH, post(message::<C, D>))
         .route(REQUEST_PATH, post(request::<C, D>))
-        .route(JOIN_PATH, post(join::<C, D>))
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .route(JOIN_PATH, joining)
         .with_state(answering)
 }
 

@@ -22,7 +22,7 @@ use super::{Consensus, Handle};
 use crate::clock;
 use crate::pki::{self, Authority, AuthorityPem, NodeKey, PkiError};
 use crate::rpc::{self, Caller, Dial, JOIN_PATH, Tcp};
-use crate::token::JoinToken;
+use crate::token::{JoinToken, hash_of};
 
 /// To be admitted takes two rounds of consensus, at most one of them with a new leader.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(15);
@@ -78,8 +78,9 @@ pub enum JoinError {
     },
     /// The machine is a node already.
     #[error(
-        "this machine is node {node} of cluster {cluster}, in {}: a backup is restored into an empty \
-         directory, name one with --data", data.display()
+        "this machine is node {node} of cluster {cluster}, in {}: `mill init` with the \
+         same options goes on with it. A backup is restored into an empty directory, name one with \
+         --data", data.display()
     )]
     Member {
         /// The data directory.
@@ -105,10 +106,12 @@ pub enum JoinError {
 }
 
 /// What a joiner sends.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Application {
     /// A request to sign, with the joiner's key.
     certificate: String,
+    /// The token's secret: whoever knows what the cluster keeps of it cannot join with that.
+    secret: String,
     ask: JoinAsk,
 }
 
@@ -148,7 +151,8 @@ pub(super) async fn ask(
     let Invitation { address, token, roles, labels } = invitation.clone();
     let Joiner { name, advertise, rpc, version } = joiner.clone();
     let ask = JoinAsk {
-        token: token.hash(),
+        // Made from the secret by whoever admits.
+        token: String::new(),
         key: key.fingerprint(),
         name,
         roles,
@@ -161,7 +165,7 @@ pub(super) async fn ask(
     };
     let unreachable = |source| JoinError::Unreachable { address: address.clone(), source };
     let certificate = key.request().map_err(|error| unreachable(io::Error::other(error)))?;
-    let body = to_json(&Application { certificate, ask });
+    let body = to_json(&Application { certificate, secret: token.secret().to_owned(), ask });
     let authority = &token.authority;
     let asked = rpc::call_stranger(dial, &address, authority, JOIN_PATH, body, ADMITTED_WITHIN);
     let answer = asked.await.map_err(|source| match rpc::is_wrong_authority(&source) {
@@ -204,8 +208,9 @@ impl<C: Answerer, D: Dial> Admitting<C, D> {
             invalid(format!("what this machine asked cannot be read: {error}"))
                 .hint("is it another version? compare `mill version`")
         })?;
-        let Application { certificate, mut ask } = application;
+        let Application { certificate, secret, mut ask } = application;
         let refused = |error: PkiError| invalid(error.to_string());
+        ask.token = hash_of(&secret);
         // Whoever asks has that key, whatever they say.
         ask.key = pki::key_of_request(&certificate).map_err(refused)?;
         let admitted = self.handle.ask(Request::Join(Box::new(ask))).await?;

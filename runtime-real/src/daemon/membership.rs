@@ -36,7 +36,9 @@ impl Membership {
         log: &Path,
         name: Option<String>,
     ) -> Result<Membership, StartError> {
-        let opened = identity::claim(data)?.open(log, || Identity::found(name))?;
+        let claimed = identity::claim(data)?;
+        recovery::finish_swap(data)?;
+        let opened = claimed.open(log, || Identity::found(name))?;
         let store = Store::open(&data.join(PKI_FOLDER))?;
         let identity = &opened.identity;
         if store.credentials(&identity.cluster)?.is_none() {
@@ -57,6 +59,7 @@ impl Membership {
         joiner: &Joiner,
     ) -> Result<Membership, StartError> {
         let claimed = identity::claim(data)?;
+        recovery::finish_swap(data)?;
         let store = Store::open(&data.join(PKI_FOLDER))?;
         let identity = match &claimed.known {
             Some(known) => {

@@ -50,7 +50,7 @@ use crate::host;
 use crate::identity::{self, Identity, IdentityError, LOG_FOLDER, Opened};
 use crate::pki::{self, Authority, PkiError};
 use crate::recorder::Recorder;
-use crate::recovery::{self, RecoveryError};
+use crate::recovery::RecoveryError;
 use crate::recovery_key::RecoveryKey;
 use crate::rpc::{Limits, Server, Tcp};
 use crate::token::JoinToken;
@@ -259,21 +259,26 @@ impl Daemon {
     pub async fn start(options: DaemonOptions) -> Result<Daemon, StartError> {
         let door = Door::open(&options).await?;
         let (data, name) = (&options.data, options.name.clone());
-        recovery::finish_swap(data)?;
         let membership = Membership::found(data, &log_file(data), name)?;
         Daemon::run(options, door, membership).await
     }
 
     /// Makes the data directory that of the first node of a new cluster, for a daemon that is
-    /// started later; or says whose it is.
+    /// started later; or says whose it is. What is to be shown once is handed to `show`, and is new
+    /// in each call until one of them has returned from that.
     ///
     /// # Errors
     /// When the directory cannot be opened.
-    pub fn enroll(options: &DaemonOptions) -> Result<Beginning, StartError> {
+    pub fn enroll(
+        options: &DaemonOptions,
+        show: impl FnOnce(&Beginning),
+    ) -> Result<Beginning, StartError> {
         let (data, name) = (&options.data, options.name.clone());
         let mut opened = Membership::found(data, &log_file(data), name)?.opened;
+        let beginning = Beginning::of(&mut opened);
+        show(&beginning);
         opened.announce()?;
-        Ok(Beginning::of(&mut opened))
+        Ok(beginning)
     }
 
     /// The same for a new node of the cluster that the invitation is from.

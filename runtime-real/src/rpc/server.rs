@@ -38,6 +38,10 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 /// A ping that is not answered by then ends its connection.
 const PING_WITHIN: Duration = Duration::from_secs(2);
 
+/// Calls at a time on one connection, of a node and of somebody without a certificate.
+const NODE_STREAMS: u32 = 1000;
+const STRANGER_STREAMS: u32 = 2;
+
 /// How much callers are given.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -214,6 +218,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let streams = if proven.is_some() { NODE_STREAMS } else { STRANGER_STREAMS };
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
             let mut router = self.router.clone();
             let caller = self.caller(proven.as_ref(), request.uri().path());
@@ -235,6 +240,7 @@ impl Server {
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN)
+            .max_concurrent_streams(streams)
             .auto_date_header(false)
             .adaptive_window(true)
             .serve_connection(TokioIo::new(stream), service)

@@ -303,6 +303,23 @@ fn a_node_that_is_removed_by_force_has_its_replicas_elsewhere_and_votes_no_more(
 }
 
 #[test]
+fn a_voter_stays_while_the_others_could_decide_nothing_without_it() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.until("three vote", |world| voters(world).len() == 3);
+    let leader = scenario.world.leader().expect("settled");
+    let mut others = scenario.world.voters().clone();
+    others.remove(&leader);
+    let [down, up] = others.into_iter().collect::<Vec<_>>()[..] else { panic!() };
+    scenario.world.inject(Fault::PowerOff(down), Millis::secs(60));
+    scenario.until("it is down", |world| !world.cluster().nodes[&down].is_up());
+    let refusal = scenario.refusal(Request::RemoveNode { node: up.to_string(), force: true });
+    let name = &scenario.world.cluster().nodes[&down].name;
+    assert!(refusal.message.contains(&format!("{name} cannot be reached")), "{refusal}");
+    let removed = scenario.ask(Request::RemoveNode { node: down.to_string(), force: true });
+    assert_eq!(removed, Ok(Answer::Done));
+}
+
+#[test]
 fn a_node_that_hears_that_it_was_removed_takes_its_containers_with_it() {
     let mut scenario = Scenario::nodes(3);
     scenario.images(&["web:1"]);
