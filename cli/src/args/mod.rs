@@ -11,7 +11,7 @@ use mill_runtime_real::LOG_LINES_MAX;
 pub use self::nodes::{
     BackupCommand, BackupRestore, BackupSave, Init, Join, Label, LabelChange, Leave, Machine,
     NodeCommand, NodeDrain, NodeInspect, NodeLabel, NodeLs, NodeName, NodeRm, PortRange, Recover,
-    TokenCommand, TokenCreate, TokenRevoke,
+    TokenCommand, TokenCreate, TokenRevoke, absolute,
 };
 
 /// A container orchestrator for 3 to 20 nodes, in one binary.

@@ -1,7 +1,7 @@
 //! What can be typed about machines, nodes, tokens and backups.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Subcommand};
 use mill_core::cluster::admission::Roles;
@@ -73,21 +73,21 @@ pub struct Machine {
     pub log_json: bool,
 }
 
+/// The same path, for a process that begins in another directory.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
 impl Machine {
     /// What would have to be typed to start the daemon in the same way.
     pub fn words(&self) -> Vec<String> {
         let PortRange(ports) = self.ports;
-        // The service begins in another directory.
-        let absolute = |path: &PathBuf| {
-            let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            whole.display().to_string()
-        };
         let options = [
             ("--name", self.name.as_ref().map(Name::to_string)),
             ("--advertise", Some(self.advertise.to_string())),
             ("--rpc", self.rpc.clone()),
-            ("--data", Some(absolute(&self.data))),
-            ("--socket", Some(absolute(&self.socket))),
+            ("--data", Some(absolute(&self.data).display().to_string())),
+            ("--socket", Some(absolute(&self.socket).display().to_string())),
             ("--listen", self.listen.clone()),
             ("--engine", self.engine.clone()),
             ("--ports", Some(format!("{}-{}", ports.first, ports.last))),

@@ -64,18 +64,20 @@ pub async fn init(args: Init, json: bool) -> Outcome {
     let mut stop = Stop::new()?;
     let daemon = Daemon::start(options(&machine)).await;
     let daemon = daemon.map_err(|error| Failure::of(&error))?;
+    if !json {
+        print_secrets(&daemon.beginning);
+    }
+    // `mill token create` makes another: what was shown only now must not be lost with this one.
     let invited = match (&daemon.beginning.new_token, &daemon.rpc) {
         (Some(_), Some(rpc)) if is_reachable(&machine) => {
-            Some((rpc.clone(), daemon.create_token(invitation()).await?.reveal()))
+            let token = daemon.create_token(invitation()).await.ok();
+            token.map(|token| (rpc.clone(), token.reveal()))
         }
         (_, _) => None,
     };
     match json {
         true => println!("{}", beginning(&daemon.beginning, &machine, invited)),
-        false => {
-            print_secrets(&daemon.beginning);
-            print_invitation(&daemon.beginning, &machine, invited);
-        }
+        false => print_invitation(&daemon.beginning, &machine, invited),
     }
     until_stopped(daemon, &mut stop).await
 }
@@ -260,6 +262,9 @@ fn print_invitation(node: &Beginning, machine: &Machine, invited: Option<(String
             "only this machine reaches this node: name an address with --advertise, so that others \
              can join"
         ),
+        None if node.new_token.is_some() => {
+            println!("`mill token create` prints how other machines join");
+        }
         None => {}
     }
     print_socket(machine);

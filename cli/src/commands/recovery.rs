@@ -15,7 +15,6 @@ use super::{Outcome, daemon, done};
 use crate::args::{BackupCommand, BackupRestore, BackupSave, Recover};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::render::counted;
 
 /// `mill backup save`.
 pub async fn save(args: BackupSave, json: bool) -> Outcome {
@@ -110,8 +109,8 @@ pub fn recover(args: Recover, json: bool) -> Outcome {
         true => println!("{}", json!({ "revision": revision.to_string() })),
         false => println!(
             "this node is the only one now, from revision {revision} on. Start its daemon again \
-             (`systemctl start mill`, or `mill init` with the options it had), then let other machines join with `mill token \
-             create`"
+             (`systemctl start mill`, or `mill init` with the options it had), then let other \
+             machines join with `mill token create`"
         ),
     }
     done()
@@ -143,8 +142,9 @@ fn tell(survey: &Survey) {
     }
     if survey.uncertain > 0 {
         println!(
-            "  - {} may never have been acknowledged, and will be in force",
-            counted(survey.uncertain, "entry of its log")
+            "  - of the entries in its log, the last {} may never have been acknowledged, and will be \
+             in force",
+            survey.uncertain
         );
     }
 }

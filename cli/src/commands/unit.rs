@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mill_runtime_real::identity::IDENTITY_FILE;
 
-use crate::args::Machine;
+use crate::args::{Machine, absolute};
 use crate::client::Client;
 use crate::failure::Failure;
 
@@ -86,7 +86,7 @@ fn text(program: &Path, machine: &Machine) -> String {
          \n\
          [Install]\n\
          WantedBy=multi-user.target\n",
-        path_of(&machine.data.join(IDENTITY_FILE)),
+        path_of(&absolute(&machine.data).join(IDENTITY_FILE)),
         command.join(" ")
     )
 }
