@@ -99,10 +99,13 @@ impl Brain {
         }
         let (now, window) = (draft.now.mono, self.timing.down_after);
         self.silence.called.retain(|_, at| now.since(*at) < window);
-        if silent.is_empty() {
-            // Who falls silent soon after others belongs to them.
-            self.silence.doubted.take_if(|_| self.silence.called.is_empty());
-        } else if !self.doubts_itself(draft) {
+        // Who falls silent soon after others belongs to them. Nobody may have looked since those
+        // were called down: a window after this leader gave itself one, it is over at the latest.
+        let over = |since: &mut Mono| silent.is_empty() || *since + Millis(2 * window.0) <= now;
+        if self.silence.called.is_empty() {
+            self.silence.doubted.take_if(over);
+        }
+        if !silent.is_empty() && !self.doubts_itself(draft) {
             self.call_down(draft, &silent);
         }
     }

@@ -102,10 +102,11 @@ impl Brain {
             return self.asking.wake_at(asked + ASK_AGAIN);
         }
         let standings = self.standings(now.mono, me, cluster);
-        let able = has.voters.iter().filter(|id| **id != me).filter(|id| {
-            let standing = standings.get(*id);
-            standing.is_some_and(|s| s.primary && s.heard && s.caught_up && !s.draining)
-        });
+        let able = has
+            .voters
+            .iter()
+            .filter(|id| **id != me)
+            .filter(|id| standings.get(*id).is_some_and(Standing::can_lead));
         let applied = |id: &NodeId| self.heard.get(id).map(|heard| heard.revision);
         if let Some(to) = able.max_by_key(|id| (applied(id), std::cmp::Reverse(**id))) {
             out.push(Effect::TransferLead { to: *to });
@@ -170,6 +171,11 @@ impl Asking {
 }
 
 impl Standing {
+    /// Whether it can take over the lead.
+    fn can_lead(&self) -> bool {
+        self.primary && self.heard && self.caught_up && !self.draining
+    }
+
     /// Whether another should vote instead.
     fn is_weak(&self) -> bool {
         self.lost || self.draining || !self.primary
@@ -184,8 +190,12 @@ fn target(standings: &BTreeMap<NodeId, Standing>) -> usize {
     if most.is_multiple_of(2) { most - 1 } else { most }
 }
 
-/// The members that there should be next: one change away from those that there are.
+/// The members that there should be next: one change away from those that there are. Whoever has
+/// no vote leads no more, though it may not have heard of that yet.
 fn decide(me: NodeId, standings: &BTreeMap<NodeId, Standing>, has: &Members) -> Members {
+    if !has.voters.contains(&me) {
+        return has.clone();
+    }
     let next = next_voters(me, standings, has);
     let heard = next.iter().filter(|id| standings.get(*id).is_some_and(|s| s.heard)).count();
     let mut safe = heard > next.len() / 2;
@@ -251,13 +261,15 @@ fn best(
     ready.iter().copied().min_by_key(|id| (in_zone_of(standings, voters, *id), *id))
 }
 
-/// The voter that is missed least.
+/// The voter that is missed least; none that can take the lead of one that drains.
 fn worst(
     me: NodeId,
     standings: &BTreeMap<NodeId, Standing>,
     voters: &BTreeSet<NodeId>,
 ) -> Option<NodeId> {
+    let drains = standings.get(&me).is_none_or(|mine| mine.draining);
     let others = voters.iter().copied().filter(|id| *id != me);
+    let others = others.filter(|id| !drains || !standings[id].can_lead());
     others.max_by_key(|id| {
         let standing = &standings[id];
         (standing.is_weak(), !standing.heard, in_zone_of(standings, voters, *id), *id)
@@ -349,6 +361,19 @@ mod tests {
     fn who_drains_votes_until_somebody_else_can() {
         assert_eq!(next("+ +d +", &[1, 2, 3]), [1, 2, 3]);
         assert_eq!(next("+ +d + +", &[1, 2, 3]), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_leader_that_drains_keeps_the_vote_of_whoever_can_lead_instead() {
+        assert_eq!(next("d +", &[1, 2]), [1, 2]);
+        assert_eq!(next("d +x", &[1, 2]), [1]);
+        assert_eq!(next("d +l", &[1, 2]), [1], "it could not take over");
+    }
+
+    #[test]
+    fn a_former_leader_that_lost_its_vote_asks_for_nothing() {
+        // Found by seed 0xd7b5: it heard of its vote before it heard of its lead.
+        assert_eq!(next("+ + +", &[2]), [2]);
     }
 
     #[test]

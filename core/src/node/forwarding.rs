@@ -6,7 +6,7 @@
 //! `sim-tests/tests/scenarios/forwarding.rs`.
 
 use super::Node;
-use super::requests::{Forwarded, Held, no_leader, reply};
+use super::requests::{Forwarded, Leaderless, no_leader, reply};
 use crate::api::{ApiError, ErrorCode, Outcome, Request, RequestId};
 use crate::effect::Effect;
 use crate::event::{Leadership, Origin};
@@ -17,17 +17,18 @@ use crate::units::Millis;
 
 /// A request waits this long for a leader to be known.
 pub const LEADER_PATIENCE: Millis = Millis::secs(3);
+/// A node that is known to lead and does not say so itself is asked again after this long: a new
+/// leader does not know it before its first entry is committed, and an old one may be gone.
+const ASK_AGAIN: Millis = Millis(100);
 
 impl Node {
     pub(super) fn route(&mut self, now: Now, id: RequestId, request: Request, origin: Origin) {
         match (self.leadership, origin) {
-            (Leadership::Leader { .. }, _) => self.confirm(now, id, request),
             (Leadership::Follower { leader, .. }, Origin::Node(_)) => {
                 reply(&mut self.out, id, Err(no_leader(leader)));
             }
-            (Leadership::Follower { leader, term }, Origin::Client) => {
-                let known = leader.map(|leader| (leader, term));
-                self.pass_on(id, request, known, now.mono + LEADER_PATIENCE);
+            (Leadership::Leader { .. }, _) | (Leadership::Follower { .. }, Origin::Client) => {
+                self.ask_leader(now, id, request, now.mono + LEADER_PATIENCE);
             }
         }
     }
@@ -45,7 +46,8 @@ impl Node {
                 self.requests.forwarded.insert(id, Forwarded { to, term, request, until });
             }
             None => {
-                self.requests.leaderless.insert(id, Held { what: request, until });
+                let waits = Leaderless { request, until, again: None };
+                self.requests.leaderless.insert(id, waits);
             }
         }
     }
@@ -59,13 +61,12 @@ impl Node {
         match outcome {
             // It was not done there: the next leader is asked, as soon as one is known.
             Some(Err(error)) if error.code == ErrorCode::NoLeader && until > now.mono => {
-                match self.leadership {
-                    Leadership::Leader { .. } => self.confirm(now, id, request),
-                    Leadership::Follower { leader, term: now_term } => {
-                        let known = leader.map(|leader| (leader, now_term));
-                        let other = known.filter(|known| *known != (to, term));
-                        self.pass_on(id, request, other, until);
-                    }
+                let asked = Leadership::Follower { leader: Some(to), term };
+                if self.leadership == asked {
+                    let again = Some(now.mono + ASK_AGAIN);
+                    self.requests.leaderless.insert(id, Leaderless { request, until, again });
+                } else {
+                    self.ask_leader(now, id, request, until);
                 }
             }
             Some(Err(error)) if error.code == ErrorCode::NoLeader => {
@@ -83,30 +84,42 @@ impl Node {
         }
     }
 
-    /// Who leads has changed: whoever waited for that is served.
-    pub(super) fn leader_known(&mut self, now: Now) {
-        let leader = match self.leadership {
-            Leadership::Leader { .. } => None,
-            Leadership::Follower { leader: None, .. } => return,
-            Leadership::Follower { leader: Some(leader), term } => Some((leader, term)),
-        };
-        for (id, held) in std::mem::take(&mut self.requests.leaderless) {
-            match leader {
-                Some(_) => self.pass_on(id, held.what, leader, held.until),
-                None => self.confirm(now, id, held.what),
+    fn ask_leader(&mut self, now: Now, id: RequestId, request: Request, until: Mono) {
+        match self.leadership {
+            Leadership::Leader { .. } => self.confirm(now, id, request),
+            Leadership::Follower { leader, term } => {
+                self.pass_on(id, request, leader.map(|leader| (leader, term)), until);
             }
         }
     }
 
-    /// Requests that have waited for a leader for long enough.
-    pub(super) fn give_up_waiting(&mut self, now: Now) {
+    /// Who leads has changed: whoever waited for that is served.
+    pub(super) fn leader_known(&mut self, now: Now) {
+        if let Leadership::Follower { leader: None, .. } = self.leadership {
+            return;
+        }
+        for (id, waits) in std::mem::take(&mut self.requests.leaderless) {
+            self.ask_leader(now, id, waits.request, waits.until);
+        }
+    }
+
+    /// Requests that have waited for a leader for long enough are answered, and others put to it
+    /// again.
+    pub(super) fn wait_for_leader(&mut self, now: Now) {
+        let due = |at: Mono| at <= now.mono;
         let waiting = self.requests.leaderless.iter();
-        let due: Vec<RequestId> =
-            waiting.filter(|(_, held)| held.until <= now.mono).map(|(id, _)| *id).collect();
-        for id in due {
-            self.requests.leaderless.remove(&id);
-            let error = self.cut_off();
-            reply(&mut self.out, id, Err(error));
+        let waiting = waiting.filter(|(_, waits)| due(waits.until) || waits.again.is_some_and(due));
+        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+            let Some(Leaderless { request, until, .. }) = self.requests.leaderless.remove(&id)
+            else {
+                continue;
+            };
+            if due(until) {
+                let error = self.cut_off();
+                reply(&mut self.out, id, Err(error));
+            } else {
+                self.ask_leader(now, id, request, until);
+            }
         }
     }
 

@@ -390,7 +390,7 @@ impl Node {
 
     /// Everything that follows from what is known now.
     fn step(&mut self, now: Now) {
-        self.give_up_waiting(now);
+        self.wait_for_leader(now);
         if !self.caught_up {
             return;
         }

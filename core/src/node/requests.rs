@@ -34,7 +34,7 @@ pub const REPLICAS_MAX: u32 = 1000;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Requests {
     /// For a leader to be known, or for another.
-    pub(super) leaderless: BTreeMap<RequestId, Held<Request>>,
+    pub(super) leaderless: BTreeMap<RequestId, Leaderless>,
     /// For the leader's answer, which was asked instead.
     pub(super) forwarded: BTreeMap<RequestId, Forwarded>,
     /// For this node's lead to be confirmed.
@@ -42,7 +42,7 @@ pub(super) struct Requests {
     /// For an entry to be committed.
     proposed: BTreeMap<RequestId, Proposed>,
     /// For a deploy to differ from what the caller has seen.
-    held: BTreeMap<RequestId, Held<Watched>>,
+    held: BTreeMap<RequestId, Watched>,
     /// Whether the state changed since held requests were looked at.
     changed: bool,
 }
@@ -64,18 +64,21 @@ pub(super) enum Then {
     Done,
 }
 
-/// Something that is held for a while.
+/// A request that waits for a leader.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Held<T> {
-    pub what: T,
+pub(super) struct Leaderless {
+    pub request: Request,
     pub until: Mono,
+    /// When the leader that is known is asked again; absent if none is.
+    pub again: Option<Mono>,
 }
 
-/// A deploy that somebody watches, and what they have seen of it.
+/// A deploy that somebody watches, what they have seen of it, and how long they wait for more.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Watched {
     number: Option<u64>,
     seen: u64,
+    until: Mono,
 }
 
 /// A request that another node was asked.
@@ -142,7 +145,9 @@ impl Requests {
 
     pub fn next_wake(&self) -> Option<(Mono, Wake)> {
         let held = self.held.values().map(|held| held.until);
-        let leaderless = self.leaderless.values().map(|held| held.until);
+        let waiting = self.leaderless.values();
+        let leaderless =
+            waiting.map(|waits| waits.again.map_or(waits.until, |at| at.min(waits.until)));
         held.chain(leaderless).map(|until| (until, Wake::Held)).min()
     }
 }
@@ -254,7 +259,7 @@ impl Node {
                 let seen = seen.filter(|seen| *seen == view.fingerprint && !view.state.is_end());
                 let Some(seen) = seen else { return Ok(Some(Answer::Deployment(view))) };
                 let until = now.mono + Millis(hold.0.min(HOLD_MAX.0));
-                self.requests.held.insert(id, Held { what: Watched { number, seen }, until });
+                self.requests.held.insert(id, Watched { number, seen, until });
                 Ok(None)
             }
             Request::Join(ask) => self.join(now, id, &ask),
@@ -465,8 +470,8 @@ impl Node {
                 self.requests.held.insert(id, hold);
                 continue;
             }
-            match self.deploy_view(hold.what.number) {
-                Ok(view) if !due && view.fingerprint == hold.what.seen => {
+            match self.deploy_view(hold.number) {
+                Ok(view) if !due && view.fingerprint == hold.seen => {
                     self.requests.held.insert(id, hold);
                 }
                 Ok(view) => reply(&mut self.out, id, Ok(Answer::Deployment(view))),

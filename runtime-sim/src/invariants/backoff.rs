@@ -1,5 +1,6 @@
 //! What failed is not started again at once: between two starts of one alloc its node waits for a
-//! second at least, by its own clock, unless its engine was away meanwhile.
+//! second at least, by its own clock, unless its engine was away meanwhile: to ask an engine that is
+//! away starts nothing.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +40,9 @@ impl Invariant for Backoff {
                     ContainerOp::Probe { .. } | ContainerOp::Tail { .. } => return Ok(()),
                     ContainerOp::List => return Ok(()),
                 };
+                if host.engine.down {
+                    return Ok(());
+                }
                 let before = self.0.insert((host.id, alloc.clone()), (host.boots, *at));
                 let Some((_, before)) = before.filter(|(boot, _)| *boot == host.boots) else {
                     return Ok(());

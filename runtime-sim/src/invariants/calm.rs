@@ -114,7 +114,8 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         }
         Command::Stop { alloc, .. } => {
             let was = before.allocs.get(alloc).filter(|was| was.is_wanted())?;
-            Some(&was.slot.service)
+            let kept = after.allocs.get(alloc).is_some_and(Alloc::is_wanted);
+            (!kept).then_some(&was.slot.service)
         }
         Command::Found { .. } | Command::RegisterNode { .. } | Command::SetLiveness { .. } => None,
         Command::AdmitNode { .. } | Command::RemoveNode { .. } | Command::SetDrain { .. } => None,

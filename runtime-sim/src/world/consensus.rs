@@ -227,12 +227,22 @@ impl World {
             let wait = Millis(self.draw.consensus.below(NOTICES.0));
             self.tell_after(wait, proposer, entry.id.boot, event);
         }
+        // Others may hear of it before it knows itself.
         let boot = self.host(winner).boots;
-        self.feed_all(winner, boot);
+        let wait = self.commit_takes(winner);
+        self.after(wait, Happening::Leads { node: winner, boot, term });
+    }
+
+    /// The first entry of its term is committed: a node knows that it leads, and what came before.
+    pub(super) fn begins_to_lead(&mut self, node: NodeId, boot: u64, term: u64) {
+        if self.log.leader != Some(node) || self.log.term != term {
+            return;
+        }
+        self.feed_all(node, boot);
         let (version, members) = self.log.members();
         let members = members.clone();
-        self.learn_members(winner, boot, version, members);
-        self.learn(winner, boot, Leadership::Leader { term });
+        self.learn_members(node, boot, version, members);
+        self.learn(node, boot, Leadership::Leader { term });
     }
 
     /// A node wants an entry in the log.
@@ -265,13 +275,18 @@ impl World {
     fn commit_soon(&mut self) {
         if !self.elections.committing {
             self.elections.committing = true;
-            let way = self.network.delay().0 + self.network.delay().0;
-            let leader = self.log.leader.and_then(|leader| self.hosts.get(&leader));
-            let slow = leader.is_some_and(|host| host.slow_disk);
-            let (low, high) = if slow { SLOW_SYNC } else { self.params.sync };
-            let sync = self.draw.consensus.between(low.0, high.0);
-            self.after(Millis(way + sync), Happening::Commit);
+            let Some(leader) = self.log.leader else { return };
+            let wait = self.commit_takes(leader);
+            self.after(wait, Happening::Commit);
         }
+    }
+
+    /// How long an entry of a leader takes to a quorum's disks and back.
+    fn commit_takes(&mut self, leader: NodeId) -> Millis {
+        let way = self.network.delay().0 + self.network.delay().0;
+        let slow = self.hosts.get(&leader).is_some_and(|host| host.slow_disk);
+        let (low, high) = if slow { SLOW_SYNC } else { self.params.sync };
+        Millis(way + self.draw.consensus.between(low.0, high.0))
     }
 
     /// What is in flight has reached a quorum, if the leader reaches one.

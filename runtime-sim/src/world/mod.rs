@@ -76,6 +76,8 @@ enum Happening {
     Retire { node: NodeId },
     /// A machine tries to join.
     Join { machine: u64 },
+    /// A node that won may lead.
+    Leads { node: NodeId, boot: u64, term: u64 },
     /// A node hears who leads.
     HearOfLeader { node: NodeId, boot: u64 },
     /// Leaders, votes and what takes too long are looked at.
@@ -314,6 +316,7 @@ impl World {
             }
             Happening::Retire { node } => self.retire(node),
             Happening::Join { machine } => self.join(machine),
+            Happening::Leads { node, boot, term } => self.begins_to_lead(node, boot, term),
             Happening::HearOfLeader { node, boot } => self.hear_of_leader(node, boot),
             Happening::Tick => self.tick(),
             Happening::Boot { node } => self.boot(node),

@@ -130,6 +130,30 @@ fn nodes_that_fall_silent_shortly_after_each_other_count_as_many() {
 }
 
 #[test]
+fn a_leader_doubts_itself_again_when_many_more_fall_silent_later() {
+    // Found by seed 0xc7e8: nobody had looked since the first incident was over.
+    for later in 0..12 {
+        let mut scenario = Scenario::nodes(9);
+        scenario.wait(Millis::mins(1));
+        let leader = leader(&scenario);
+        let (voters, others): (Vec<NodeId>, Vec<NodeId>) =
+            followers(&scenario).into_iter().partition(|id| scenario.world.voters().contains(id));
+        // It keeps its lead: the one to whom it would go never hears of it.
+        let heir = *voters.last().expect("five vote");
+        scenario.world.inject(Fault::Blocked(vec![(leader, heir)]), Millis::secs(12));
+        for node in others {
+            scenario.world.inject(Fault::PowerOff(node), Millis::mins(10));
+        }
+        scenario.until("four are called down", |world| down(world) == 4);
+        scenario.wait(Millis::secs(later));
+        for node in voters.into_iter().take(2) {
+            scenario.world.inject(Fault::PowerOff(node), Millis::mins(10));
+        }
+        scenario.until("two more are called down", |world| down(world) == 6);
+    }
+}
+
+#[test]
 fn a_leader_whose_heir_is_not_able_waits_a_window_and_goes_ahead() {
     let mut scenario = running(8, 8);
     let before = leader(&scenario);
