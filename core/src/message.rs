@@ -1,6 +1,6 @@
 //! What nodes say to each other outside the log: observations, never decisions.
 //!
-//! A node speaks to the leader, and the leader says that it heard. Either may be lost or late.
+//! A node speaks to the leader, and the leader says that it heard. Any may be lost or late.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +39,9 @@ pub enum Message {
         /// What was committed by then.
         revision: Revision,
     },
+    /// From a node that no leader answers to any other: "who does not take me for a member, say
+    /// so". It is no heartbeat: whoever hears nobody is not to be taken for well.
+    Hello,
 }
 
 /// What became of resolving an image.

@@ -33,6 +33,10 @@ impl Outbox {
         self.effects.push_back(effect);
     }
 
+    pub fn extend(&mut self, effects: impl IntoIterator<Item = Effect>) {
+        self.effects.extend(effects);
+    }
+
     /// Asks for a container operation; its answer carries the id.
     pub fn container(&mut self, op: ContainerOp) -> OpId {
         let id = OpId { boot: self.boot, seq: self.next_op };

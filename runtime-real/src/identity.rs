@@ -11,6 +11,7 @@ use mill_consensus::disk::{Claim, ClaimError, Disk as _, FileDisk};
 use mill_core::name::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::book;
 use crate::digest::{self, hex};
 use crate::private;
 use crate::recovery_key::RecoveryKey;
@@ -23,10 +24,14 @@ const FILE: &str = IDENTITY_FILE;
 /// Where it is written before it gets its name.
 const BESIDE: &str = "identity.new";
 /// What a directory may hold that no daemon has begun in: our own first steps, a new disk's.
-const BEFORE_IDENTITY: [&str; 4] = ["lock", BESIDE, "lost+found", PKI_FOLDER];
+const BEFORE_IDENTITY: [&str; 7] =
+    ["lock", BESIDE, "lost+found", PKI_FOLDER, NEW_LOG_FOLDER, book::FILE, book::BESIDE];
 
 /// Where in the data directory consensus keeps its log.
 pub const LOG_FOLDER: &str = "raft";
+
+/// Where a new log is made that takes the place of that one.
+pub(crate) const NEW_LOG_FOLDER: &str = "raft.new";
 
 /// Where in the data directory a node keeps its keys and certificates.
 pub const PKI_FOLDER: &str = "pki";

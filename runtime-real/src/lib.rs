@@ -5,6 +5,7 @@
 
 mod api;
 pub mod backup;
+mod book;
 pub mod clock;
 pub mod daemon;
 mod digest;

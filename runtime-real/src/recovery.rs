@@ -15,11 +15,9 @@ use mill_core::cluster::command::Entry;
 use mill_core::cluster::recovery::Survivor;
 use mill_core::cluster::{BadSnapshot, Cluster, Refusal, Revision};
 
+use crate::book::Book;
 use crate::clock;
-use crate::identity::{self, Claimed, Identity, IdentityError, LOG_FOLDER};
-
-/// Where the new log is made.
-const BESIDE: &str = "raft.new";
+use crate::identity::{self, Claimed, Identity, IdentityError, LOG_FOLDER, NEW_LOG_FOLDER};
 
 /// Why a cluster does not go on from here.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +83,7 @@ impl Survey {
         let claimed = identity::claim(data)?;
         let identity = claimed.known.clone();
         let identity = identity.ok_or_else(|| RecoveryError::NoNode { path: data.to_owned() })?;
-        finish_swap(data)?;
+        finish_swap(&claimed)?;
         let options = Options::new(identity.node.0, identity.cluster.clone());
         let held = read(&options, disk(&data.join(LOG_FOLDER))?)?;
         let uncertain = held.uncertain;
@@ -106,7 +104,7 @@ impl Survey {
         make_beside(data, &self.identity, &cluster)?;
         let old = data.join(format!("{LOG_FOLDER}.before-{}", cluster.revision.epoch));
         rename(&data.join(LOG_FOLDER), &old)?;
-        finish_swap(data)?;
+        swap(data)?;
         Ok(cluster.revision)
     }
 }
@@ -131,32 +129,42 @@ fn cluster_of(held: Held) -> Result<Cluster, RecoveryError> {
     Ok(cluster)
 }
 
-/// Begins the log of a new machine with a state.
-pub(crate) fn begin(
+/// Makes the log of a node that begins with a state; it counts once it is swapped in.
+pub(crate) fn make_beside(
     data: &Path,
     identity: &Identity,
     cluster: &Cluster,
 ) -> Result<(), RecoveryError> {
-    make_beside(data, identity, cluster)?;
-    finish_swap(data)
-}
-
-fn make_beside(data: &Path, identity: &Identity, cluster: &Cluster) -> Result<(), RecoveryError> {
-    let beside = data.join(BESIDE);
-    match fs::remove_dir_all(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error("remove", &beside)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
+    remove_beside(data)?;
+    let beside = data.join(NEW_LOG_FOLDER);
     let options = Options::new(identity.node.0, identity.cluster.clone());
     Ok(begin_with(&options, disk(&beside)?, cluster.revision.index, cluster.encode())?)
 }
 
-/// The new log takes the old one's place, if a power cut came between.
-pub(crate) fn finish_swap(data: &Path) -> Result<(), RecoveryError> {
-    let (log, beside) = (data.join(LOG_FOLDER), data.join(BESIDE));
+fn remove_beside(data: &Path) -> Result<(), RecoveryError> {
+    let beside = data.join(NEW_LOG_FOLDER);
+    match fs::remove_dir_all(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", &beside)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// What a power cut interrupted is done: a node's new log takes its place, and one that was made
+/// for a node that did not come to be is removed.
+pub(crate) fn finish_swap(claimed: &Claimed) -> Result<(), RecoveryError> {
+    match claimed.known {
+        Some(_) => swap(claimed.directory()),
+        None => remove_beside(claimed.directory()),
+    }
+}
+
+/// The new log takes the old one's place. Who was where by the old one does not count any more.
+pub(crate) fn swap(data: &Path) -> Result<(), RecoveryError> {
+    let (log, beside) = (data.join(LOG_FOLDER), data.join(NEW_LOG_FOLDER));
     if !log.exists() && beside.exists() {
+        Book::forget(data).map_err(io_error("remove the address book in", data))?;
         rename(&beside, &log)?;
     }
     Ok(())
@@ -175,4 +183,23 @@ fn disk(path: &Path) -> Result<Arc<FileDisk>, RecoveryError> {
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecoveryError {
     let path = path.to_path_buf();
     move |source| RecoveryError::Io { doing, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_log_takes_its_place_if_it_is_of_the_node_that_is_there_and_goes_if_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let [log, new] = [LOG_FOLDER, NEW_LOG_FOLDER].map(|name| dir.path().join(name));
+        fs::create_dir(&new).unwrap();
+        let claimed = identity::claim(dir.path()).unwrap();
+        finish_swap(&claimed).unwrap();
+        assert_eq!((log.exists(), new.exists()), (false, false));
+        drop(claimed.open(&log, || Identity::found(None)).unwrap());
+        fs::create_dir(&new).unwrap();
+        finish_swap(&identity::claim(dir.path()).unwrap()).unwrap();
+        assert_eq!((log.exists(), new.exists()), (true, false));
+    }
 }

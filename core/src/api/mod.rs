@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::FeatureLevel;
 use crate::cluster::admission::Roles;
 use crate::config::model::Project;
+use crate::effect::Peer;
 use crate::name::{Name, NodeId};
 use crate::plan::Plan;
 use crate::time::Wall;
@@ -151,17 +152,6 @@ pub struct JoinAsk {
     pub wall: Wall,
 }
 
-/// A member, as a new one is told of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    /// Its number.
-    pub id: NodeId,
-    /// Its name.
-    pub name: String,
-    /// Address and port that other nodes reach it at.
-    pub rpc: String,
-}
-
 impl Request {
     /// Whether this node's own copy of the state will do.
     pub fn is_stale(&self) -> bool {
@@ -247,8 +237,10 @@ pub enum Answer {
         name: String,
         /// What it does.
         roles: Roles,
-        /// Every member, itself included.
-        members: Vec<Member>,
+        /// Where every member is, itself included.
+        members: BTreeMap<NodeId, Peer>,
+        /// Numbers below it that are not among them were of nodes that are no more.
+        known_below: NodeId,
     },
     /// To what changes nodes and tokens: it is so now.
     Done,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::requests::{Then, refused};
 use super::{Members, Node};
 use crate::api::view::NodeDetail;
-use crate::api::{Answer, ApiError, ErrorCode, JoinAsk, Member, Outcome, RequestId};
+use crate::api::{Answer, ApiError, ErrorCode, JoinAsk, Outcome, RequestId};
 use crate::cluster::Refusal;
 use crate::cluster::admission::{Admission, JoinToken, NODES_MAX, labels_problem};
 use crate::cluster::command::Command;
@@ -84,17 +84,13 @@ impl Node {
             let message = format!("node {node} was admitted and removed again");
             return Err(ApiError::new(ErrorCode::Conflict, message).hint("join again"));
         };
-        let members = self.cluster.nodes.iter().map(|(id, member)| Member {
-            id: *id,
-            name: member.name.clone(),
-            rpc: member.facts.rpc.clone(),
-        });
         Ok(Answer::Admitted {
             node,
             cluster: self.cluster.id.clone().unwrap_or_default(),
             name: record.name.clone(),
             roles: record.roles,
-            members: members.collect(),
+            members: self.members_at(),
+            known_below: NodeId(self.cluster.next_node),
         })
     }
 

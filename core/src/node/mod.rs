@@ -128,6 +128,8 @@ pub struct Node {
     peers: BTreeMap<NodeId, Peer>,
     freshness: Freshness,
     next_heartbeat: Mono,
+    /// When another node is asked whether this one is still a member.
+    next_hello: Mono,
     heartbeat_seq: u64,
     /// What the last heartbeat reported.
     said: Said,
@@ -164,6 +166,7 @@ impl Node {
             peers: BTreeMap::new(),
             freshness: Freshness::default(),
             next_heartbeat: now.mono,
+            next_hello: now.mono + config.timing.down_after,
             heartbeat_seq: 0,
             said: Said::default(),
             config,
@@ -175,7 +178,10 @@ impl Node {
         match event {
             Event::Committed { at, entry } => self.committed(at, &entry),
             Event::Restored { at, bytes } => self.restored(at, &bytes),
-            Event::CaughtUp => self.caught_up = true,
+            Event::CaughtUp => {
+                self.caught_up = true;
+                self.publish_peers();
+            }
             Event::SnapshotWanted => {
                 let (at, bytes) = (self.cluster.revision, self.cluster.encode());
                 self.out.push(Effect::Snapshot { at, bytes });
@@ -190,7 +196,7 @@ impl Node {
             Event::ReadConfirmed { id, confirmed } => self.read_confirmed(now, id, confirmed),
             // Said once a second to everybody, and nothing follows from it.
             Event::Message { message: Message::Heard { seq, revision }, .. } => {
-                self.freshness.heard(seq, revision, self.cluster.revision);
+                self.answered(now, seq, revision);
                 if self.poll_timeout().is_none_or(|(at, _)| at > now.mono) {
                     return;
                 }
@@ -230,7 +236,8 @@ impl Node {
         let brain = brain.and_then(Brain::next_wake);
         let agent = self.agent.next_wake();
         let requests = self.requests.next_wake();
-        [heartbeat, brain, members, agent, requests].into_iter().flatten().min()
+        let hello = (!self.leads()).then_some((self.next_hello, Wake::Heartbeat));
+        [heartbeat, hello, brain, members, agent, requests].into_iter().flatten().min()
     }
 
     /// The replicated state as this node has applied it.
@@ -313,8 +320,11 @@ impl Node {
         );
     }
 
-    /// Gives out the address book, if it is another.
+    /// Gives out the address book, if it is another; not while the state is one of long ago.
     fn publish_peers(&mut self) {
+        if !self.caught_up {
+            return;
+        }
         let members = self.cluster.nodes.iter();
         let mut known = self.peers.iter();
         let same = members.clone().all(|(id, record)| {
@@ -325,11 +335,16 @@ impl Node {
         if same && known.next().is_none() {
             return;
         }
-        let peer =
-            |record: &NodeRecord| Peer { rpc: record.facts.rpc.clone(), key: record.key.clone() };
-        self.peers = members.map(|(id, record)| (*id, peer(record))).collect();
+        self.peers = self.members_at();
         let known_below = NodeId(self.cluster.next_node);
         self.out.push(Effect::Peers { peers: self.peers.clone(), known_below });
+    }
+
+    /// Where every member is.
+    fn members_at(&self) -> BTreeMap<NodeId, Peer> {
+        let peer =
+            |record: &NodeRecord| Peer { rpc: record.facts.rpc.clone(), key: record.key.clone() };
+        self.cluster.nodes.iter().map(|(id, record)| (*id, peer(record))).collect()
     }
 
     /// Another node should lead, if this one does.
@@ -352,6 +367,7 @@ impl Node {
         self.brain = match leadership {
             Leadership::Leader { term } => {
                 self.caught_up = true;
+                self.publish_peers();
                 let rng = self.rng.child(&format!("term {term}"));
                 self.members_changed = true;
                 Some(Brain::new(self.config.id, now, self.config.timing, rng))
@@ -383,14 +399,17 @@ impl Node {
                 }
             }
             Message::Heard { seq, revision } => {
-                self.freshness.heard(seq, revision, self.cluster.revision);
+                self.answered(now, seq, revision);
             }
+            // The runtime answers those that are no members.
+            Message::Hello => {}
         }
     }
 
     /// Everything that follows from what is known now.
     fn step(&mut self, now: Now) {
         self.wait_for_leader(now);
+        self.call_out(now);
         if !self.caught_up {
             return;
         }
@@ -434,10 +453,36 @@ impl Node {
         let message = Message::Heartbeat { seq, facts, revision, trouble, reports, images };
         match self.leadership {
             Leadership::Leader { .. } => self.message(now, self.config.id, message),
-            Leadership::Follower { leader: Some(to), .. } => {
-                self.out.push(Effect::Send { to, message });
+            Leadership::Follower { leader, .. } => {
+                self.out.extend(leader.map(|to| Effect::Send { to, message }));
             }
-            Leadership::Follower { leader: None, .. } => {}
         }
+    }
+
+    /// The leader heard this node.
+    fn answered(&mut self, now: Now, seq: u64, revision: Revision) {
+        self.freshness.heard(seq, revision, self.cluster.revision);
+        self.next_hello = now.mono + self.config.timing.down_after;
+    }
+
+    /// Says hello to one node after the other while no leader answers: one that was removed
+    /// meanwhile is told so by anybody, whether or not it ever voted.
+    fn call_out(&mut self, now: Now) {
+        if self.leads() || self.next_hello > now.mono {
+            return;
+        }
+        self.next_hello = now.mono + self.config.timing.heartbeat;
+        let me = self.config.id;
+        let others = self.cluster.nodes.keys().copied().filter(|id| *id != me);
+        let others: Vec<NodeId> = others.collect();
+        if others.is_empty() {
+            return;
+        }
+        let to = others[self.rng.below(others.len() as u64) as usize];
+        self.out.push(Effect::Send { to, message: Message::Hello });
+    }
+
+    fn leads(&self) -> bool {
+        matches!(self.leadership, Leadership::Leader { .. })
     }
 }

@@ -10,12 +10,13 @@ use mill_core::effect::OpId;
 use mill_core::event::Fate;
 use mill_core::name::NodeId;
 use mill_core::{Effect, Event};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::Consensus;
 use super::wire::Wire;
+use crate::book::Book;
 use crate::docker::Engine;
 use crate::rpc::Server;
 use mill_consensus::Proposal;
@@ -33,6 +34,8 @@ pub(super) struct Dispatch {
     /// What this node says to others, and whom it listens to.
     wire: Wire,
     server: Server,
+    /// Where the others are, to be kept on disk.
+    book: watch::Sender<Book>,
     events: mpsc::Sender<Event>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     snapshot: Option<oneshot::Sender<(u64, Vec<u8>)>>,
@@ -48,7 +51,7 @@ impl Dispatch {
     pub fn new(
         consensus: Consensus,
         engine: Engine,
-        (wire, server): (Wire, Server),
+        (wire, server, book): (Wire, Server, watch::Sender<Book>),
         events: mpsc::Sender<Event>,
         retired: oneshot::Sender<()>,
     ) -> Dispatch {
@@ -57,6 +60,7 @@ impl Dispatch {
             engine,
             wire,
             server,
+            book,
             events,
             waiting: BTreeMap::new(),
             snapshot: None,
@@ -116,9 +120,9 @@ impl Dispatch {
                 });
             }
             Effect::Peers { peers, known_below } => {
-                self.wire.set(&peers);
-                let keys = peers.into_iter().map(|(node, peer)| (node, peer.key));
-                self.server.set_book(keys.collect(), known_below.0);
+                let book = Book { peers, known_below: known_below.0 };
+                self.open_book(&book);
+                self.book.send_replace(book);
             }
             Effect::ChangeMembers { voters, learners } => self.change_members(voters, learners),
             Effect::Retire => self.retire(),
@@ -127,6 +131,13 @@ impl Dispatch {
                 tokio::spawn(async move { consensus.transfer_lead(to.0).await });
             }
         }
+    }
+
+    /// Whom this node speaks to and listens to from now on.
+    pub fn open_book(&self, book: &Book) {
+        self.wire.set(&book.peers);
+        let keys = book.peers.iter().map(|(node, peer)| (*node, peer.key.clone()));
+        self.server.set_book(keys.collect(), book.known_below);
     }
 
     /// The loop is told in a moment: whoever asked for this is still to be answered.

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::calls::Answerer;
 use super::wire::Wire;
 use super::{Consensus, Handle};
+use crate::book::Book;
 use crate::clock;
 use crate::pki::{self, Authority, AuthorityPem, NodeKey, PkiError};
 use crate::rpc::{self, Caller, Dial, JOIN_PATH, Tcp};
@@ -130,6 +131,8 @@ pub(super) struct Welcome {
     /// Hash of the cluster's API token, and public half of its recovery key.
     pub(super) token_hash: String,
     pub(super) recovery: String,
+    /// Where the members are.
+    pub(super) book: Book,
 }
 
 /// How the joiner itself is reached.
@@ -214,7 +217,7 @@ impl<C: Answerer, D: Dial> Admitting<C, D> {
         // Whoever asks has that key, whatever they say.
         ask.key = pki::key_of_request(&certificate).map_err(refused)?;
         let admitted = self.handle.ask(Request::Join(Box::new(ask))).await?;
-        let Answer::Admitted { node, cluster, name, roles, .. } = admitted else {
+        let Answer::Admitted { node, cluster, name, roles, members, known_below } = admitted else {
             return Err(ApiError::new(ErrorCode::Internal, "the node answered something else"));
         };
         let signed = authority.sign(&certificate, node, &cluster).map_err(refused)?;
@@ -228,6 +231,7 @@ impl<C: Answerer, D: Dial> Admitting<C, D> {
             with_key: roles.primary.then(|| authority.to_pem()),
             token_hash: self.token_hash.clone(),
             recovery: self.recovery.clone(),
+            book: Book { peers: members, known_below: known_below.0 },
         })
     }
 

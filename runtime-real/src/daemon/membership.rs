@@ -37,7 +37,7 @@ impl Membership {
         name: Option<String>,
     ) -> Result<Membership, StartError> {
         let claimed = identity::claim(data)?;
-        recovery::finish_swap(data)?;
+        recovery::finish_swap(&claimed)?;
         let opened = claimed.open(log, || Identity::found(name))?;
         let store = Store::open(&data.join(PKI_FOLDER))?;
         let identity = &opened.identity;
@@ -59,7 +59,7 @@ impl Membership {
         joiner: &Joiner,
     ) -> Result<Membership, StartError> {
         let claimed = identity::claim(data)?;
-        recovery::finish_swap(data)?;
+        recovery::finish_swap(&claimed)?;
         let store = Store::open(&data.join(PKI_FOLDER))?;
         let identity = match &claimed.known {
             Some(known) => {
@@ -69,7 +69,7 @@ impl Membership {
             None => {
                 let key = store.node_key()?;
                 let welcome = joining::ask(dial, &key, invitation, joiner).await?;
-                keep(&store, &welcome, invitation)?
+                keep(data, &store, &welcome, invitation)?
             }
         };
         let opened = claimed.open(log, || Ok(identity))?;
@@ -111,8 +111,9 @@ impl Membership {
         store.keep(authority.certificate(), &certificate)?;
         let kept = (backup.token_hash.clone(), backup.recovery.clone());
         let identity = Identity::joined(backup.cluster.clone(), node, name, kept);
-        recovery::begin(data, &identity, &cluster)?;
+        recovery::make_beside(data, &identity, &cluster)?;
         let opened = claimed.open(log, || Ok(identity))?;
+        recovery::swap(data)?;
         Membership::read(opened, &store)
     }
 
@@ -137,7 +138,12 @@ fn sign_oneself(store: &Store, identity: &Identity) -> Result<(), PkiError> {
 
 /// Keeps what the cluster gave; the identity comes last, so that a power cut leaves a machine that
 /// asks again, with the same key.
-fn keep(store: &Store, welcome: &Welcome, invitation: &Invitation) -> Result<Identity, StartError> {
+fn keep(
+    data: &Path,
+    store: &Store,
+    welcome: &Welcome,
+    invitation: &Invitation,
+) -> Result<Identity, StartError> {
     let certificate = pki::from_pem(&welcome.certificate)?;
     let authority = pki::from_pem(&welcome.authority)?;
     let named = pki::node_in(&certificate, &welcome.cluster);
@@ -148,6 +154,7 @@ fn keep(store: &Store, welcome: &Welcome, invitation: &Invitation) -> Result<Ide
         store.keep_authority(&Authority::from_pem(whole)?)?;
     }
     store.keep(&authority, &certificate)?;
+    welcome.book.keep(data).map_err(|source| StartError::Disk { path: data.to_owned(), source })?;
     let Welcome { cluster, node, name, token_hash, recovery, .. } = welcome.clone();
     Ok(Identity::joined(cluster, node, name, (token_hash, recovery)))
 }

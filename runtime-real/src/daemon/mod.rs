@@ -44,6 +44,7 @@ use self::membership::Membership;
 use self::wire::Wire;
 use crate::api;
 use crate::backup::{Backup, BackupError, Sealing};
+use crate::book::{self, Book};
 use crate::clock::Clock;
 use crate::docker::{Engine, EngineOptions};
 use crate::host;
@@ -393,17 +394,22 @@ impl Daemon {
         let node = Node::new(config, identity::entropy()?, clock.now());
         let recorder = record(&options, &opened, &node);
         let (retired, is_retired) = oneshot::channel();
+        let (book, keeping) = book::keeper(options.data.clone());
         let dispatch = Dispatch::new(
             consensus.clone(),
             engine.clone(),
-            (wire, server.clone()),
+            (wire, server.clone(), book),
             events.clone(),
             retired,
         );
+        if let Some(known) = Book::read(&options.data) {
+            dispatch.open_book(&known);
+        }
         let event_loop = EventLoop::new(node, clock, dispatch, engine.clone(), recorder);
         let (stop, stopped) = oneshot::channel();
         let event_loop = tokio::spawn(event_loop.run(log, happened, asked, stopped, is_retired));
         let rpc = door.address.clone();
+        tasks.push(keeping);
         tasks.extend(door.listener.map(|door| tokio::spawn(calls::serve(door, server))));
         let Identity { node, name, boot, .. } = &opened.identity;
         tracing::info!(%node, name, boot, "started");

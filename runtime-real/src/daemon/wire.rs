@@ -76,7 +76,21 @@ impl<D: Dial> Wire<D> {
     pub(super) async fn forward(&self, to: NodeId, request: &Request) -> Option<Outcome> {
         let hold = match request {
             Request::Deployment { hold: Millis(hold), .. } => Duration::from_millis(*hold),
-            _ => Duration::ZERO,
+            Request::Plan { .. }
+            | Request::Deploy { .. }
+            | Request::Restart { .. }
+            | Request::Scale { .. }
+            | Request::Status { .. }
+            | Request::Allocs { .. }
+            | Request::Why { .. }
+            | Request::Node { .. }
+            | Request::Join(_)
+            | Request::CreateToken { .. }
+            | Request::RevokeTokens
+            | Request::Drain { .. }
+            | Request::Label { .. }
+            | Request::RemoveNode { .. }
+            | Request::State => Duration::ZERO,
         };
         let asked = self.call(to, REQUEST_PATH, to_json(request), hold + ANSWER_WITHIN).await;
         match asked {

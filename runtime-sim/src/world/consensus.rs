@@ -349,8 +349,8 @@ impl World {
         let Some(leader) = self.log.leader else { return };
         let host = &self.hosts[&node];
         if !self.log.is_member(node) {
-            // One that is back asks for votes, and is told why it gets none.
-            if self.network.open(node, leader) {
+            // One that thinks that it votes asks for votes, and is told why it gets none.
+            if host.votes(node) && self.network.open(node, leader) {
                 self.dismissed(node, leader);
             }
             return;
@@ -388,11 +388,30 @@ impl World {
         self.feed_soon(node);
     }
 
+    /// A daemon that starts again reads in its own log what it knew to be committed: any part of
+    /// what its node had applied.
+    pub(super) fn remembers(&mut self, node: NodeId, boot: u64, had_applied: u64) {
+        let from = self.host(node).fed.applied;
+        if had_applied > from {
+            let known = self.draw.consensus.between(from, had_applied);
+            self.feed_entries(node, boot, known - from);
+        }
+    }
+
     fn feed_all(&mut self, node: NodeId, boot: u64) {
         self.feed_up_to(node, boot, u64::MAX);
     }
 
     fn feed_up_to(&mut self, node: NodeId, boot: u64, most: u64) {
+        self.feed_entries(node, boot, most);
+        let fed = &mut self.host_mut(node).fed;
+        if !fed.caught_up && fed.applied >= fed.behind {
+            fed.caught_up = true;
+            self.tell(node, boot, Event::CaughtUp);
+        }
+    }
+
+    fn feed_entries(&mut self, node: NodeId, boot: u64, most: u64) {
         let end = self.log.end();
         let mut given = 0;
         while self.host(node).fed.applied < end && given < most && self.host(node).is_up() {
@@ -403,11 +422,6 @@ impl World {
             let at = Revision { epoch: 0, index };
             self.tell(node, boot, Event::Committed { at, entry });
             self.compare_state(node);
-        }
-        let fed = &mut self.host_mut(node).fed;
-        if !fed.caught_up && fed.applied >= fed.behind {
-            fed.caught_up = true;
-            self.tell(node, boot, Event::CaughtUp);
         }
     }
 

@@ -38,6 +38,7 @@ impl World {
         };
         let seed = seed ^ node.0.rotate_left(32);
         host.daemon = Some(Node::new(config, seed, host.clock.now(now)));
+        let had_applied = host.fed.applied;
         host.fed = Fed::nothing(end);
         host.wake = None;
         let (boot, snapshot, members) = (host.boots, host.snapshot.clone(), host.members.clone());
@@ -49,6 +50,7 @@ impl World {
         if let Some((_, Members { voters, learners })) = members {
             self.tell(node, boot, Event::Members { voters, learners });
         }
+        self.remembers(node, boot, had_applied);
         self.feed_soon(node);
     }
 

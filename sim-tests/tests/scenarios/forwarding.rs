@@ -7,13 +7,7 @@ use mill_core::units::Millis;
 use mill_runtime_sim::{Fault, Params};
 use mill_sim_tests::{Scenario, project};
 
-use crate::WEB;
-
-/// Nothing gets through between this node and the others.
-fn alone(node: NodeId, nodes: u64) -> Fault {
-    let others = (1..=nodes).map(NodeId).filter(|other| *other != node);
-    Fault::Blocked(others.flat_map(|other| [(node, other), (other, node)]).collect())
-}
+use crate::{WEB, alone};
 
 /// Three nodes that vote, and one that does not lead.
 fn three_and_a_follower() -> (Scenario, NodeId) {

@@ -13,6 +13,9 @@ mod recovery;
 mod returns;
 mod upgrades;
 
+use mill_core::name::NodeId;
+use mill_runtime_sim::Fault;
+
 /// A service with one replica and an http health check.
 pub const WEB: &str = "
 [service.web]
@@ -21,3 +24,9 @@ port = 8080
 [service.web.health]
 path = \"/\"
 ";
+
+/// Nothing gets through between this node and the others.
+pub fn alone(node: NodeId, nodes: u64) -> Fault {
+    let others = (1..=nodes).map(NodeId).filter(|other| *other != node);
+    Fault::Blocked(others.flat_map(|other| [(node, other), (other, node)]).collect())
+}

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use mill_core::api::{Answer, ApiError, ErrorCode, JoinAsk, Request};
 use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
+use mill_core::effect::Peer;
 use mill_core::name::NodeId;
 use mill_core::time::Wall;
 use mill_core::units::Millis;
 use mill_runtime_sim::{Fault, World};
 use mill_sim_tests::Scenario;
 
-use crate::WEB;
+use crate::{WEB, alone};
 
 const SECONDARY: Roles = Roles { primary: false, secondary: true };
 
@@ -75,15 +76,21 @@ fn a_machine_is_admitted_once_however_often_it_asks() {
 }
 
 #[test]
-fn who_is_admitted_is_told_who_the_others_are() {
+fn who_is_admitted_is_told_where_the_others_are() {
     let mut scenario = one_with_token();
     let asks = ask(&scenario, "t", "b");
     let answer = scenario.ask(Request::Join(Box::new(asks)));
-    let Ok(Answer::Admitted { node, cluster, name, roles, members }) = answer else { panic!() };
+    let Ok(Answer::Admitted { node, cluster, name, roles, members, known_below }) = answer else {
+        panic!("{answer:?}")
+    };
     assert_eq!((node, name.as_str(), roles), (NodeId(2), "b", Roles::default()));
     assert_eq!(cluster, "sim");
-    let members: Vec<_> = members.iter().map(|m| (m.id.0, &*m.name, &*m.rpc)).collect();
-    assert_eq!(members, [(1, "m1", "10.0.0.1:7433"), (2, "b", "192.0.2.9:7433")]);
+    let at = |(id, peer): (&NodeId, &Peer)| (id.0, peer.key.clone(), peer.rpc.clone());
+    let at: Vec<_> = members.iter().map(at).collect();
+    let told = |id, key: &str, rpc: &str| (id, key.to_owned(), rpc.to_owned());
+    assert_eq!(at[0], told(1, "key 1", "10.0.0.1:7433"));
+    assert_eq!(at[1..], [told(2, "key of b", "192.0.2.9:7433")]);
+    assert_eq!(known_below, NodeId(3));
 }
 
 #[test]
@@ -346,6 +353,24 @@ fn a_node_that_was_removed_while_it_was_away_learns_of_it_when_it_is_back() {
     assert!(!scenario.world.host(away).gone);
     scenario.until("it is back, and has ended", |world| world.host(away).gone);
     scenario.settled();
+}
+
+#[test]
+fn a_node_without_a_vote_learns_that_it_was_removed_from_whomever_is_left() {
+    let mut scenario = Scenario::nodes(4);
+    scenario.until("three vote", |world| voters(world).len() == 3);
+    scenario.wait(Millis::secs(5));
+    let leader = scenario.world.leader().expect("settled");
+    let away = (1..=4).map(NodeId).find(|id| !scenario.world.voters().contains(id));
+    let away = away.expect("one of four does not vote");
+    scenario.world.inject(alone(away, 4), Millis::secs(60));
+    scenario.until("it is down", |world| !world.cluster().nodes[&away].is_up());
+    // The only one that it knows to lead is gone before it is back.
+    scenario.world.inject(Fault::PowerOff(leader), Millis::mins(20));
+    let removed = scenario.ask(Request::RemoveNode { node: away.to_string(), force: true });
+    assert_eq!(removed, Ok(Answer::Done));
+    scenario.wait(Millis::mins(2));
+    assert!(scenario.world.host(away).gone, "{}", scenario.story());
 }
 
 #[test]

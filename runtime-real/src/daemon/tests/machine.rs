@@ -28,6 +28,7 @@ use super::super::{
 };
 use super::log::{Log, Told};
 use super::stage::{PORT, Record, Turmoil, name_of};
+use crate::book::Book;
 use crate::clock::Clock;
 use crate::identity::{Opened, PKI_FOLDER};
 use crate::pki::{Store, fingerprint};
@@ -95,6 +96,8 @@ impl Machine {
         let data = self.data.path();
         let (log, joiner) = (log_file(data), self.joiner());
         let membership = Membership::join(Turmoil, data, &log, invitation, &joiner).await?;
+        let book = Book::read(data).unwrap();
+        assert!(book.peers.contains_key(&NodeId(1)), "it knows where the others are");
         self.start(membership).await;
         Ok(self.running().node)
     }

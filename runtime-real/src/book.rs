@@ -1,0 +1,121 @@
+//! The address book on disk: where the other nodes were when this one last knew, so that it can
+//! speak to them before it has read the log again, or any of it.
+//!
+//! A copy of what the log says, and no more than that: a book that is lost or cannot be read costs
+//! nothing but a little time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mill_core::effect::Peer;
+use mill_core::name::NodeId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::private;
+
+/// Where in the data directory.
+pub(crate) const FILE: &str = "peers.json";
+/// The same while it is written.
+pub(crate) const BESIDE: &str = "peers.new";
+
+/// Where the members are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Book {
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    /// Numbers below it that are not among them were of nodes that are no more.
+    pub(crate) known_below: u64,
+}
+
+impl Book {
+    /// The book of a data directory, if there is one.
+    pub(crate) fn read(data: &Path) -> Option<Book> {
+        let path = data.join(FILE);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the address book cannot be read");
+                return None;
+            }
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(book) => Some(book),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the address book is damaged");
+                None
+            }
+        }
+    }
+
+    /// Puts it into a data directory.
+    pub(crate) fn keep(&self, data: &Path) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(self).expect("books have text keys only");
+        private::replace(&data.join(FILE), &bytes)
+    }
+
+    /// Takes it out of a data directory: who is in it is asked no more.
+    pub(crate) fn forget(data: &Path) -> io::Result<()> {
+        match std::fs::remove_file(data.join(FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Writes down each book that it is given, or the latest where they come faster than the disk is.
+pub(crate) fn keeper(data: PathBuf) -> (watch::Sender<Book>, JoinHandle<()>) {
+    let (latest, mut given) = watch::channel(Book::default());
+    let keeping = tokio::spawn(async move {
+        while given.changed().await.is_ok() {
+            let (book, data) = (given.borrow_and_update().clone(), data.clone());
+            match tokio::task::spawn_blocking(move || book.keep(&data)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the address book cannot be written"),
+                Err(panic) => tracing::error!(%panic, "the address book was not written"),
+            }
+        }
+    });
+    (latest, keeping)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn book() -> Book {
+        let peer = Peer { rpc: "192.0.2.1:7400".to_owned(), key: "ab".to_owned() };
+        Book { peers: BTreeMap::from([(NodeId(3), peer)]), known_below: 4 }
+    }
+
+    #[test]
+    fn a_book_is_read_as_it_was_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Book::read(dir.path()), None);
+        book().keep(dir.path()).unwrap();
+        assert_eq!(Book::read(dir.path()), Some(book()));
+        Book::forget(dir.path()).unwrap();
+        Book::forget(dir.path()).unwrap();
+        assert_eq!(Book::read(dir.path()), None);
+    }
+
+    #[test]
+    fn a_damaged_book_is_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "{").unwrap();
+        assert_eq!(Book::read(dir.path()), None);
+    }
+
+    #[tokio::test]
+    async fn the_latest_book_is_on_disk_once_its_keeper_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (latest, keeping) = keeper(dir.path().to_path_buf());
+        latest.send_replace(Book::default());
+        latest.send_replace(book());
+        drop(latest);
+        keeping.await.unwrap();
+        assert_eq!(Book::read(dir.path()), Some(book()));
+    }
+}
