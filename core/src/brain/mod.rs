@@ -21,6 +21,7 @@ pub(crate) use self::liveness::Said;
 use self::liveness::{Heard, Silence};
 use self::members::Asking;
 pub use self::waiting::Blocked;
+pub(crate) use self::waiting::sentences;
 use crate::cluster::alloc::Phase;
 use crate::cluster::command::{BYTES_PER_ENTRY, COMMANDS_PER_ENTRY, Command, Entry, ProposalId};
 use crate::cluster::node::NodeFacts;

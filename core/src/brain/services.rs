@@ -170,7 +170,8 @@ impl Brain {
         let verdicts = scheduler::place(room.nodes, &asks);
         for (ask, verdict) in asks.into_iter().zip(verdicts) {
             match verdict {
-                Verdict::Unplaced(rejected) => {
+                Verdict::Unplaced(mut rejected) => {
+                    rejected.extend(scheduler::down(draft.cluster, ask.pinned));
                     room.lost.left += u32::from(room.lost.is(&ask.slot, version.template));
                     blocked.push(Blocked::Unplaced { slot: ask.slot, rejected });
                 }

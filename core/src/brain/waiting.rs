@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Slot;
+use crate::plan::numbers;
 use crate::rollout::Waiting;
-use crate::scheduler::Rejected;
+use crate::scheduler::{Rejected, by_reason};
 use crate::units::Millis;
 
 /// What stands between a slot and what is wanted of it.
@@ -63,6 +64,60 @@ impl Blocked {
     }
 }
 
+/// What stands in the way, as sentences: slots that no node will take for the same reasons share
+/// one.
+pub(crate) fn sentences(blocked: &[Blocked]) -> Vec<String> {
+    let mut unplaced: Vec<(&[Rejected], Vec<&Slot>)> = Vec::new();
+    let mut others = Vec::new();
+    for blocked in blocked {
+        let Blocked::Unplaced { slot, rejected } = blocked else {
+            others.push(blocked.to_string());
+            continue;
+        };
+        match unplaced.iter_mut().find(|(known, _)| known == rejected) {
+            Some((_, slots)) => slots.push(slot),
+            None => unplaced.push((rejected, vec![slot])),
+        }
+    }
+    let unplaced = unplaced.into_iter().map(|(rejected, slots)| Unplaced { slots, rejected });
+    unplaced.map(|unplaced| unplaced.to_string()).chain(others).collect()
+}
+
+/// Slots that no node will take, and why.
+struct Unplaced<'a> {
+    slots: Vec<&'a Slot>,
+    rejected: &'a [Rejected],
+}
+
+impl fmt::Display for Unplaced<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let them = match self.slots.as_slice() {
+            [] => return Ok(()),
+            [slot] => {
+                write!(f, "{slot}")?;
+                "it"
+            }
+            slots @ [first, ..] => {
+                let indices: Vec<u64> = slots.iter().map(|slot| slot.index).collect();
+                write!(f, "{} slots {}", first.service, numbers(&indices))?;
+                "them"
+            }
+        };
+        if self.rejected.is_empty() {
+            return write!(f, ": no node is up");
+        }
+        write!(f, ": no node can take {them}:")?;
+        for (i, (reason, nodes)) in by_reason(self.rejected).into_iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            match nodes.as_slice() {
+                [node] => write!(f, "{comma} {node} {reason}")?,
+                nodes => write!(f, "{comma} {}: each {reason}", nodes.join(", "))?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -75,17 +130,7 @@ impl fmt::Display for Blocked {
                     write!(f, "{slot}: waiting for other replicas, too few are healthy")
                 }
             },
-            Blocked::Unplaced { slot, rejected } if rejected.is_empty() => {
-                write!(f, "{slot}: no node is up")
-            }
-            Blocked::Unplaced { slot, rejected } => {
-                write!(f, "{slot}: no node can take it:")?;
-                let each = |(i, r): (usize, &Rejected)| {
-                    let comma = if i == 0 { "" } else { "," };
-                    write!(f, "{comma} {} {}", r.node, r.reason)
-                };
-                rejected.iter().enumerate().try_for_each(each)
-            }
+            Blocked::Unplaced { slot, rejected } => Unplaced { slots: vec![slot], rejected }.fmt(f),
             Blocked::Lost { slot, first } => write!(
                 f,
                 "{slot}: its node is down; it is placed elsewhere after {first} other replicas \

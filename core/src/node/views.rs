@@ -7,6 +7,7 @@ use crate::api::view::{
     Age, AllocView, DeployServiceView, DeployView, NodeView, ServiceView, StatusView,
 };
 use crate::api::{ApiError, ErrorCode};
+use crate::brain::sentences;
 use crate::brain::services::wanted_slots;
 use crate::cluster::alloc::{Alloc, Desired, Phase};
 use crate::cluster::deploy::{Deploy, DeployState, Service, Version};
@@ -97,7 +98,7 @@ impl Node {
     /// What a service waits for, as sentences.
     pub(super) fn waiting(&self, service: &Name) -> Vec<String> {
         let Some(brain) = &self.brain else { return Vec::new() };
-        let blocked = brain.blocked(service).iter();
+        let blocked = sentences(brain.blocked(service));
         let troubles = self.cluster.allocs_of(service).filter(|(_, alloc)| alloc.is_wanted());
         let troubles = troubles.filter_map(|(id, alloc)| {
             let trouble = alloc.status.trouble.as_ref()?;
@@ -110,7 +111,7 @@ impl Node {
             let name = &self.cluster.nodes.get(&node)?.name;
             Some(format!("node {name}: {}", brain.trouble_of(node)?.detail))
         });
-        blocked.map(ToString::to_string).chain(troubles).chain(engines).collect()
+        blocked.into_iter().chain(troubles).chain(engines).collect()
     }
 
     pub(super) fn alloc_views(&self, service: Option<&Name>) -> Result<Vec<AllocView>, ApiError> {

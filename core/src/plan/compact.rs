@@ -122,7 +122,7 @@ impl Group<'_> {
 }
 
 /// Ascending numbers with runs drawn together: `0-4, 7, 9`.
-pub(super) fn numbers(indices: &[u64]) -> String {
+pub(crate) fn numbers(indices: &[u64]) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut rest = indices;
     while let Some(first) = rest.first() {

@@ -13,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::scheduler::{self, Ask, Candidate, Reason, Rejected, Verdict};
+use crate::scheduler::{self, Ask, Candidate, Rejected, Verdict};
 
 /// What is wanted of one service.
 pub(super) struct Wanted<'a> {
@@ -229,12 +229,7 @@ impl<'a> Turns<'a> {
         match verdict.expect("one ask has one verdict") {
             Verdict::Placed { node, .. } => Ok(node),
             Verdict::Unplaced(mut rejected) => {
-                let down = self.cluster.nodes.iter().filter(|(_, record)| !record.is_up());
-                let mine = down.filter(|(id, _)| pinned.is_none_or(|node| node == **id));
-                rejected.extend(mine.map(|(_, record)| Rejected {
-                    node: record.name.clone(),
-                    reason: Reason::Down,
-                }));
+                rejected.extend(scheduler::down(self.cluster, pinned));
                 Err(rejected)
             }
         }

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 pub use self::check::check;
+pub(crate) use self::compact::numbers;
 use self::fill::{Wanted, fill};
 use crate::brain::services::{update_order, wanted_slots};
 use crate::cluster::Cluster;

@@ -10,7 +10,7 @@ use super::{Action, Plan, ServicePlan, SlotPlan, SlotStep, StopFirst};
 use crate::config::diff::FieldChange;
 use crate::config::model::UpdateOrder;
 use crate::name::Slot;
-use crate::scheduler::{Reason, Rejected};
+use crate::scheduler::{Rejected, by_reason};
 
 /// Slots of a service, or nodes that will not do, up to which each gets a line.
 pub(super) const LINES_MAX: usize = 8;
@@ -221,14 +221,7 @@ pub(super) fn reasons(f: &mut fmt::Formatter<'_>, rejected: &[Rejected]) -> fmt:
     if rejected.len() <= LINES_MAX {
         return rejected.iter().try_for_each(|r| writeln!(f, "        {} {}", r.node, r.reason));
     }
-    let mut told: Vec<(&Reason, Vec<&str>)> = Vec::new();
-    for Rejected { node, reason } in rejected {
-        match told.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, nodes)) => nodes.push(node),
-            None => told.push((reason, vec![node])),
-        }
-    }
-    told.iter().try_for_each(|(reason, nodes)| match nodes.as_slice() {
+    by_reason(rejected).iter().try_for_each(|(reason, nodes)| match nodes.as_slice() {
         [node] => writeln!(f, "        {node} {reason}"),
         nodes => writeln!(f, "        {}: each {reason}", nodes.join(", ")),
     })

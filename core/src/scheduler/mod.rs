@@ -143,6 +143,25 @@ pub enum Reason {
     PoolExhausted(PortPool),
 }
 
+/// Nodes in groups that lack the same, in the order of the first of each.
+pub fn by_reason(rejected: &[Rejected]) -> Vec<(&Reason, Vec<&str>)> {
+    let mut groups: Vec<(&Reason, Vec<&str>)> = Vec::new();
+    for Rejected { node, reason } in rejected {
+        match groups.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, nodes)) => nodes.push(node),
+            None => groups.push((reason, vec![node])),
+        }
+    }
+    groups
+}
+
+/// The nodes that are down, and so were not even asked, of those that a slot may go to.
+pub fn down(cluster: &Cluster, pinned: Option<NodeId>) -> impl Iterator<Item = Rejected> {
+    let down = cluster.nodes.iter().filter(|(_, record)| !record.is_up() && record.roles.secondary);
+    let may = down.filter(move |(id, _)| pinned.is_none_or(|node| node == **id));
+    may.map(|(_, record)| Rejected { node: record.name.clone(), reason: Reason::Down })
+}
+
 /// Decides each ask in order; earlier answers take effect for later ones.
 pub fn place(nodes: &mut [Candidate], asks: &[Ask<'_>]) -> Vec<Verdict> {
     let mut verdicts = Vec::with_capacity(asks.len());

@@ -7,6 +7,7 @@
 //! - `wire`, `calls`: what it says to other nodes, and what they say to it
 
 mod calls;
+mod clearing;
 mod dispatch;
 mod door;
 mod event_loop;
@@ -25,7 +26,6 @@ use mill_core::api::{ApiError, Outcome, Request};
 use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::cluster::node::{NodeFacts, PortPool};
-use mill_core::container::{ContainerOp, OpOutput};
 use mill_core::event::Origin;
 use mill_core::node::Founder;
 use mill_core::timing::Timing;
@@ -34,6 +34,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::calls::Answering;
+pub use self::clearing::clear_left_behind;
+use self::clearing::remove_all;
 use self::dispatch::Dispatch;
 use self::door::Door;
 use self::event_loop::{Ended, EventLoop};
@@ -218,12 +220,6 @@ pub(crate) struct Asked {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// How often containers are listed and removed until none should be left.
-const REMOVE_TRIES: u32 = 20;
-/// An empty list counts from this try on.
-const REMOVE_LOOKS: u32 = 2;
-/// Between two of these.
-const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 /// Requests that wait for the event loop.
 const REQUESTS_WAITING: usize = 256;
 /// Results of effects, and messages, that wait for the event loop.
@@ -522,48 +518,6 @@ fn sealing(identity: &Identity, authority: &Authority) -> Sealing {
 
 fn log_file(data: &Path) -> PathBuf {
     data.join(LOG_FOLDER).join(consensus::LOG_FILE)
-}
-
-/// Removes the containers of a daemon that is gone and whose directory will be: says whether `data`
-/// is of such a one.
-///
-/// # Errors
-/// When the engine refuses; says which containers are left.
-pub async fn clear_left_behind(data: &Path, engine: Option<String>) -> Result<bool, String> {
-    let Some((identity, _claim)) = identity::left_behind(data) else { return Ok(false) };
-    let (cluster, node) = (identity.cluster, identity.node);
-    let engine = Engine::connect(EngineOptions { host: engine, cluster, node, config: None })
-        .map_err(|error| error.detail)?;
-    remove_all(&engine).await?;
-    Ok(true)
-}
-
-/// Removes every container of a cluster's node, until none is listed: the engine may still finish
-/// what it was asked before who asked it ended.
-async fn remove_all(engine: &Engine) -> Result<(), String> {
-    let mut failed = Vec::new();
-    for tried in 0..REMOVE_TRIES {
-        if tried > 0 {
-            tokio::time::sleep(REMOVE_PAUSE).await;
-        }
-        let listed = engine.perform(ContainerOp::List).await.map_err(|error| error.detail)?;
-        let OpOutput::Containers(found) = listed else { return Ok(()) };
-        // One empty list says nothing of a container that is being made.
-        if found.is_empty() && tried >= REMOVE_LOOKS {
-            return Ok(());
-        }
-        let removals = found.into_iter().map(|container| async move {
-            let alloc = container.alloc;
-            let removed = engine.perform(ContainerOp::Remove { alloc: alloc.clone() }).await;
-            removed.err().map(|error| format!("{alloc}: {}", error.detail))
-        });
-        let ended = futures_util::future::join_all(removals).await;
-        failed = ended.into_iter().flatten().collect();
-    }
-    match failed.is_empty() {
-        true => Err("others appear as fast as they are removed".to_owned()),
-        false => Err(failed.join("; ")),
-    }
 }
 
 fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String) -> NodeConfig {

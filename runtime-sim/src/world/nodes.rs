@@ -98,7 +98,8 @@ impl World {
     }
 
     pub(super) fn arrive(&mut self, from: NodeId, to: NodeId, message: Message) {
-        let boot = self.host(to).boots;
+        // Who was admitted and has not heard of it is nowhere yet.
+        let Some(boot) = self.hosts.get(&to).map(|host| host.boots) else { return };
         if !self.dismissed(from, to) {
             self.tell(to, boot, Event::Message { from, message });
         }

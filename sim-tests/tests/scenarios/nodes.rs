@@ -1,6 +1,6 @@
 //! Nodes that are lost, cut off, slow or wrong about the time.
 
-use mill_core::api::{ErrorCode, Request};
+use mill_core::api::{Answer, ErrorCode, Request};
 use mill_core::cluster::deploy::DeployState;
 use mill_core::event::Leadership;
 use mill_core::name::NodeId;
@@ -168,4 +168,27 @@ fn a_node_lost_while_images_are_resolved_is_made_up_for() {
     });
     assert_eq!(scenario.world.cluster().deploys[&number].state, DeployState::Resolving);
     assert!(scenario.end_of(number).is_end());
+}
+
+#[test]
+fn slots_that_no_node_takes_for_the_same_reasons_are_told_of_in_one_sentence() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1"]);
+    scenario.run(&WEB.replace("port = 8080", "port = 8080\nreplicas = 4"));
+    for node in ["n2", "n3"] {
+        let node = node.to_owned();
+        assert_eq!(scenario.ask(Request::Drain { node, on: true }), Ok(Answer::Done));
+    }
+    scenario.until("all are on the first", |world| {
+        world.cluster().allocs_on(NodeId(1)).filter(|(_, alloc)| alloc.is_live()).count() == 4
+    });
+    scenario.wait(Millis::secs(30));
+    scenario.world.inject(Fault::PowerOff(NodeId(1)), Millis::mins(2));
+    scenario.until("it is down", |world| !world.cluster().is_up(NodeId(1)));
+    scenario.wait(Millis::secs(5));
+    let status = scenario.ask(Request::Status { stale: false });
+    let Ok(Answer::Status(status)) = status else { panic!("{status:?}") };
+    let reasons = "m2, m3: each is draining, m1 is down";
+    let told = format!("web slots 0-3: no node can take them: {reasons}");
+    assert_eq!(status.services[0].waiting, [told]);
 }
