@@ -197,12 +197,15 @@ pub enum TokenCommand {
     /// Make a token, and print the command with which a machine joins.
     #[command(after_help = "Example:\n  mill token create --role secondary --lasts 1h --once")]
     Create(TokenCreate),
+    /// Make a token in place of all that there are.
+    #[command(after_help = "Example:\n  mill token rotate --lasts 7d")]
+    Rotate(TokenCreate),
     /// Make all tokens worthless; nodes that have joined stay.
     #[command(after_help = "Example:\n  mill token revoke")]
     Revoke(TokenRevoke),
 }
 
-/// `mill token create`.
+/// `mill token create` and `mill token rotate`.
 #[derive(Debug, ClapArgs)]
 pub struct TokenCreate {
     #[command(flatten)]

@@ -41,6 +41,7 @@ pub async fn node(command: NodeCommand, json: bool) -> Outcome {
 pub async fn token(command: TokenCommand, json: bool) -> Outcome {
     match command {
         TokenCommand::Create(args) => create_token(args, json).await,
+        TokenCommand::Rotate(args) => rotate_tokens(args, json).await,
         TokenCommand::Revoke(args) => revoke_tokens(args, json).await,
     }
 }
@@ -164,9 +165,18 @@ pub async fn create(client: &Client, wish: &TokenWish) -> Result<(String, String
     Ok((address, token))
 }
 
+/// The old ones end first: whoever is interrupted in between has none, and not one too many.
+async fn rotate_tokens(args: TokenCreate, json: bool) -> Outcome {
+    revoke(&Client::new(&args.target.address)?).await?;
+    create_token(args, json).await
+}
+
+async fn revoke(client: &Client) -> Result<(), Failure> {
+    change(client, "/v1/tokens/revoke", json!({})).await
+}
+
 async fn revoke_tokens(args: TokenRevoke, json: bool) -> Outcome {
-    let client = Client::new(&args.target.address)?;
-    change(&client, "/v1/tokens/revoke", json!({})).await?;
+    revoke(&Client::new(&args.target.address)?).await?;
     said("no token is good any more; nodes that have joined stay", json)
 }
 

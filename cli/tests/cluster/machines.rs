@@ -129,7 +129,16 @@ impl Machines {
 
     /// The same on another.
     pub fn token_of(&self, machine: usize, more: &[&str]) -> String {
-        let output = self.mill(machine, &[&["token", "create", "--json"], more].concat());
+        self.token_by("create", machine, more)
+    }
+
+    /// The same in place of all others.
+    pub fn rotated_token(&self) -> String {
+        self.token_by("rotate", 1, &[])
+    }
+
+    fn token_by(&self, how: &str, machine: usize, more: &[&str]) -> String {
+        let output = self.mill(machine, &[&["token", how, "--json"], more].concat());
         json(&output)["token"].as_str().unwrap_or_else(|| panic!("{}", said(&output))).to_owned()
     }
 

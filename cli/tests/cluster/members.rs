@@ -69,7 +69,10 @@ fn a_machine_that_may_not_join_is_told_why_and_one_that_has_joined_may_again() {
     assert!(nobody.contains("no node answers at"), "{nobody}");
     machines.init_on(2);
     machines.eventually("it follows", |machines| machines.leader(2) == Some(1));
-    let token = machines.token(&[]);
+    let old = machines.token(&[]);
+    let token = machines.rotated_token();
+    let rotated = machines.join_refused_at(3, 2, &old);
+    assert!(rotated.contains("was revoked"), "{rotated}");
     machines.join_at(3, 2, &token, &[]);
     machines.eventually("it is in, by way of a node that passed it on", |machines| {
         machines.nodes(3).len() == 3
