@@ -93,7 +93,9 @@ fn calls_down(
             called.insert(*node, now);
         }
     }
-    let many = called.len() > 1 && called.len() * MANY > up;
+    // Whom else the state lost meanwhile is no news of who is silent.
+    let calls = entry.commands.iter().any(|c| matches!(c, Command::SetLiveness { up: false, .. }));
+    let many = calls && called.len() > 1 && called.len() * MANY > up;
     // The window that it gives itself begins when the first has been silent for one, and may
     // have begun with a node that is heard again.
     let longest = called.keys().map(|node| ears.silence(*node, now)).max().unwrap_or_default();
