@@ -84,6 +84,11 @@ impl Draft {
         Draft { project, services, bad_images, builds: 0, rng }
     }
 
+    /// The project's name.
+    pub fn project_name(&self) -> Name {
+        self.project.name.clone()
+    }
+
     /// The names of its services.
     pub fn names(&self) -> Vec<Name> {
         self.project.services.keys().cloned().collect()

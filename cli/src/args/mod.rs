@@ -1,6 +1,7 @@
 //! What can be typed.
 
 mod nodes;
+mod past;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ pub use self::nodes::{
     NodeCommand, NodeDrain, NodeInspect, NodeLabel, NodeLs, NodeName, NodeRm, PortRange, Recover,
     TokenCommand, TokenCreate, TokenRevoke, absolute,
 };
+pub use self::past::{CancelDeploy, DeploysCommand, HistoryArgs, Rollback, WhichDeploy};
 
 /// A container orchestrator for 3 to 20 nodes, in one binary.
 #[derive(Debug, Parser)]
@@ -104,6 +106,15 @@ pub enum Command {
     /// Change how many replicas a service has, until the next deploy.
     #[command(after_help = "Example:\n  mill scale web 5")]
     Scale(Scale),
+    /// Go back to what a project ran after an earlier deploy.
+    #[command(after_help = "Examples:\n  mill rollback\n  mill rollback --to 7 --dry-run")]
+    Rollback(Rollback),
+    /// List past deploys.
+    #[command(after_help = "Example:\n  mill history -n 5")]
+    History(HistoryArgs),
+    /// Look at a deploy, watch it, or cancel it.
+    #[command(subcommand, after_help = "Example:\n  mill deploys cancel")]
+    Deploys(DeploysCommand),
     /// Print the JSON Schema of `mill.toml`, for editors.
     #[command(after_help = "Example:\n  mill schema > mill.schema.json")]
     Schema,

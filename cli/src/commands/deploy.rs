@@ -54,7 +54,7 @@ pub async fn deploy(args: Deploy, json: bool) -> Outcome {
             return done();
         }
         if !(args.yes || is_known) {
-            confirm(json)?;
+            confirm("deploy this?", json)?;
         }
         agreed = Some(plan.fingerprint());
         match start(&client, project, &plan).await {
@@ -159,7 +159,9 @@ pub async fn finish(client: &Client, number: u64, detach: bool, json: bool) -> O
     if detach {
         match json {
             true => println!("{}", pretty(&json!({ "deploy": number }))),
-            false => println!("deploy #{number} goes on; `mill status` shows how it is doing"),
+            false => {
+                println!("deploy #{number} goes on; `mill deploys attach {number}` watches it")
+            }
         }
         return done();
     }
@@ -167,7 +169,7 @@ pub async fn finish(client: &Client, number: u64, detach: bool, json: bool) -> O
         code = watch(client, number, json) => code,
         _ = tokio::signal::ctrl_c() => {
             // Standard output is a program's with --json.
-            eprintln!("\ndetached: deploy #{number} goes on; `mill status` shows how it is doing");
+            eprintln!("\ndetached: deploy #{number} goes on; `mill deploys attach {number}` watches it");
             done()
         }
     }
@@ -180,7 +182,7 @@ pub async fn watch(client: &Client, number: u64, json: bool) -> Outcome {
 }
 
 /// Follows a deploy to its end, also across a daemon that restarts meanwhile.
-async fn follow(client: &Client, number: u64, json: bool) -> Result<DeployView, Failure> {
+pub async fn follow(client: &Client, number: u64, json: bool) -> Result<DeployView, Failure> {
     let mut progress = (!json).then(|| Progress::new(number));
     let mut seen = None;
     let mut lost = 0;
@@ -220,18 +222,19 @@ fn is_passing(failure: &Failure) -> bool {
     }
 }
 
-fn confirm(json: bool) -> Result<(), Failure> {
+/// Asks a person; nothing happens without a yes.
+pub fn confirm(question: &str, json: bool) -> Result<(), Failure> {
     if json || !std::io::stdin().is_terminal() {
-        let message = "nobody is there to say yes; use --yes to deploy without asking";
+        let message = "nobody is there to say yes; use --yes to go ahead without asking";
         return Err(Failure::Usage(message.to_owned()));
     }
-    print!("deploy this? [y/N] ");
+    print!("{question} [y/N] ");
     // A prompt that cannot be shown is answered by what is read.
     let _ = std::io::stdout().flush();
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);
     match read.map(|_| answer.trim().to_lowercase()) {
         Ok(answer) if answer == "y" || answer == "yes" => Ok(()),
-        Ok(_) | Err(_) => Err(Failure::Failed("not deployed; nothing was changed".to_owned())),
+        Ok(_) | Err(_) => Err(Failure::Failed("nothing was changed".to_owned())),
     }
 }

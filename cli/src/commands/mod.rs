@@ -8,6 +8,7 @@ mod doctor;
 mod logs;
 mod nodes;
 mod operate;
+mod past;
 mod plan;
 mod recovery;
 mod replay;
@@ -46,6 +47,9 @@ pub fn run(args: Args) -> Outcome {
         Command::Logs(args) => client_runtime()?.block_on(logs::logs(args, json)),
         Command::Restart(args) => client_runtime()?.block_on(operate::restart(args, json)),
         Command::Scale(args) => client_runtime()?.block_on(operate::scale(args, json)),
+        Command::Rollback(args) => client_runtime()?.block_on(past::rollback(args, json)),
+        Command::History(args) => client_runtime()?.block_on(past::history(args, json)),
+        Command::Deploys(command) => client_runtime()?.block_on(past::deploys(command, json)),
         Command::Schema => {
             println!("{}", pretty(&mill_core::config::schema()));
             done()

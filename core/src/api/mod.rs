@@ -122,6 +122,26 @@ pub enum Request {
         /// Also one that has containers or was not drained.
         force: bool,
     },
+    /// Go back to what a project ran after an earlier deploy.
+    Rollback {
+        /// Which project; needed if there are several.
+        project: Option<Name>,
+        /// After which deploy; the last successful one but one if absent.
+        to: Option<u64>,
+        /// The fingerprint of the plan that the caller agreed to. If absent, the plan is the
+        /// answer, and nothing is done.
+        expect: Option<String>,
+    },
+    /// The deploy that runs is to go back to where it began.
+    Cancel {
+        /// Its number; whichever runs if absent.
+        number: Option<u64>,
+    },
+    /// Every deploy that is kept.
+    Deploys {
+        /// Whether this node's own copy will do.
+        stale: bool,
+    },
     /// The replicated state, for `mill plan --state`.
     State,
 }
@@ -159,11 +179,14 @@ impl Request {
             Request::Status { stale }
             | Request::Allocs { stale, .. }
             | Request::Why { stale, .. }
+            | Request::Deploys { stale }
             | Request::Node { stale, .. } => *stale,
             Request::Plan { .. } | Request::Deployment { .. } | Request::State => false,
             Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
+            | Request::Rollback { .. }
+            | Request::Cancel { .. }
             | Request::Join(_)
             | Request::CreateToken { .. }
             | Request::RevokeTokens
@@ -182,10 +205,14 @@ impl Request {
             | Request::Node { .. }
             | Request::Plan { .. }
             | Request::Deployment { .. }
+            | Request::Deploys { .. }
+            | Request::Rollback { expect: None, .. }
             | Request::State => false,
             Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
+            | Request::Rollback { expect: Some(_), .. }
+            | Request::Cancel { .. }
             | Request::Join(_)
             | Request::CreateToken { .. }
             | Request::RevokeTokens
@@ -208,15 +235,24 @@ pub type Outcome = Result<Answer, ApiError>;
 pub enum Answer {
     /// To `Plan`.
     Plan(Plan),
-    /// To `Deploy`, `Restart` and `Scale`: committed under this number.
+    /// To `Deploy`, `Restart`, `Scale` and `Rollback`: committed under this number.
     Started {
         /// The deploy's number.
         number: u64,
         /// What it does.
         plan: Plan,
     },
-    /// To `Deploy`: the cluster runs exactly this already.
+    /// To `Deploy` and `Rollback`: the cluster runs exactly this already.
     Unchanged,
+    /// To `Rollback` without a fingerprint.
+    Return {
+        /// After which deploy.
+        to: u64,
+        /// What going back does.
+        plan: Plan,
+    },
+    /// To `Deploys`: the latest first.
+    Deploys(Vec<view::DeploySummary>),
     /// To `Deployment`.
     Deployment(view::DeployView),
     /// To `Status`.

@@ -39,7 +39,8 @@ pub struct StatusView {
 pub enum Age {
     /// Since this long the node has not heard of anything newer, and could have.
     AtMost(Millis),
-    /// No leader has been heard since the node started.
+    /// No leader has been heard since the node started; or it leads, stood still for a while, and
+    /// has not found out since whether another leads now.
     Unknown,
 }
 
@@ -158,6 +159,9 @@ pub struct DeployView {
     pub project: Name,
     /// What asked for it.
     pub kind: DeployKind,
+    /// The earlier deploy that it goes back to, if that is what it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u64>,
     /// How far it is.
     pub state: DeployState,
     /// Each service that it touches.
@@ -168,6 +172,30 @@ pub struct DeployView {
     pub ended: Option<Wall>,
     /// Changes whenever anything above does.
     pub fingerprint: u64,
+}
+
+/// A deploy in a list of all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploySummary {
+    /// Its number.
+    pub number: u64,
+    /// Whose services.
+    pub project: Name,
+    /// What asked for it.
+    pub kind: DeployKind,
+    /// The earlier deploy that it goes back to, if that is what it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u64>,
+    /// How far it is.
+    pub state: DeployState,
+    /// The services that it touches.
+    pub services: Vec<Name>,
+    /// Whether its project can go back to what it left.
+    pub returnable: bool,
+    /// When it started.
+    pub started: Wall,
+    /// When it ended.
+    pub ended: Option<Wall>,
 }
 
 /// One service of a deploy, for people.

@@ -201,6 +201,12 @@ pub enum Command {
         changes: BTreeMap<Name, Option<Box<ServiceSpec>>>,
         /// Services whose containers are replaced though nothing changed.
         restart: Vec<Name>,
+        /// What images meant when they ran before, of services that go back to that.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        images: BTreeMap<Name, PinnedImage>,
+        /// The deploy that it goes back to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back_to: Option<u64>,
     },
     /// What an image of a deploy means. Refused unless the deploy is resolving images.
     PinImage {

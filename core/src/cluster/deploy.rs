@@ -31,6 +31,13 @@ pub struct Deploy {
     pub started: Wall,
     /// When it reached its end.
     pub ended: Option<Wall>,
+    /// The earlier deploy that it goes back to, if that is what it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_to: Option<u64>,
+    /// The version of each service that its project ran once it had succeeded; absent if it did
+    /// not, or that is not kept any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<BTreeMap<Name, u64>>,
 }
 
 /// What asked for a deploy.
@@ -43,6 +50,8 @@ pub enum DeployKind {
     Restart,
     /// `mill scale`.
     Scale,
+    /// `mill rollback`.
+    Rollback,
 }
 
 /// How far a deploy is.

@@ -12,11 +12,14 @@ pub mod deploy;
 mod features;
 pub mod history;
 pub mod node;
+pub mod past;
 pub mod recovery;
+mod rolling;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +64,9 @@ pub struct Cluster {
     pub allocs: BTreeMap<AllocId, alloc::Alloc>,
     /// The last [`DEPLOYS_KEPT`] deploys, by number.
     pub deploys: BTreeMap<u64, deploy::Deploy>,
+    /// Versions of services that past deploys left, by the number of the deploy that made each.
+    #[serde(default)]
+    pub past: BTreeMap<Name, BTreeMap<u64, Arc<deploy::Version>>>,
     /// What happened lately.
     pub history: history::History,
     /// Number of the last deploy ever started.

@@ -2,12 +2,13 @@
 //! the leader said what was committed by then, once that is applied here.
 //!
 //! As honest as the leader that answered: one that has lost its quorum takes as long to notice as
-//! an election takes.
+//! an election takes. One that stood still meanwhile says nothing until it knows that it leads.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::RequestId;
 use crate::api::view::Age;
 use crate::cluster::Revision;
 use crate::mutant::{self, Mutant};
@@ -24,6 +25,9 @@ pub(super) struct Freshness {
     sent: VecDeque<(u64, Mono)>,
     /// When those were sent that were heard, and what was committed by then.
     heard: VecDeque<(Mono, Revision)>,
+    /// This node leads, and stood still: another may lead by now. The last request that had come
+    /// by then: what a quorum says of a later one, it says of now.
+    doubted: Option<Option<RequestId>>,
 }
 
 impl Freshness {
@@ -37,6 +41,10 @@ impl Freshness {
 
     /// The leader heard one.
     pub fn heard(&mut self, seq: u64, revision: Revision, applied: Revision) {
+        // It heard itself.
+        if self.doubted.is_some() {
+            return;
+        }
         let Some((_, at)) = self.sent.iter().find(|(sent, _)| *sent == seq).copied() else {
             return;
         };
@@ -51,10 +59,28 @@ impl Freshness {
         self.heard.push_back((at, revision));
     }
 
+    /// This node led when it stood still.
+    pub fn doubt(&mut self, latest: Option<RequestId>) {
+        self.doubted = Some(latest);
+    }
+
+    /// A quorum said that it leads, when that was asked for a request.
+    pub fn confirmed(&mut self, request: RequestId) {
+        self.doubted.take_if(|latest| Some(request) > *latest);
+    }
+
+    /// It has heard who leads.
+    pub fn trust(&mut self) {
+        self.doubted = None;
+    }
+
     /// How old the state is.
     pub fn age(&self, now: Mono, applied: Revision) -> Age {
         if mutant::is(Mutant::StaleReadSaysNow) {
             return Age::AtMost(Millis(0));
+        }
+        if self.doubted.is_some() {
+            return Age::Unknown;
         }
         let known = self.heard.iter().filter(|(_, revision)| *revision <= applied);
         match known.map(|(at, _)| *at).max() {

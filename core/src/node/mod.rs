@@ -7,6 +7,7 @@
 mod forwarding;
 mod freshness;
 mod members;
+mod past;
 mod requests;
 mod views;
 mod why;
@@ -34,6 +35,7 @@ use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
 use crate::timing::Timing;
+use crate::units::Millis;
 
 /// What a node is told at birth.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +132,8 @@ pub struct Node {
     next_heartbeat: Mono,
     /// When another node is asked whether this one is still a member.
     next_hello: Mono,
+    /// When the last event came.
+    handled: Mono,
     heartbeat_seq: u64,
     /// What the last heartbeat reported.
     said: Said,
@@ -167,6 +171,7 @@ impl Node {
             freshness: Freshness::default(),
             next_heartbeat: now.mono,
             next_hello: now.mono + config.timing.down_after,
+            handled: now.mono,
             heartbeat_seq: 0,
             said: Said::default(),
             config,
@@ -175,6 +180,7 @@ impl Node {
 
     /// Takes in what happened.
     pub fn handle(&mut self, now: Now, event: Event) {
+        self.stood_still(now);
         match event {
             Event::Committed { at, entry } => self.committed(at, &entry),
             Event::Restored { at, bytes } => self.restored(at, &bytes),
@@ -364,6 +370,7 @@ impl Node {
             return;
         }
         self.leadership = leadership;
+        self.freshness.trust();
         self.brain = match leadership {
             Leadership::Leader { term } => {
                 self.caught_up = true;
@@ -457,6 +464,16 @@ impl Node {
                 self.out.extend(leader.map(|to| Effect::Send { to, message }));
             }
         }
+    }
+
+    /// A leader that nothing happens to for so long stood still, and may lead no more: at least its
+    /// own heartbeat would have been due.
+    fn stood_still(&mut self, now: Now) {
+        let still = now.mono.since(self.handled) >= Millis(self.config.timing.down_after.0 / 2);
+        if still && self.leads() {
+            self.freshness.doubt(self.requests.latest);
+        }
+        self.handled = now.mono;
     }
 
     /// The leader heard this node.

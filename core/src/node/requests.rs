@@ -33,6 +33,8 @@ pub const REPLICAS_MAX: u32 = 1000;
 /// Requests that wait.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Requests {
+    /// The last that came: they are numbered as they come.
+    pub(super) latest: Option<RequestId>,
     /// For a leader to be known, or for another.
     pub(super) leaderless: BTreeMap<RequestId, Leaderless>,
     /// For the leader's answer, which was asked instead.
@@ -62,6 +64,8 @@ pub(super) enum Then {
     Admitted,
     /// It is so now.
     Done,
+    /// A deploy moved as was asked.
+    Moved,
 }
 
 /// A request that waits for a leader.
@@ -158,6 +162,7 @@ impl Then {
                        done";
         ApiError::new(ErrorCode::Unknown, message).hint(match self {
             Then::Started(_) => "look with `mill status` before you repeat it",
+            Then::Moved => "look with `mill status` before you repeat it",
             Then::Admitted | Then::Done => "repeat it: it is done once, however often it is asked",
         })
     }
@@ -167,6 +172,7 @@ impl Node {
     /// A request comes in: answered from this node's copy if that will do, passed on to the leader,
     /// or kept until this node is sure that it leads.
     pub(super) fn request(&mut self, now: Now, id: RequestId, request: Request, origin: Origin) {
+        self.requests.latest = Some(id);
         if request.is_stale() {
             let outcome = self.look(request, Some(self.age(now)));
             reply(&mut self.out, id, outcome);
@@ -214,6 +220,7 @@ impl Node {
             reply(&mut self.out, id, Err(error));
             return;
         }
+        self.freshness.confirmed(id);
         if let Some(outcome) = self.act(now, id, request).transpose() {
             reply(&mut self.out, id, outcome);
         }
@@ -231,6 +238,7 @@ impl Node {
             (Some(Ok(Reply::Admitted(node))), Then::Admitted) => self.admitted(*node),
             // Somebody else did the same a moment before.
             (Some(Ok(Reply::Done) | Err(Refusal::Stale(_))), Then::Done) => Ok(Answer::Done),
+            (Some(Ok(Reply::Done)), Then::Moved) => Ok(Answer::Done),
             (Some(Err(refusal)), _) => Err(refused(refusal)),
             (Some(Ok(_)) | None, _) => {
                 let message = "the entry did something else than was asked for";
@@ -262,6 +270,10 @@ impl Node {
                 self.requests.held.insert(id, Watched { number, seen, until });
                 Ok(None)
             }
+            Request::Rollback { project, to, expect } => {
+                self.go_back(now, id, (project, to), expect)
+            }
+            Request::Cancel { number } => self.cancel(now, id, number),
             Request::Join(ask) => self.join(now, id, &ask),
             Request::CreateToken { hash, roles, expires, once } => {
                 let token = JoinToken { roles, expires, once, spent: None };
@@ -277,6 +289,7 @@ impl Node {
             | Request::Allocs { .. }
             | Request::Why { .. }
             | Request::Node { .. }
+            | Request::Deploys { .. }
             | Request::State => self.look(request, None).map(Some),
         }
     }
@@ -295,6 +308,7 @@ impl Node {
             }
             Request::Why { subject, .. } => self.why(&subject).map(Answer::Why),
             Request::Node { node, .. } => self.node_detail(&node).map(Answer::Node),
+            Request::Deploys { .. } => Ok(Answer::Deploys(self.deploys())),
             Request::State => {
                 let text = String::from_utf8(self.cluster.encode());
                 Ok(Answer::State(text.expect("JSON is text")))
@@ -304,6 +318,8 @@ impl Node {
             | Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
+            | Request::Rollback { .. }
+            | Request::Cancel { .. }
             | Request::Join(_)
             | Request::CreateToken { .. }
             | Request::RevokeTokens
@@ -316,6 +332,14 @@ impl Node {
     }
 
     fn plan_project(&self, project: &Project) -> Result<Plan, ApiError> {
+        self.plan_replacing(project, &BTreeSet::new())
+    }
+
+    pub(super) fn plan_replacing(
+        &self,
+        project: &Project,
+        again: &BTreeSet<&Name>,
+    ) -> Result<Plan, ApiError> {
         let problems = plan::check(&self.cluster, project);
         if !problems.is_empty() {
             let mut error =
@@ -323,7 +347,7 @@ impl Node {
             error.details = problems;
             return Err(error);
         }
-        Ok(plan::plan(&self.cluster, project))
+        Ok(plan::replacing(&self.cluster, project, again))
     }
 
     /// The answer if it is known now: nothing is to be done, or it cannot be.
@@ -347,11 +371,8 @@ impl Node {
         }
         // While another deploy moves, plans change by the moment: that it runs is what is in the way.
         self.no_deploy_runs()?;
-        if expect.is_some_and(|expect| expect != plan.fingerprint()) {
-            let message =
-                format!("the cluster changed since the plan was shown; now it is:\n{plan}");
-            let error = ApiError::new(ErrorCode::PlanChanged, message);
-            return Err(error.hint("look at the new plan and deploy again"));
+        if let Some(expect) = expect {
+            as_shown(&plan, &expect)?;
         }
         let changed = plan.services.iter().filter(|s| s.action != plan::Action::Keep);
         let changes = changed.map(|planned| {
@@ -364,6 +385,8 @@ impl Node {
             kind: DeployKind::Config,
             changes: changes.collect(),
             restart: Vec::new(),
+            images: BTreeMap::new(),
+            back_to: None,
         };
         self.propose_deploy(now, id, command, plan).map(|()| None)
     }
@@ -378,6 +401,8 @@ impl Node {
             kind: DeployKind::Restart,
             changes: BTreeMap::new(),
             restart: vec![name.clone()],
+            images: BTreeMap::new(),
+            back_to: None,
         };
         self.propose_deploy(now, id, command, plan)
     }
@@ -415,6 +440,8 @@ impl Node {
             kind: DeployKind::Scale,
             changes: BTreeMap::from([(name.clone(), Some(Box::new(spec)))]),
             restart: Vec::new(),
+            images: BTreeMap::new(),
+            back_to: None,
         };
         self.propose_deploy(now, id, command, plan)
     }
@@ -432,14 +459,14 @@ impl Node {
         }
     }
 
-    fn no_deploy_runs(&self) -> Result<(), ApiError> {
+    pub(super) fn no_deploy_runs(&self) -> Result<(), ApiError> {
         match self.cluster.running_deploy() {
             Some((number, _)) => Err(refused(&Refusal::DeployRunning(number))),
             None => Ok(()),
         }
     }
 
-    fn propose_deploy(
+    pub(super) fn propose_deploy(
         &mut self,
         now: Now,
         id: RequestId,
@@ -479,6 +506,16 @@ impl Node {
             }
         }
     }
+}
+
+/// What is to be done is what its plan was when it was agreed to.
+pub(super) fn as_shown(plan: &Plan, expect: &str) -> Result<(), ApiError> {
+    if plan.fingerprint() == expect {
+        return Ok(());
+    }
+    let message = format!("the cluster changed since the plan was shown; now it is:\n{plan}");
+    let error = ApiError::new(ErrorCode::PlanChanged, message);
+    Err(error.hint("look at the new plan and try again"))
 }
 
 pub(super) fn reply(out: &mut Outbox, id: RequestId, outcome: Outcome) {

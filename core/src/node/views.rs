@@ -201,6 +201,7 @@ impl Node {
             number,
             project: deploy.project.clone(),
             kind: deploy.kind,
+            back_to: deploy.back_to,
             state: deploy.state.clone(),
             services: services.collect(),
             started: deploy.started,

@@ -168,6 +168,11 @@ impl Plan {
 
 /// What deploying `project` to `cluster` would do.
 pub fn plan(cluster: &Cluster, project: &Project) -> Plan {
+    replacing(cluster, project, &BTreeSet::new())
+}
+
+/// The same; containers of the services in `restart` are replaced also if they are as wanted.
+pub(crate) fn replacing(cluster: &Cluster, project: &Project, restart: &BTreeSet<&Name>) -> Plan {
     let wanted = project.services.iter().map(|(name, spec)| (name, Some(spec)));
     let known = cluster.services.iter().filter(|(_, service)| service.project == project.name);
     // One that was removed and whose containers are only stopping is not removed again.
@@ -177,7 +182,7 @@ pub fn plan(cluster: &Cluster, project: &Project) -> Plan {
     let removed = left.filter(|(name, _)| !project.services.contains_key(*name));
     let all: BTreeMap<&Name, Option<&ServiceSpec>> =
         wanted.chain(removed.map(|(name, _)| (name, None))).collect();
-    of(cluster, &project.name, &all, &BTreeSet::new())
+    of(cluster, &project.name, &all, restart)
 }
 
 /// What bringing about `wanted` would do; `restart` replaces containers that are as wanted.

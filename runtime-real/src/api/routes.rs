@@ -21,8 +21,10 @@ pub(super) fn router() -> Router<Serving> {
         .route("/v1/why/{subject}", get(why))
         .route("/v1/state", get(state))
         .route("/v1/plan", post(plan))
-        .route("/v1/deploys", post(deploy))
+        .route("/v1/deploys", post(deploy).get(deploys))
         .route("/v1/deploys/{number}", get(deployment))
+        .route("/v1/deploys/{number}/cancel", post(cancel))
+        .route("/v1/rollback", post(rollback))
         .route("/v1/services/{name}/restart", post(restart))
         .route("/v1/services/{name}/scale", post(scale))
 }
@@ -94,18 +96,46 @@ async fn deployment(
     Path(number): Path<String>,
     Query(query): Query<DeploymentQuery>,
 ) -> Response {
-    let number = match number.as_str() {
-        "latest" => None,
-        text => match text.parse() {
-            Ok(number) => Some(number),
-            Err(_) => {
-                let message = format!("`{text}` is not a deploy's number, nor `latest`");
-                return refusal(ApiError::new(ErrorCode::Invalid, message));
-            }
-        },
+    let number = match which(&number) {
+        Ok(number) => number,
+        Err(error) => return refusal(error),
     };
     let hold = Millis(query.hold.unwrap_or(0));
     ask(&serving, Request::Deployment { number, seen: query.seen, hold }).await
+}
+
+/// A deploy's number; `None` for the latest.
+fn which(text: &str) -> Result<Option<u64>, ApiError> {
+    if text == "latest" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        let message = format!("`{text}` is not a deploy's number, nor `latest`");
+        ApiError::new(ErrorCode::Invalid, message)
+    })
+}
+
+async fn deploys(State(serving): State<Serving>, Query(query): Query<StaleQuery>) -> Response {
+    ask(&serving, Request::Deploys { stale: query.stale }).await
+}
+
+async fn cancel(State(serving): State<Serving>, Path(number): Path<String>) -> Response {
+    match which(&number) {
+        Ok(number) => ask(&serving, Request::Cancel { number }).await,
+        Err(error) => refusal(error),
+    }
+}
+
+#[derive(Deserialize)]
+struct RollbackBody {
+    project: Option<Name>,
+    to: Option<u64>,
+    expect: Option<String>,
+}
+
+async fn rollback(State(serving): State<Serving>, Json(body): Json<RollbackBody>) -> Response {
+    let RollbackBody { project, to, expect } = body;
+    ask(&serving, Request::Rollback { project, to, expect }).await
 }
 
 async fn restart(State(serving): State<Serving>, Path(service): Path<Name>) -> Response {

@@ -80,6 +80,9 @@ impl<D: Dial> Wire<D> {
             | Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
+            | Request::Rollback { .. }
+            | Request::Cancel { .. }
+            | Request::Deploys { .. }
             | Request::Status { .. }
             | Request::Allocs { .. }
             | Request::Why { .. }

@@ -19,14 +19,15 @@ pub(super) fn describe(command: &Command) -> String {
         Command::SetLiveness { node, up: false } => format!("{node} is down"),
         Command::Trust { node, returns: 0 } => format!("{node} has stayed up"),
         Command::Trust { node, .. } => format!("{node} is trusted again"),
-        Command::StartDeploy { number, project, kind, changes, restart } => {
+        Command::StartDeploy { number, project, kind, changes, restart, back_to, .. } => {
             let changed = changes.iter().map(|(name, spec)| match spec {
                 Some(spec) => format!("{name}={} {:?}", spec.container.image, spec.replicas),
                 None => format!("-{name}"),
             });
             let restarted = restart.iter().map(|name| format!("{name} again"));
             let services: Vec<String> = changed.chain(restarted).collect();
-            format!("deploy #{number} of {project} ({kind:?}): {}", services.join(", "))
+            let back = back_to.map(|to| format!(" to #{to}")).unwrap_or_default();
+            format!("deploy #{number} of {project} ({kind:?}{back}): {}", services.join(", "))
         }
         Command::PinImage { deploy, reference, image } => {
             let (Digest::Registry(digest) | Digest::Local(digest)) = &image.digest;

@@ -26,6 +26,9 @@ impl World {
             | Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
+            | Request::Rollback { .. }
+            | Request::Cancel { .. }
+            | Request::Deploys { .. }
             | Request::Status { .. }
             | Request::Allocs { .. }
             | Request::Why { .. }

@@ -35,6 +35,8 @@ struct Person {
     answered: Option<Outcome>,
     /// What was seen of the last deploy.
     seen: Option<u64>,
+    /// The plan of going back to an earlier deploy, until that is done or forgotten.
+    agreed: Option<(u64, String)>,
     habit: Habit,
 }
 
@@ -107,6 +109,7 @@ impl Person {
             asked: None,
             answered: None,
             seen: None,
+            agreed: None,
             habit: Habit::Operates,
         }
     }
@@ -146,7 +149,7 @@ impl World {
                 self.ask(person, node, Request::Status { stale: false }, None);
             }
         } else {
-            let choice = someone.rng.below(12);
+            let choice = someone.rng.below(14);
             let (request, change) = self.choose(person, choice);
             if let Some(node) = self.whom_to_ask(person, ASKS_THE_LEADER) {
                 self.ask(person, node, request, change);
@@ -162,6 +165,9 @@ impl World {
         someone.draft_before = someone.draft.clone();
         let names = someone.draft.names();
         let some = names.get(someone.rng.below(names.len().max(1) as u64) as usize).cloned();
+        if let Some((to, expect)) = someone.agreed.take().filter(|_| someone.rng.chance(700)) {
+            return (Request::Rollback { project: None, to: Some(to), expect: Some(expect) }, None);
+        }
         let request = match (choice, some) {
             (0, Some(service)) => Request::Restart { service },
             (1, Some(service)) => Request::Scale {
@@ -178,6 +184,11 @@ impl World {
             (6, _) => {
                 Request::Plan { project: Box::new(someone.draft.edit(&mut self.registry, &change)) }
             }
+            (7, _) => {
+                let project = Some(someone.draft.project_name());
+                Request::Rollback { project, to: None, expect: None }
+            }
+            (8, _) => Request::Cancel { number: None },
             (_, _) => {
                 let project = Box::new(someone.draft.edit(&mut self.registry, &change));
                 Request::Deploy { project, expect: None }
@@ -290,6 +301,9 @@ impl World {
         if let Ok(Answer::Deployment(view)) = outcome {
             someone.seen = Some(view.fingerprint);
         }
+        if let Ok(Answer::Return { to, plan }) = outcome {
+            someone.agreed = Some((*to, plan.fingerprint()));
+        }
         self.tell_story(&asked.request, format!("person {person} is told: {}", told(outcome)));
         self.stats.count(match outcome {
             Ok(Answer::Started { .. }) => "deploys acknowledged",
@@ -344,6 +358,12 @@ fn brief(request: &Request) -> String {
         Request::Deploy { project, .. } => format!("deploy {}", project.name),
         Request::Restart { service } => format!("restart {service}"),
         Request::Scale { service, replicas } => format!("scale {service} {replicas}"),
+        Request::Rollback { to, .. } => match to {
+            Some(to) => format!("go back to #{to}"),
+            None => "go back".to_owned(),
+        },
+        Request::Cancel { .. } => "cancel the deploy".to_owned(),
+        Request::Deploys { .. } => "history".to_owned(),
         Request::Deployment { .. } => "how is the deploy".to_owned(),
         Request::Status { stale: false } => "status".to_owned(),
         Request::Status { stale: true } => "status, stale".to_owned(),
@@ -367,6 +387,8 @@ fn told(outcome: &Outcome) -> String {
         Ok(Answer::Unchanged) => "nothing to do".to_owned(),
         Ok(Answer::Status(status)) => format!("status at {}", status.revision),
         Ok(Answer::Plan(_)) => "the plan".to_owned(),
+        Ok(Answer::Return { to, .. }) => format!("the plan back to #{to}"),
+        Ok(Answer::Deploys(deploys)) => format!("{} deploys", deploys.len()),
         Ok(Answer::Deployment(view)) => {
             format!("deploy #{}: {}", view.number, view.state.sentence())
         }

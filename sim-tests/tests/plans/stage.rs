@@ -170,6 +170,8 @@ impl Stage {
             kind: DeployKind::Config,
             changes: changes.collect(),
             restart: Vec::new(),
+            images: Default::default(),
+            back_to: None,
         });
         let images = self.cluster.deploys[&number].images.clone();
         for reference in images.into_keys() {

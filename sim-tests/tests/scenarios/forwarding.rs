@@ -107,6 +107,29 @@ fn a_write_whose_answer_is_lost_is_called_unknown_and_a_read_is_not() {
 }
 
 #[test]
+fn a_leader_that_stood_still_does_not_say_that_its_copy_is_of_now() {
+    // Found by seed 18, when people began to go back: it was asked while it stood still, and
+    // answered before it heard of others.
+    let (mut scenario, _) = three_and_a_follower();
+    let frozen = scenario.world.leader().expect("settled");
+    scenario.world.inject(Fault::Freeze(frozen), Millis::secs(30));
+    scenario.until("another leads", |world| world.leader().is_some_and(|now| now != frozen));
+    scenario.wait(Millis::secs(5));
+    let asked = scenario.world.request(frozen, Request::Status { stale: true });
+    let Ok(Answer::Status(status)) = asked else { panic!("{asked:?}") };
+    match status.stale {
+        Some(Age::Unknown) => {}
+        Some(Age::AtMost(age)) => assert!(age > Millis::secs(20), "{age}"),
+        None => panic!("it was asked for its copy"),
+    }
+    scenario.wait(Millis::secs(20));
+    let asked = scenario.world.request(frozen, Request::Status { stale: true });
+    let Ok(Answer::Status(status)) = asked else { panic!("{asked:?}") };
+    let Some(Age::AtMost(age)) = status.stale else { panic!("{:?}", status.stale) };
+    assert!(age < Millis(2_100), "{age}");
+}
+
+#[test]
 fn what_a_node_has_just_applied_is_at_most_a_heartbeat_old() {
     let (mut scenario, follower) = three_and_a_follower();
     let request = Request::Status { stale: true };

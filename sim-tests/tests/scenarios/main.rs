@@ -8,6 +8,7 @@ mod forwarding;
 mod gray;
 mod members;
 mod nodes;
+mod past;
 mod recordings;
 mod recovery;
 mod returns;

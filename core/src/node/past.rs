@@ -1,0 +1,212 @@
+//! Requests about deploys that were: looking at them, going back to one, cancelling the one that
+//! runs. Tested in `sim-tests/tests/scenarios/past.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Node;
+use super::requests::{Then, as_shown, refused};
+use crate::api::view::DeploySummary;
+use crate::api::{Answer, ApiError, ErrorCode, RequestId};
+use crate::cluster::Refusal;
+use crate::cluster::command::Command;
+use crate::cluster::deploy::{Deploy, DeployKind, DeployState, Service};
+use crate::cluster::past::RETURNS_KEPT;
+use crate::config::model::{Project, ServiceSpec};
+use crate::name::Name;
+use crate::plan;
+use crate::time::Now;
+
+impl Node {
+    /// Every deploy that is kept, the latest first.
+    pub(super) fn deploys(&self) -> Vec<DeploySummary> {
+        let kept = self.cluster.deploys.iter().rev();
+        let summaries = kept.map(|(number, deploy)| DeploySummary {
+            number: *number,
+            project: deploy.project.clone(),
+            kind: deploy.kind,
+            back_to: deploy.back_to,
+            state: deploy.state.clone(),
+            services: deploy.changes.keys().cloned().collect(),
+            returnable: deploy.left.is_some(),
+            started: deploy.started,
+            ended: deploy.ended,
+        });
+        summaries.collect()
+    }
+
+    /// What going back would do; or goes back, if that is what was `expect`ed.
+    pub(super) fn go_back(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        (project, to): (Option<Name>, Option<u64>),
+        expect: Option<String>,
+    ) -> Result<Option<Answer>, ApiError> {
+        let (to, deploy) = self.what_to_go_back_to(project, to)?;
+        let left = self.cluster.left_by(deploy);
+        let specs = left.iter().map(|(name, version)| (name.clone(), version.spec.clone()));
+        let project = Project {
+            name: deploy.project.clone(),
+            cluster: Default::default(),
+            services: specs.collect(),
+            tasks: BTreeMap::new(),
+        };
+        // What looks the same may have meant other bytes then.
+        let again = left.iter().filter(|(name, then)| {
+            let service = self.cluster.services.get(*name);
+            let runs = service.and_then(Service::target).map(|(_, version)| version);
+            runs.is_some_and(|v| v.spec.container == then.spec.container && v.image != then.image)
+        });
+        let again: BTreeSet<&Name> = again.map(|(name, _)| name).collect();
+        let plan = self.plan_replacing(&project, &again)?;
+        let Some(expect) = expect else { return Ok(Some(Answer::Return { to, plan })) };
+        if plan.is_empty() {
+            return Ok(Some(Answer::Unchanged));
+        }
+        self.no_deploy_runs()?;
+        as_shown(&plan, &expect)?;
+        let changed: BTreeSet<&Name> = plan
+            .services
+            .iter()
+            .filter(|s| s.action != plan::Action::Keep)
+            .map(|s| &s.service)
+            .collect();
+        let images = left.iter().filter(|(name, _)| changed.contains(name));
+        let images = images.filter_map(|(name, v)| Some((name.clone(), v.image.clone()?)));
+        let spec = |name: &Name| -> Option<Box<ServiceSpec>> {
+            project.services.get(name).map(|spec| Box::new(spec.clone()))
+        };
+        let command = Command::StartDeploy {
+            number: self.cluster.last_deploy + 1,
+            project: project.name.clone(),
+            kind: DeployKind::Rollback,
+            changes: changed.iter().map(|name| ((*name).clone(), spec(name))).collect(),
+            restart: again
+                .iter()
+                .filter(|name| changed.contains(*name))
+                .copied()
+                .cloned()
+                .collect(),
+            images: images.collect(),
+            back_to: Some(to),
+        };
+        self.propose_deploy(now, id, command, plan).map(|()| None)
+    }
+
+    fn what_to_go_back_to(
+        &self,
+        project: Option<Name>,
+        to: Option<u64>,
+    ) -> Result<(u64, &Deploy), ApiError> {
+        let hint = "`mill history` shows the deploys that can be gone back to";
+        let error = |code, message: String| Err(ApiError::new(code, message).hint(hint));
+        let Some(to) = to else {
+            let project = self.the_project(project)?;
+            // The latest is what runs.
+            return match self.cluster.returns(&project).nth(1) {
+                Some(before) => Ok(before),
+                None => error(
+                    ErrorCode::NotFound,
+                    format!("project {project} has no earlier successful deploy to go back to"),
+                ),
+            };
+        };
+        let Some(deploy) = self.cluster.deploys.get(&to) else {
+            return error(
+                ErrorCode::NotFound,
+                format!("there is no deploy #{to}, or not any more"),
+            );
+        };
+        if let Some(project) = project.filter(|project| *project != deploy.project) {
+            let message = format!("deploy #{to} is of project {}, not {project}", deploy.project);
+            return error(ErrorCode::Invalid, message);
+        }
+        match (&deploy.left, &deploy.state) {
+            (Some(_), _) => Ok((to, deploy)),
+            (None, DeployState::Succeeded) => error(
+                ErrorCode::NotFound,
+                format!(
+                    "what deploy #{to} left is not kept any more: a project can go back to its \
+                     last {RETURNS_KEPT} successful deploys"
+                ),
+            ),
+            (None, state) => error(
+                ErrorCode::Conflict,
+                format!(
+                    "deploy #{to} did not succeed, so nothing is left of it: {}",
+                    state.sentence()
+                ),
+            ),
+        }
+    }
+
+    /// The project that is meant, where there is but one.
+    fn the_project(&self, named: Option<Name>) -> Result<Name, ApiError> {
+        if let Some(named) = named {
+            return Ok(named);
+        }
+        let projects: BTreeSet<&Name> =
+            self.cluster.deploys.values().map(|deploy| &deploy.project).collect();
+        match projects.iter().collect::<Vec<_>>().as_slice() {
+            [] => {
+                let message = "nothing has been deployed yet";
+                Err(ApiError::new(ErrorCode::NotFound, message).hint("`mill deploy` does"))
+            }
+            [only] => Ok((**only).clone()),
+            several => {
+                let names: Vec<String> = several.iter().map(|name| name.to_string()).collect();
+                let message = format!("there are several projects: {}", names.join(", "));
+                let error = ApiError::new(ErrorCode::Invalid, message);
+                Err(error.hint("name one with --project, or a deploy with --to"))
+            }
+        }
+    }
+
+    /// The running deploy is to go back to where it began.
+    pub(super) fn cancel(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        number: Option<u64>,
+    ) -> Result<Option<Answer>, ApiError> {
+        let number = match (number, self.cluster.running_deploy()) {
+            (Some(number), _) => number,
+            (None, Some((running, _))) => running,
+            (None, None) => {
+                let error = ApiError::new(ErrorCode::Conflict, "no deploy runs");
+                return Err(error.hint("`mill rollback` goes back to an earlier one"));
+            }
+        };
+        let Some(deploy) = self.cluster.deploys.get(&number) else {
+            return Err(refused(&Refusal::Missing { what: "deploy", name: number.to_string() }));
+        };
+        let reason = CANCELLED.to_owned();
+        let to = match &deploy.state {
+            // Nothing has moved yet.
+            DeployState::Resolving => DeployState::RolledBack { reason },
+            DeployState::Rolling => DeployState::RollingBack { reason },
+            DeployState::RollingBack { .. } => return Ok(Some(Answer::Done)),
+            DeployState::Removing => {
+                let message = format!(
+                    "deploy #{number} has brought everything about and removes what is not wanted \
+                     any more: it cannot be cancelled"
+                );
+                let error = ApiError::new(ErrorCode::Conflict, message);
+                return Err(error.hint("wait for its end, then `mill rollback`"));
+            }
+            ended @ (DeployState::Succeeded
+            | DeployState::RolledBack { .. }
+            | DeployState::RollbackStuck { .. }) => {
+                let message = format!("deploy #{number} has ended: {}", ended.sentence());
+                let error = ApiError::new(ErrorCode::Conflict, message);
+                return Err(error.hint("`mill rollback` goes back to an earlier one"));
+            }
+        };
+        let from = deploy.state.clone();
+        self.propose(now, id, Command::AdvanceDeploy { deploy: number, from, to }, Then::Moved);
+        Ok(None)
+    }
+}
+
+/// Why a deploy goes back that nothing is wrong with.
+const CANCELLED: &str = "it was cancelled";
