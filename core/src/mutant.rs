@@ -61,6 +61,10 @@ pub enum Mutant {
     ReadUnconfirmed,
     /// A copy of the state always says that it is of this moment.
     StaleReadSaysNow,
+    /// Going back to an earlier deploy keeps services that were new since.
+    ReturnKeepsTheNew,
+    /// Going back takes what an image means now for what it meant then.
+    ReturnResolvesAnew,
 }
 
 /// Whether that bug is there. Never, in what ships.

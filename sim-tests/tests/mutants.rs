@@ -126,6 +126,10 @@ bugs! {
         within 100, by ["reads"];
     a_copy_says_that_it_is_fresh: Core(Mutant::StaleReadSaysNow),
         within 10, by ["reads"];
+    a_return_keeps_the_new: Core(Mutant::ReturnKeepsTheNew),
+        within 60, by ["returned"];
+    a_return_resolves_anew: Core(Mutant::ReturnResolvesAnew),
+        within 60, by ["returned"];
     a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),
         within 5, by ["votes", "one leader"];
     an_entry_is_acknowledged_before_its_sync: Consensus(RaftMutant::LogNotSynced),

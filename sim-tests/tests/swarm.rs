@@ -24,6 +24,7 @@ fn every_seed_holds_and_together_they_reach_everything() {
         "deploys acknowledged",
         "deploys succeeded",
         "deploys went back",
+        "returns to earlier deploys",
         "refusals",
         "elections",
         "snapshots sent",

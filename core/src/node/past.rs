@@ -2,6 +2,7 @@
 //! runs. Tested in `sim-tests/tests/scenarios/past.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::Node;
 use super::requests::{Then, as_shown, refused};
@@ -9,12 +10,16 @@ use crate::api::view::DeploySummary;
 use crate::api::{Answer, ApiError, ErrorCode, RequestId};
 use crate::cluster::Refusal;
 use crate::cluster::command::Command;
-use crate::cluster::deploy::{Deploy, DeployKind, DeployState, Service};
+use crate::cluster::deploy::{Deploy, DeployKind, DeployState, Service, Version};
 use crate::cluster::past::RETURNS_KEPT;
 use crate::config::model::{Project, ServiceSpec};
+use crate::mutant::{self, Mutant};
 use crate::name::Name;
 use crate::plan;
 use crate::time::Now;
+
+/// What a deploy left: each service as it ran then.
+type Left = BTreeMap<Name, Arc<Version>>;
 
 impl Node {
     /// Every deploy that is kept, the latest first.
@@ -44,53 +49,47 @@ impl Node {
     ) -> Result<Option<Answer>, ApiError> {
         let (to, deploy) = self.what_to_go_back_to(project, to)?;
         let left = self.cluster.left_by(deploy);
-        let specs = left.iter().map(|(name, version)| (name.clone(), version.spec.clone()));
-        let project = Project {
-            name: deploy.project.clone(),
-            cluster: Default::default(),
-            services: specs.collect(),
-            tasks: BTreeMap::new(),
-        };
-        // What looks the same may have meant other bytes then.
-        let again = left.iter().filter(|(name, then)| {
-            let service = self.cluster.services.get(*name);
-            let runs = service.and_then(Service::target).map(|(_, version)| version);
-            runs.is_some_and(|v| v.spec.container == then.spec.container && v.image != then.image)
-        });
-        let again: BTreeSet<&Name> = again.map(|(name, _)| name).collect();
-        let plan = self.plan_replacing(&project, &again)?;
+        let project = as_project(&deploy.project, &left);
+        let again = self.meant_other_bytes(&left);
+        let plan = self.plan_replacing(&project, &again.iter().collect())?;
         let Some(expect) = expect else { return Ok(Some(Answer::Return { to, plan })) };
         if plan.is_empty() {
             return Ok(Some(Answer::Unchanged));
         }
         self.no_deploy_runs()?;
         as_shown(&plan, &expect)?;
-        let changed: BTreeSet<&Name> = plan
-            .services
-            .iter()
-            .filter(|s| s.action != plan::Action::Keep)
-            .map(|s| &s.service)
-            .collect();
-        let images = left.iter().filter(|(name, _)| changed.contains(name));
-        let images = images.filter_map(|(name, v)| Some((name.clone(), v.image.clone()?)));
-        let spec = |name: &Name| -> Option<Box<ServiceSpec>> {
-            project.services.get(name).map(|spec| Box::new(spec.clone()))
-        };
+        let moving = plan.services.iter().filter(|service| service.action != plan::Action::Keep);
+        let changes = moving.map(|planned| {
+            let spec = project.services.get(&planned.service);
+            (planned.service.clone(), spec.map(|spec| Box::new(spec.clone())))
+        });
+        let mut changes: BTreeMap<Name, Option<Box<ServiceSpec>>> = changes.collect();
+        if mutant::is(Mutant::ReturnKeepsTheNew) {
+            changes.retain(|_, spec| spec.is_some());
+        }
+        let images = left.iter().filter(|(name, _)| changes.contains_key(*name));
+        let images = images.filter(|_| !mutant::is(Mutant::ReturnResolvesAnew));
+        let images = images.filter_map(|(name, then)| Some((name.clone(), then.image.clone()?)));
         let command = Command::StartDeploy {
             number: self.cluster.last_deploy + 1,
-            project: project.name.clone(),
+            project: project.name,
             kind: DeployKind::Rollback,
-            changes: changed.iter().map(|name| ((*name).clone(), spec(name))).collect(),
-            restart: again
-                .iter()
-                .filter(|name| changed.contains(*name))
-                .copied()
-                .cloned()
-                .collect(),
+            restart: again.into_iter().filter(|name| changes.contains_key(name)).collect(),
             images: images.collect(),
+            changes,
             back_to: Some(to),
         };
         self.propose_deploy(now, id, command, plan).map(|()| None)
+    }
+
+    /// Services that look as they did and run other bytes than they ran then.
+    fn meant_other_bytes(&self, left: &Left) -> BTreeSet<Name> {
+        let again = left.iter().filter(|(name, then)| {
+            let service = self.cluster.services.get(*name);
+            let runs = service.and_then(Service::target).map(|(_, version)| version);
+            runs.is_some_and(|v| v.spec.container == then.spec.container && v.image != then.image)
+        });
+        again.map(|(name, _)| name.clone()).collect()
     }
 
     fn what_to_go_back_to(
@@ -205,6 +204,17 @@ impl Node {
         let from = deploy.state.clone();
         self.propose(now, id, Command::AdvanceDeploy { deploy: number, from, to }, Then::Moved);
         Ok(None)
+    }
+}
+
+/// What a deploy left, as somebody would have to write it down to deploy it.
+fn as_project(name: &Name, left: &Left) -> Project {
+    let specs = left.iter().map(|(name, version)| (name.clone(), version.spec.clone()));
+    Project {
+        name: name.clone(),
+        cluster: Default::default(),
+        services: specs.collect(),
+        tasks: BTreeMap::new(),
     }
 }
 

@@ -21,6 +21,7 @@ mod outlives;
 mod pinned;
 mod placed;
 mod reads;
+mod returned;
 mod storm;
 mod whole;
 
@@ -119,6 +120,7 @@ impl Default for Invariants {
             Box::new(pinned::Pinned::default()),
             Box::new(placed::Placed),
             Box::new(reads::Reads::default()),
+            Box::new(returned::Returned),
             Box::new(storm::Storm::default()),
             Box::new(whole::Whole),
         ])

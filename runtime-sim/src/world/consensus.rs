@@ -319,6 +319,9 @@ impl World {
             });
         }
         for (command, result) in entry.commands.iter().zip(&results) {
+            if let (Command::StartDeploy { back_to: Some(_), .. }, Ok(_)) = (command, result) {
+                self.stats.count("returns to earlier deploys");
+            }
             if let (Command::AdvanceDeploy { to, .. }, Ok(_)) = (command, result) {
                 self.stats.count(match to {
                     DeployState::Succeeded => "deploys succeeded",
