@@ -11,6 +11,7 @@ mod engines;
 pub mod faults;
 mod forwarding;
 mod gray;
+mod ground;
 pub mod host;
 mod joining;
 mod nodes;
@@ -31,6 +32,7 @@ use mill_core::units::Millis;
 use mill_core::{Event, Node};
 
 use self::faults::{Fault, Faults};
+use self::ground::Ground;
 use self::host::Host;
 use self::people::People;
 use self::queue::Queue;
@@ -121,8 +123,10 @@ pub struct World {
     now: SimTime,
     queue: Queue<Happening>,
     hosts: BTreeMap<NodeId, Host>,
+    /// What is known to be committed, and who leads.
     log: Log,
-    elections: consensus::Elections,
+    /// What is under the nodes: what decides what comes into the log.
+    ground: Ground,
     network: Network,
     registry: Registry,
     faults: Faults,
@@ -169,7 +173,7 @@ impl World {
             queue: Queue::default(),
             hosts,
             log: Log::new(first),
-            elections: consensus::Elections::default(),
+            ground: Ground::Modelled(consensus::Elections::default()),
             network: Network::new(params.latency, params.loss, root.child("network")),
             registry: Registry::default(),
             faults: Faults::new(root.child("faults")),
@@ -329,7 +333,7 @@ impl World {
 
     fn tick(&mut self) {
         self.after(TICK, Happening::Tick);
-        self.watch_leader();
+        self.watch_log();
         for host in self.hosts.values() {
             let observed = self.invariants.observe(&Moment::Host { now: self.now, host });
             record(&mut self.violation, self.now, observed);
