@@ -34,6 +34,11 @@ impl Network {
         !self.blocked.contains(&(from, to))
     }
 
+    /// Every direction in which nothing gets through.
+    pub(crate) fn blocked(&self) -> &BTreeSet<(NodeId, NodeId)> {
+        &self.blocked
+    }
+
     /// Whether they can speak with each other.
     pub fn connected(&self, one: NodeId, other: NodeId) -> bool {
         one == other || (self.open(one, other) && self.open(other, one))

@@ -1,9 +1,13 @@
 //! Everything that is chosen about a run of real consensus, drawn from its seed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mill_core::rng::Rng;
+use mill_core::units::Millis;
 use serde::Serialize;
+
+use crate::params::Params;
 
 /// The parameters of a run. Equal parameters give equal runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +66,30 @@ impl RaftParams {
             snapshot_after,
             entries_kept: rng.below(snapshot_after / 2),
             snapshot_piece_bytes: rng.between(300, 3_000),
+        }
+    }
+
+    /// The same for nodes and what is around them. Everything is near and quick, since whoever
+    /// drives them moves on by milliseconds.
+    pub(crate) fn of_nodes(&self) -> Params {
+        let mut rng = Rng::new(self.seed).child("params of nodes");
+        Params {
+            seed: self.seed,
+            nodes: self.voters,
+            services: rng.between(1, 4),
+            people: 2,
+            pause: Millis::secs(rng.between(1, 3)),
+            turmoil: Millis::secs(rng.between(30, 40)),
+            patience: Millis::mins(10),
+            fault_gap: Millis(0),
+            faults: BTreeSet::new(),
+            latency: (Millis(0), Millis(10)),
+            loss: self.loss,
+            sync: (Millis(0), Millis(0)),
+            engine: (Millis(5), Millis(100)),
+            pull: (Millis(100), Millis(1_000)),
+            drift: self.drift,
+            bad_images: if rng.chance(300) { 100 } else { 0 },
         }
     }
 }

@@ -80,6 +80,13 @@ impl Record {
         self.state().line(at, text);
     }
 
+    /// A line of another trace, which is compared by a hash of its own.
+    pub(super) fn note(&self, line: &str) {
+        if let Some(all) = &mut self.state().all {
+            all.push(line.to_owned());
+        }
+    }
+
     /// A message: its bytes go into the hash, and nothing into the last lines.
     pub(super) fn message(&self, from: u64, to: u64, bytes: &[u8]) {
         let now = now();

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64;
 
+use super::engine::{Engine, World};
 use super::params::RaftParams;
 use crate::invariants::Violation;
 use crate::stats::Stats;
@@ -28,6 +30,25 @@ pub struct RaftReport {
 }
 
 impl RaftReport {
+    pub(super) fn new(
+        params: RaftParams,
+        violation: Option<Violation>,
+        stats: Stats,
+        hash: u64,
+        lines: Vec<String>,
+    ) -> RaftReport {
+        let reproduce = World::reproduce(params.seed);
+        RaftReport { params, engine: World::NAME, violation, stats, hash, lines, reproduce }
+    }
+
+    /// This run, which held, and another of the same seed after it.
+    pub(super) fn followed_by(self, mut next: RaftReport) -> RaftReport {
+        let hash = xxh3_64(&[self.hash.to_le_bytes(), next.hash.to_le_bytes()].concat());
+        next.stats.add(&self.stats);
+        let lines = [self.lines, next.lines].concat();
+        RaftReport { hash, lines, ..next }
+    }
+
     /// Whether everything held.
     #[must_use]
     pub fn passed(&self) -> bool {

@@ -20,6 +20,7 @@ use mill_core::rng::Rng;
 use openraft_rt::{AsyncRuntime, Instant as _, OptionalSend};
 
 use super::engine::{Engine, World};
+use super::params::RaftParams;
 use super::record::Record;
 use super::{sync, watch};
 
@@ -49,6 +50,19 @@ fn current() -> Option<Arc<HostContext>> {
 }
 
 impl HostContext {
+    /// What a start of a node has, drawn as the parameters say.
+    pub(super) fn drawn(params: &RaftParams, rng: &mut Rng, record: Record) -> HostContext {
+        let drift = rng.between(0, 2 * params.drift).cast_signed() - params.drift.cast_signed();
+        HostContext {
+            offset: rng.below(1 << 40).cast_signed(),
+            drift,
+            disk: params.disk,
+            loss: params.loss,
+            rng: Mutex::new(rng.child("draws")),
+            record,
+        }
+    }
+
     fn rng(&self) -> std::sync::MutexGuard<'_, Rng> {
         self.rng.lock().expect("no code panics while it draws")
     }

@@ -326,10 +326,7 @@ impl World {
                 return !links.is_empty();
             }
             Fault::BadNetwork(permille) => self.network.set_extra_loss(*permille),
-            Fault::Depose => match self.log.leader {
-                Some(leader) => self.depose(leader),
-                None => return false,
-            },
+            Fault::Depose => return self.depose_leader(),
             Fault::Lag(node) => self.host_mut(*node).lags_until = now + length,
             Fault::Snapshot(node) => {
                 let host = self.host(*node);

@@ -1,8 +1,9 @@
 //! What is under the nodes: what decides what comes into the log, and who leads.
 //!
 //! Whatever a node wants of its log is an [`Ask`], and [`World::ask_log`] is where it goes. Under
-//! [`Ground::Modelled`], `consensus.rs` draws what comes of it. `World::log` is what is known to be
-//! committed, and here is what follows when more is.
+//! [`Ground::Modelled`], `consensus.rs` draws what comes of it; under [`Ground::Real`], it leaves
+//! this world for a host that runs consensus, as told in `bridge.rs`. `World::log` is what is known
+//! to be committed, and here is what follows when more is.
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use mill_core::event::Leadership;
 use mill_core::name::NodeId;
 use mill_core::node::Members;
 
+use super::bridge::Bridge;
 use super::consensus::Elections;
 use super::describe::describe;
 use super::{Happening, World};
@@ -27,21 +29,30 @@ const COMPARED_EVERY: u64 = 8;
 pub(super) enum Ground {
     /// A model that draws it.
     Modelled(Elections),
+    /// Real consensus, on hosts outside of this world.
+    Real(Bridge),
 }
 
 impl Ground {
     pub fn elections(&self) -> &Elections {
-        let Ground::Modelled(elections) = self;
-        elections
+        match self {
+            Ground::Modelled(elections) => elections,
+            Ground::Real(_) => unreachable!("{NO_MODEL}"),
+        }
     }
 
     pub fn elections_mut(&mut self) -> &mut Elections {
-        let Ground::Modelled(elections) = self;
-        elections
+        match self {
+            Ground::Modelled(elections) => elections,
+            Ground::Real(_) => unreachable!("{NO_MODEL}"),
+        }
     }
 }
 
+const NO_MODEL: &str = "what the model does is asked of nothing else";
+
 /// What a node asks of its log.
+#[derive(Debug)]
 pub(crate) enum Ask {
     /// To take an entry.
     Propose(Box<Entry>),
@@ -58,6 +69,9 @@ pub(crate) enum Ask {
 impl World {
     /// A node asks its log for something.
     pub(super) fn ask_log(&mut self, node: NodeId, boot: u64, ask: Ask) {
+        if let Ground::Real(bridge) = &mut self.ground {
+            return bridge.ask(node, boot, ask);
+        }
         match ask {
             Ask::Propose(entry) => self.propose(node, boot, *entry),
             Ask::ConfirmRead(request) => {
@@ -76,22 +90,42 @@ impl World {
 
     /// Time passes.
     pub(super) fn watch_log(&mut self) {
-        self.watch_leader();
+        match self.ground {
+            Ground::Modelled(_) => self.watch_leader(),
+            Ground::Real(_) => self.watch_dismissed(),
+        }
     }
 
     /// A daemon has started, whose last one had applied up to there.
     pub(super) fn log_starts(&mut self, node: NodeId, had_applied: u64) {
         let boot = self.host(node).boots;
-        self.remembers(node, boot, had_applied);
-        self.feed_soon(node);
+        match &mut self.ground {
+            Ground::Modelled(_) => {
+                self.remembers(node, boot, had_applied);
+                self.feed_soon(node);
+            }
+            Ground::Real(bridge) => bridge.starts(node),
+        }
     }
 
     /// A daemon is about to be gone.
     pub(super) fn log_stops(&mut self, node: NodeId) {
-        // A daemon that comes back follows, whatever it was before.
-        if self.log.leader == Some(node) {
-            self.depose(node);
+        match &mut self.ground {
+            // A daemon that comes back follows, whatever it was before.
+            Ground::Modelled(_) if self.log.leader == Some(node) => self.depose(node),
+            Ground::Modelled(_) => {}
+            Ground::Real(_) => self.host_stops(node),
         }
+    }
+
+    /// The leader is to lose its lead for no reason; false where nobody leads.
+    pub(super) fn depose_leader(&mut self) -> bool {
+        let Some(leader) = self.log.leader else { return false };
+        match self.ground {
+            Ground::Modelled(_) => self.depose(leader),
+            Ground::Real(_) => self.host_hands_on(leader),
+        }
+        true
     }
 
     /// One more entry is committed.
@@ -124,10 +158,19 @@ impl World {
         let moment = Moment::Committed { before: &before, entry, at, after, held };
         let observed = self.invariants.observe(&moment);
         super::record(&mut self.violation, now, observed);
-        if is_compared(at) {
-            let hash = hash(after);
+        if self.compares(at) {
+            let hash = hash(&self.log.reference);
             self.trace.mark(&[21, at.index, hash]);
             self.observe(&Moment::Agreed { at, hash });
+        }
+    }
+
+    /// Whether states are compared at that revision: all of them would take most of a run's time,
+    /// and states that differ once differ at the next. Runs of real consensus are short.
+    fn compares(&self, at: Revision) -> bool {
+        match self.ground {
+            Ground::Modelled(_) => at.index.is_multiple_of(COMPARED_EVERY),
+            Ground::Real(_) => true,
         }
     }
 
@@ -140,7 +183,7 @@ impl World {
             return;
         }
         let at = daemon.cluster().revision;
-        if is_compared(at) {
+        if self.compares(at) {
             let hash = hash(daemon.cluster());
             self.observe(&Moment::State { node, at, hash });
         }
@@ -178,12 +221,6 @@ impl World {
         let Members { voters, learners } = new;
         self.tell(node, boot, Event::Members { voters, learners });
     }
-}
-
-/// Whether states are compared at that revision: all of them would take most of a run's time, and
-/// states that differ once differ at the next.
-fn is_compared(at: Revision) -> bool {
-    at.index.is_multiple_of(COMPARED_EVERY)
 }
 
 fn hash(cluster: &Cluster) -> u64 {
