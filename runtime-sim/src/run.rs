@@ -31,6 +31,9 @@ pub(crate) trait Driven {
     /// The world.
     fn world(&mut self) -> &mut World;
 
+    /// After convergence, this long nothing but heartbeats and probes may happen.
+    fn quiet(&self) -> Millis;
+
     /// Lets time pass, until `end` or the first violation.
     fn run_until(&mut self, end: SimTime);
 }
@@ -38,6 +41,10 @@ pub(crate) trait Driven {
 impl Driven for World {
     fn world(&mut self) -> &mut World {
         self
+    }
+
+    fn quiet(&self) -> Millis {
+        QUIET
     }
 
     fn run_until(&mut self, end: SimTime) {
@@ -100,12 +107,13 @@ fn converge(driven: &mut impl Driven) -> Option<Violation> {
 fn stay_quiet(driven: &mut impl Driven) -> Option<Violation> {
     // What was started lately may still be soaking or settle an address; one more look is free.
     // Who was silent when the faults ended may have been called down a moment later.
-    run_for(driven, QUIET);
+    let quiet = driven.quiet();
+    run_for(driven, quiet);
     if let Some(violation) = converge(driven) {
         return Some(violation);
     }
     let before = driven.world().activity();
-    run_for(driven, QUIET);
+    run_for(driven, quiet);
     let world = driven.world();
     world.compare_all();
     let after = world.activity();

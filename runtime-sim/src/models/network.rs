@@ -70,6 +70,11 @@ impl Network {
         self.blocked.remove(&(from, to));
     }
 
+    /// How many more messages are lost just now, of a thousand.
+    pub(crate) fn extra_loss(&self) -> u64 {
+        self.extra_loss
+    }
+
     /// How many more messages are lost, of a thousand; zero when it is good again.
     pub fn set_extra_loss(&mut self, permille: u64) {
         self.extra_loss = permille;

@@ -20,19 +20,31 @@ use super::params::RaftParams;
 use super::pump::{Pump, Seat};
 use super::record::Record;
 use super::report::RaftReport;
-use super::runtime::{HostContext, OnHost};
+use super::runtime::{Conditions, HostContext, OnHost};
 use super::stage::until_it_ends;
 use crate::invariants::Violation;
 use crate::run::{Driven, drive_whole};
 use crate::time::SimTime;
 use crate::trace::Line;
+use crate::world::faults::Fault;
 use crate::world::{Order, World};
 
 /// A host that loses its power works on for so long at most, while its disk fails.
 const DYING: Millis = Millis(40);
 
+/// How long nothing may happen at the end: longer than a silent node is believed to be up.
+const QUIET: Millis = Millis::secs(10);
+
 /// What a run must reach to count, and how often.
-const REACHED: [(&str, u64); 2] = [("entries committed", 20), ("deploys acknowledged", 1)];
+const REACHED: [(&str, u64); 4] = [
+    ("entries committed", 30),
+    ("changes acknowledged", 5),
+    ("leaders", 2),
+    ("snapshots installed", 1),
+];
+
+/// How long what every run has lasts: a leader without power, and one that is cut off.
+const SCRIPTED: (Millis, Millis) = (Millis::secs(3), Millis::secs(9));
 
 /// Runs a cluster of nodes from its beginning to its end.
 pub(super) fn run(params: RaftParams, keeps_all: bool) -> RaftReport {
@@ -71,6 +83,8 @@ struct Nodes {
     /// Hosts that lose their power, and when they are gone.
     dying: Vec<(SimTime, u64)>,
     cut: BTreeSet<(u64, u64)>,
+    /// How much of what every run has has happened.
+    scripted: u64,
     rng: Rng,
 }
 
@@ -78,6 +92,7 @@ struct Nodes {
 struct Host {
     machine: Machine,
     seat: Seat,
+    conditions: Arc<Conditions>,
 }
 
 impl Nodes {
@@ -88,11 +103,12 @@ impl Nodes {
         Nodes {
             engine: engine::World::new(rng.child("network").draw(), params.latency),
             world: World::on_real_consensus(params.of_nodes(), listener),
-            params: params.clone(),
+            params: params.sooner(),
             record: record.clone(),
             hosts: BTreeMap::new(),
             dying: Vec::new(),
             cut: BTreeSet::new(),
+            scripted: 0,
             rng,
         }
     }
@@ -108,18 +124,40 @@ impl Nodes {
                 self.world.log_says(NodeId(*id), boot, said);
             }
         }
+        self.script();
         self.add_hosts();
         for order in self.world.take_orders() {
             self.carry_out(order);
         }
         self.end_the_dying();
         self.cut_links();
+        self.worsen();
         if let Err(error) = self.engine.tick() {
             self.record.violate("host", error);
         }
         if let Some(violation) = self.record.violation() {
             self.world.violate(violation);
         }
+    }
+
+    /// What every run has, so that each has a new leader and a node that needs a snapshot: a leader
+    /// without power, a machine that joins late, and a leader that is cut off.
+    fn script(&mut self) {
+        let turmoil = self.world.params().turmoil;
+        let due = SimTime::default() + Millis(turmoil.0 * (self.scripted + 1) / 4);
+        if self.now() < due || !self.world.in_turmoil() {
+            return;
+        }
+        match (self.scripted, self.world.leader()) {
+            (0, Some(leader)) => self.world.inject(Fault::PowerOff(leader), SCRIPTED.0),
+            (1, _) => self.world.buy_machine(),
+            (2, Some(leader)) => {
+                let links = self.world.links_of(leader);
+                self.world.inject(Fault::Blocked(links), SCRIPTED.1);
+            }
+            (_, _) => return,
+        }
+        self.scripted += 1;
     }
 
     /// Whoever was admitted has a host, before anybody calls it.
@@ -134,13 +172,20 @@ impl Nodes {
     fn add_host(&mut self, id: u64) {
         let machine = Machine::new(id, &self.params, self.record.clone());
         let seat = Seat::default();
-        self.hosts.insert(id, Host { machine: machine.clone(), seat: seat.clone() });
+        let conditions = Arc::<Conditions>::default();
+        let host =
+            Host { machine: machine.clone(), seat: seat.clone(), conditions: conditions.clone() };
+        self.hosts.insert(id, host);
         let (params, rng) = (self.params.clone(), self.rng.child(&format!("node {id}")));
         self.engine.host(id, move || {
-            let (boot, asks) = seat.begins();
+            let (boot, drift, asks) = seat.begins();
             let mut rng = rng.child(&format!("start {boot}"));
             let record = machine.record.clone();
-            let context = HostContext::drawn(&params, &mut rng, record.clone());
+            let context = HostContext {
+                drift,
+                conditions: conditions.clone(),
+                ..HostContext::drawn(&params, &mut rng, record.clone())
+            };
             let (machine, seat) = (machine.clone(), seat.clone());
             let pump = Pump { machine, seat, boot, founds: id == 1 };
             OnHost::new(Arc::new(context), until_it_ends(record, pump.run(asks)))
@@ -165,7 +210,10 @@ impl Nodes {
             self.dying.remove(place);
             self.crash(node);
         }
-        self.hosts[&node].machine.disk.restart(self.rng.draw());
+        let host = &self.hosts[&node];
+        host.machine.disk.restart(self.rng.draw());
+        // The pace of its clock at its start; of a later one, only the node knows.
+        host.seat.has_clock(self.world.host(NodeId(node)).clock.drift());
         self.record.is_down(node, false);
         self.engine.restart(node);
     }
@@ -182,6 +230,14 @@ impl Nodes {
         self.dying = later;
         let due: Vec<(SimTime, u64)> = due;
         due.into_iter().for_each(|(_, node)| self.crash(node));
+    }
+
+    /// What is bad about the world's network and machines is so for their hosts.
+    fn worsen(&self) {
+        let extra_loss = self.world.network().extra_loss();
+        for host in self.world.hosts() {
+            self.hosts[&host.id.0].conditions.set(extra_loss, host.slow_disk);
+        }
     }
 
     /// What is cut in the world's network is cut in the engine's, and nothing else.
@@ -204,6 +260,10 @@ impl Nodes {
 impl Driven for Nodes {
     fn world(&mut self) -> &mut World {
         &mut self.world
+    }
+
+    fn quiet(&self) -> Millis {
+        QUIET
     }
 
     fn run_until(&mut self, end: SimTime) {

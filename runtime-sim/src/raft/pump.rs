@@ -36,6 +36,7 @@ pub(super) struct Seat(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     starts: u64,
+    drift: i64,
     said: VecDeque<(u64, Said)>,
     asks: Option<mpsc::UnboundedSender<Ask>>,
 }
@@ -45,14 +46,20 @@ impl Seat {
         self.0.lock().expect("no code panics while it holds what was said")
     }
 
-    /// A host starts; its first start is that of a machine without a node, which is boot 0.
-    pub(super) fn begins(&self) -> (u64, mpsc::UnboundedReceiver<Ask>) {
+    /// From its next start on, the host's clock runs so much faster, in millionths.
+    pub(super) fn has_clock(&self, drift: i64) {
+        self.inner().drift = drift;
+    }
+
+    /// A host starts: in which boot, and with which clock. Its first start is that of a machine
+    /// without a node, which is boot 0.
+    pub(super) fn begins(&self) -> (u64, i64, mpsc::UnboundedReceiver<Ask>) {
         let mut inner = self.inner();
         let boot = inner.starts;
         inner.starts += 1;
         let (asks, asked) = mpsc::unbounded_channel();
         inner.asks = Some(asks);
-        (boot, asked)
+        (boot, inner.drift, asked)
     }
 
     /// What was said since, and in which boot.

@@ -92,6 +92,7 @@ impl Stage {
                 drift: 0,
                 disk: (0, 0),
                 loss: params.loss,
+                conditions: Arc::default(),
                 rng: Mutex::new(rng.child("draws")),
                 record: record.clone(),
             };

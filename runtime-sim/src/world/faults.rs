@@ -213,7 +213,7 @@ impl World {
         let fault = self.draw_fault(kind);
         if let Some((fault, length)) = fault {
             self.stats.count(kind.name());
-            self.inject(fault, length);
+            self.inject(fault, self.ground.lasts(length));
         }
         self.after(gap, Happening::NextFault);
     }

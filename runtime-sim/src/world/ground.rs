@@ -15,6 +15,7 @@ use mill_core::cluster::{Cluster, Revision};
 use mill_core::event::Leadership;
 use mill_core::name::NodeId;
 use mill_core::node::Members;
+use mill_core::units::Millis;
 
 use super::bridge::Bridge;
 use super::consensus::Elections;
@@ -24,6 +25,9 @@ use crate::invariants::Moment;
 
 /// States are compared at every so many entries, and at the end.
 const COMPARED_EVERY: u64 = 8;
+
+/// Faults are so much shorter on real consensus.
+const SHORTER: u64 = 4;
 
 /// What decides what comes into the log.
 pub(super) enum Ground {
@@ -45,6 +49,14 @@ impl Ground {
         match self {
             Ground::Modelled(elections) => elections,
             Ground::Real(_) => unreachable!("{NO_MODEL}"),
+        }
+    }
+
+    /// How long a fault lasts: runs of real consensus are short, since its time costs more.
+    pub fn lasts(&self, drawn: Millis) -> Millis {
+        match self {
+            Ground::Modelled(_) => drawn,
+            Ground::Real(_) => Millis(drawn.0 / SHORTER),
         }
     }
 }

@@ -172,7 +172,10 @@ impl World {
 
     /// The same on real consensus, which whoever drives it runs: see `bridge.rs`.
     pub(crate) fn on_real_consensus(params: Params, listener: Option<Line>) -> World {
-        World::on(Ground::Real(Bridge::default()), params, listener)
+        let root = Rng::new(params.seed);
+        let mut world = World::on(Ground::Real(Bridge::default()), params, listener);
+        world.people.hurry(&root);
+        world
     }
 
     fn on(ground: Ground, params: Params, listener: Option<Line>) -> World {
