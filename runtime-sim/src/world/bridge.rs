@@ -209,3 +209,80 @@ impl World {
         super::record(&mut self.violation, self.now, Err((invariant, detail)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mill_core::cluster::command::ProposalId;
+    use mill_core::time::Wall;
+    use mill_core::units::Millis;
+
+    use super::*;
+    use crate::params::Params;
+    use crate::world::faults::Fault;
+
+    const NODE: NodeId = NodeId(1);
+
+    fn entry(seq: u64) -> Box<Entry> {
+        let id = ProposalId { node: NODE, boot: 1, seq };
+        Box::new(Entry { id, wall: Wall(0), membership: None, commands: Vec::new() })
+    }
+
+    fn committed(index: u64, seq: u64) -> Said {
+        Said::Committed { index, entry: entry(seq) }
+    }
+
+    /// One machine that was given entries at 2 and 4, and has started again.
+    fn restarted() -> World {
+        let mut world = World::on_real_consensus(Params::calm(1, 1), None);
+        world.run_for(Millis::secs(2));
+        world.log_says(NODE, 1, committed(2, 1));
+        world.log_says(NODE, 1, committed(4, 2));
+        world.inject(Fault::Crash(NODE), Millis::secs(1));
+        world.run_for(Millis::secs(2));
+        world
+    }
+
+    /// What does not hold, if that is said to the second boot.
+    fn violated(said: impl IntoIterator<Item = Said>) -> Option<&'static str> {
+        let mut world = restarted();
+        said.into_iter().for_each(|said| world.log_says(NODE, 2, said));
+        world.violation().map(|violation| violation.invariant)
+    }
+
+    #[test]
+    fn starts_and_ends_of_daemons_are_orders_for_their_hosts() {
+        let orders = restarted().take_orders();
+        let told: Vec<&str> = orders
+            .iter()
+            .filter_map(|order| match order {
+                Order::Start(_) => Some("start"),
+                Order::Stop(_) => Some("stop"),
+                Order::Ask(..) => None,
+            })
+            .collect();
+        assert_eq!(told, ["start", "stop", "start"]);
+    }
+
+    #[test]
+    fn a_log_that_says_the_same_again_holds() {
+        assert_eq!(violated([committed(2, 1), committed(4, 2), Said::CaughtUp]), None);
+        assert_eq!(violated([committed(2, 1), committed(4, 2), committed(9, 3)]), None);
+    }
+
+    #[test]
+    fn each_way_to_break_its_promise_is_found() {
+        assert_eq!(violated([committed(2, 7)]), Some("applied"), "another entry");
+        assert_eq!(violated([committed(3, 2)]), Some("applied"), "at another place");
+        assert_eq!(violated([committed(4, 2)]), Some("applied"), "one is left out");
+        assert_eq!(violated([committed(2, 1), committed(2, 1)]), Some("applied"), "twice");
+        assert_eq!(violated([committed(2, 1), Said::CaughtUp]), Some("caught-up"), "too early");
+    }
+
+    #[test]
+    fn what_is_said_to_a_boot_that_is_over_is_not_heard() {
+        let mut world = restarted();
+        world.log_says(NODE, 1, committed(2, 7));
+        assert_eq!(world.violation(), None);
+        assert_eq!(world.host(NODE).applied(), 0);
+    }
+}
