@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use mill_core::rng::Rng;
 use mill_core::units::Millis;
 
+use super::Subject;
 use super::faults::Faults;
 use super::history;
 use super::host::{self, Told};
@@ -42,7 +43,7 @@ pub(super) fn run(params: RaftParams, keeps_all: bool) -> RaftReport {
         (Some(_), false) => recent,
         (None, false) => Vec::new(),
     };
-    RaftReport::new(stage.params.clone(), violation, stats, hash, lines)
+    RaftReport::new(stage.params.clone(), Subject::Lists, violation, stats, hash, lines)
 }
 
 /// Stops early when something does not hold.

@@ -35,11 +35,14 @@ mod watch;
 #[cfg(feature = "mutants")]
 pub use mill_consensus::mutant;
 
+use serde::Serialize;
+
 pub use self::params::RaftParams;
 pub use self::report::RaftReport;
 
 /// What is put on real consensus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Subject {
     /// A list of values, to which clients append: consensus alone.
     Lists,

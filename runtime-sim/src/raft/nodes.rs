@@ -8,12 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mill_core::name::NodeId;
 use mill_core::rng::Rng;
 use mill_core::units::Millis;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Subject;
 use super::engine::{self, Engine as _};
 use super::machine::Machine;
 use super::params::RaftParams;
@@ -29,6 +31,9 @@ use crate::trace::Line;
 use crate::world::faults::Fault;
 use crate::world::{Order, World};
 
+/// How far time moves at once: what passes between a node and its consensus takes so long at most.
+/// Most ticks are idle, and cost as much as others.
+const TICK: Duration = Duration::from_millis(3);
 /// A host that loses its power works on for so long at most, while its disk fails.
 const DYING: Millis = Millis(40);
 
@@ -70,7 +75,7 @@ pub(super) fn run(params: RaftParams, keeps_all: bool) -> RaftReport {
         (None, false) => Vec::new(),
     };
     let hash = xxh3_64(&[hash.to_le_bytes(), nodes.world.hash().to_le_bytes()].concat());
-    RaftReport::new(params, violation, stats, hash, lines)
+    RaftReport::new(params, Subject::Nodes, violation, stats, hash, lines)
 }
 
 /// The world of nodes and the engine under it.
@@ -101,7 +106,7 @@ impl Nodes {
         let noted = record.clone();
         let listener = keeps_all.then(|| -> Line { Box::new(move |line| noted.note(line)) });
         Nodes {
-            engine: engine::World::new(rng.child("network").draw(), params.latency),
+            engine: engine::World::new(rng.child("network").draw(), params.latency, TICK),
             world: World::on_real_consensus(params.of_nodes(), listener),
             params: params.sooner(),
             record: record.clone(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mill_core::rng::Rng;
 use tokio::sync::mpsc;
@@ -17,6 +18,8 @@ use super::record::Record;
 use super::runtime::{HostContext, OnHost};
 use crate::time::SimTime;
 
+/// How far the world's time moves at once.
+const TICK: Duration = Duration::from_millis(1);
 /// Clients' ids begin here.
 const CLIENTS: u64 = 100;
 
@@ -40,7 +43,7 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new(params: RaftParams, record: Record) -> Self {
         let rng = Rng::new(params.seed).child("raft");
-        let world = World::new(rng.child("network").draw(), params.latency);
+        let world = World::new(rng.child("network").draw(), params.latency, TICK);
         let wanted = ((1..=params.voters).collect(), BTreeSet::new());
         let mut stage = Stage {
             world,
