@@ -104,12 +104,14 @@ impl World {
         }
     }
 
-    /// A machine that was removed asks for votes, and is told why it gets none.
+    /// A machine that was removed and thinks that it votes asks for votes, and is told why it gets
+    /// none.
     pub(super) fn watch_dismissed(&mut self) {
         let Some(leader) = self.log.leader else { return };
         let nodes = &self.log.reference.nodes;
         let strangers = self.hosts.values().filter(|host| !nodes.contains_key(&host.id));
-        let up: Vec<NodeId> = strangers.filter(|host| host.is_up()).map(|host| host.id).collect();
+        let asks = strangers.filter(|host| host.is_up() && host.votes(host.id));
+        let up: Vec<NodeId> = asks.map(|host| host.id).collect();
         for node in up {
             if self.network.open(node, leader) {
                 self.dismissed(node, leader);
