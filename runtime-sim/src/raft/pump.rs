@@ -155,7 +155,7 @@ impl Carrying {
             tokio::select! {
                 biased;
                 Some(event) = events.recv() => self.hand_on(event),
-                Some(event) = became.recv() => self.say(Said::Became(event)),
+                Some(event) = became.recv() => self.say(Said::Became(Box::new(event))),
                 Some(ask) = asks.recv() => self.carry_out(ask),
                 else => return,
             }

@@ -49,7 +49,7 @@ pub(crate) enum Said {
     /// Who leads.
     Leadership(Leadership),
     /// What became of something that the node asked.
-    Became(Event),
+    Became(Box<Event>),
 }
 
 impl Bridge {
@@ -150,7 +150,7 @@ impl World {
                 self.is_led(node, belief);
                 self.learn(node, boot, belief);
             }
-            Said::Became(event) => self.tell(node, boot, event),
+            Said::Became(event) => self.tell(node, boot, *event),
         }
     }
 
