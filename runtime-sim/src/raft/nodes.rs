@@ -42,8 +42,8 @@ const QUIET: Millis = Millis::secs(10);
 
 /// What a run must reach to count, and how often.
 const REACHED: [(&str, u64); 4] = [
-    ("entries committed", 30),
-    ("changes acknowledged", 5),
+    ("entries committed", 20),
+    ("changes acknowledged", 2),
     ("leaders", 2),
     ("snapshots installed", 1),
 ];
