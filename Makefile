@@ -59,13 +59,12 @@ wire: ## nodes over a simulated network that breaks, many seeds: make wire WIRE_
 mutants: ## known bugs that the simulators must find, each in a process of its own
 	$(NEXTEST) -p mill-sim-tests --features mutants --test mutants --no-fail-fast
 
-# RUSTFLAGS here replaces the flags in .cargo/config.toml, so it names the linker again. Core takes
-# the longest to optimise, and these runs hardly use it.
+# RUSTFLAGS here replaces the flags in .cargo/config.toml, so it names the linker again.
 madsim: SEEDS = 0..30
 madsim: ## real consensus on the strict engine, each seed twice: make madsim SEEDS=0..300
 	RUSTFLAGS="--cfg madsim -Clink-arg=-fuse-ld=mold" MILL_TEST_RAFT_SEEDS=$(SEEDS) \
 		$(NEXTEST) --target-dir $(TARGET)/madsim --profile madsim --no-tests=fail --no-capture \
-		--config profile.dev.package.mill-core.opt-level=0 -p mill-sim-tests --test raft
+		-p mill-sim-tests --test raft
 
 hosts: ## tests with real daemons and containers
 	tools/install.sh test

@@ -74,6 +74,8 @@ pub struct Draft {
     services: u64,
     bad_images: u64,
     builds: u64,
+    /// What takes time takes so many times less.
+    pace: u64,
     rng: Rng,
 }
 
@@ -81,7 +83,17 @@ impl Draft {
     /// The first version of a project of up to `services` services.
     pub fn new(name: &str, services: u64, bad_images: u64, rng: Rng) -> Draft {
         let project = project(name, []);
-        Draft { project, services, bad_images, builds: 0, rng }
+        Draft { project, services, bad_images, builds: 0, pace: 1, rng }
+    }
+
+    /// From now on, what takes time takes so many times less.
+    pub(crate) fn hurry(&mut self, pace: u64) {
+        self.pace = pace;
+    }
+
+    /// A length between two, at this draft's pace.
+    fn length(&mut self, low: Millis, high: Millis) -> Millis {
+        Millis(self.rng.between(low.0 / 1_000, high.0 / 1_000) * 1_000 / self.pace)
     }
 
     /// The project's name.
@@ -170,10 +182,10 @@ impl Draft {
             let mut spec = service(&image, 1);
             spec.replicas = self.replicas();
             spec.update.order = self.order();
-            spec.container.stop.grace = Millis::secs(self.rng.between(1, 20));
-            spec.container.health.interval = Millis::secs(self.rng.between(1, 10));
-            spec.update.healthy_for = Millis::secs(self.rng.between(0, 15));
-            spec.update.deadline = Millis::secs(self.rng.between(20, 300));
+            spec.container.stop.grace = self.length(Millis::secs(1), Millis::secs(20));
+            spec.container.health.interval = self.length(Millis::secs(1), Millis::secs(10));
+            spec.update.healthy_for = self.length(Millis(0), Millis::secs(15));
+            spec.update.deadline = self.length(Millis::secs(20), Millis::secs(300));
             match self.rng.below(10) {
                 0 | 1 => {
                     spec.container.port = None;
@@ -205,10 +217,10 @@ impl Draft {
     }
 
     fn behaviour(&mut self) -> Behaviour {
-        let rng = &mut self.rng;
+        let (rng, pace) = (&mut self.rng, self.pace);
         let mut behaviour = Behaviour {
-            ready_after: Some(Millis(rng.between(0, 8_000))),
-            stops_after: Some(Millis(rng.between(0, 3_000))).filter(|_| !rng.chance(50)),
+            ready_after: Some(Millis(rng.between(0, 8_000) / pace)),
+            stops_after: Some(Millis(rng.between(0, 3_000) / pace)).filter(|_| !rng.chance(50)),
             crash: Crash::Never,
         };
         if rng.chance(self.bad_images) {

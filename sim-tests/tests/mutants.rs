@@ -8,10 +8,10 @@
 
 use mill_core::mutant::{self, Mutant};
 use mill_core::units::Millis;
-use mill_runtime_sim::raft::{self, RaftParams, mutant::Mutant as RaftMutant};
-use mill_runtime_sim::{FaultKind, Params, run};
+use mill_runtime_sim::raft::{self, RaftParams, Subject, mutant::Mutant as RaftMutant};
+use mill_runtime_sim::{FaultKind, Params, Violation, run};
 
-use Bug::{Busy, Consensus, Core};
+use Bug::{Busy, Consensus, Core, Under};
 
 /// A bug of one of the two simulators.
 enum Bug {
@@ -19,24 +19,31 @@ enum Bug {
     Core(Mutant),
     /// The same, where members change all the time and entries take long.
     Busy(Mutant),
-    /// `mill sim --raft` finds it.
+    /// `mill sim --raft` finds it with its lists.
     Consensus(RaftMutant),
+    /// The same, with its nodes.
+    Under(RaftMutant),
 }
 
 /// Looks for a bug, seed by seed; says what was broken, or nothing.
 fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
     match bug {
         Core(bug) | Busy(bug) => mutant::choose(*bug),
-        Consensus(bug) => raft::mutant::choose(*bug),
+        Consensus(bug) | Under(bug) => raft::mutant::choose(*bug),
     }
     (0..seeds).find_map(|seed| {
         let violation = match bug {
             Core(_) => run(Params::from_seed(seed)).violation,
             Busy(_) => run(busy(seed)).violation,
-            Consensus(_) => raft::run(RaftParams::from_seed(seed)).violation,
+            Consensus(_) => on_raft(seed, Subject::Lists),
+            Under(_) => on_raft(seed, Subject::Nodes),
         };
         violation.map(|violation| (seed, violation.invariant))
     })
+}
+
+fn on_raft(seed: u64, subject: Subject) -> Option<Violation> {
+    raft::run_one(RaftParams::from_seed(seed), subject, false).violation
 }
 
 /// Members change all the time, and an entry takes a second or two.
@@ -141,6 +148,16 @@ bugs! {
     what_is_unknown_is_said_to_be_refused: Consensus(RaftMutant::UnknownSaidRefused),
         within 10, by ["linearizable"];
     a_start_is_caught_up_too_early: Consensus(RaftMutant::CaughtUpTooEarly),
+        within 5, by ["caught-up"];
+    a_vote_does_not_survive_under_nodes: Under(RaftMutant::VoteNotSynced),
+        within 5, by ["votes", "one leader"];
+    an_entry_is_acknowledged_before_its_sync_under_nodes: Under(RaftMutant::LogNotSynced),
+        within 15, by ["applied", "caught-up", "votes"];
+    an_entry_is_skipped_after_a_snapshot_under_nodes: Under(RaftMutant::EntrySkippedAfterSnapshot),
+        within 5, by ["applied", "caught-up"];
+    a_read_is_not_confirmed_under_nodes: Under(RaftMutant::ReadNotConfirmed),
+        within 10, by ["reads"];
+    a_start_is_caught_up_too_early_under_nodes: Under(RaftMutant::CaughtUpTooEarly),
         within 5, by ["caught-up"];
 }
 

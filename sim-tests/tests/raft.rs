@@ -1,8 +1,8 @@
 //! Real consensus under simulation, by seed: what must hold, and that a seed is a run.
 //!
 //! On turmoil, sized to about a minute on two cores; more: `mill sim --raft --seeds A..B --jobs N`.
-//! On madsim (`make madsim SEEDS=A..B`), where a run needs a process of its own, every seed runs in
-//! a pair of them.
+//! On madsim (`make madsim SEEDS=A..B`), where a run needs a process of its own, every seed runs each
+//! subject in a pair of them.
 
 #![allow(clippy::unwrap_used, reason = "a process that cannot be started fails its test")]
 
@@ -11,14 +11,20 @@ use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use mill_runtime_sim::raft::{RaftParams, run_traced};
+use mill_runtime_sim::raft::{RaftParams, Subject, run_one};
 
 /// What some run of several must reach.
-const REACHABLE: [&str; 8] = [
+const REACHABLE: [&str; 14] = [
+    "changes acknowledged",
     "crashes",
     "cuts",
+    "deploys succeeded",
+    "fault: machine replaced",
+    "fault: partition",
+    "machines joined",
     "members changed",
     "reads confirmed",
+    "requests passed on",
     "snapshots taken",
     "transfers asked for",
     "writes refused",
@@ -58,6 +64,8 @@ mod in_one_process {
 
 /// Set for the processes that [`equal_seeds_lead_to_equal_traces_in_any_process`] starts.
 const SEED: &str = "MILL_TEST_RAFT_SEED";
+/// And which subject, by its place.
+const SUBJECT: &str = "MILL_TEST_RAFT_SUBJECT";
 /// Which seeds it compares, as `A..B`, if others than a few.
 const SEEDS: &str = "MILL_TEST_RAFT_SEEDS";
 /// What stands before the lines that a run is compared by.
@@ -66,14 +74,18 @@ const SAYS: &str = "run  ";
 #[test]
 fn equal_seeds_lead_to_equal_traces_in_any_process() {
     if let Ok(seed) = std::env::var(SEED) {
-        return say(seed.parse().unwrap());
+        let subject: usize = std::env::var(SUBJECT).unwrap().parse().unwrap();
+        return say(seed.parse().unwrap(), Subject::ALL[subject]);
     }
     let (mut traces, mut reached) = (BTreeSet::new(), BTreeSet::new());
     let seeds = seeds();
-    for seed in seeds.clone() {
+    let runs = seeds.clone().flat_map(|seed| [0, 1].map(|subject| (seed, subject)));
+    for (seed, subject) in runs.clone() {
         // Both at once: one for each of two cores.
         let [first, second] = thread::scope(|scope| {
-            [(); 2].map(|()| scope.spawn(|| said(start(seed)))).map(|run| run.join().unwrap())
+            [(); 2]
+                .map(|()| scope.spawn(|| said(start(seed, subject))))
+                .map(|run| run.join().unwrap())
         });
         let failed = first.iter().any(|line| line.starts_with("VIOLATION"));
         assert!(!failed, "{}", first.join("\n"));
@@ -84,8 +96,8 @@ fn equal_seeds_lead_to_equal_traces_in_any_process() {
         reached.extend(REACHABLE.into_iter().filter(|what| first.iter().any(|line| line == what)));
         traces.insert(first);
     }
-    assert_eq!(traces.len() as u64, seeds.end - seeds.start, "each seed has a trace of its own");
-    if traces.len() >= 10 {
+    assert_eq!(traces.len(), runs.count(), "each run has a trace of its own");
+    if traces.len() >= 40 {
         assert_eq!(reached, BTreeSet::from(REACHABLE), "no run reached the others");
     }
 }
@@ -99,8 +111,8 @@ fn seeds() -> Range<u64> {
 }
 
 /// Prints every line of a run, what it reached, and how it ended.
-fn say(seed: u64) {
-    let report = run_traced(RaftParams::from_seed(seed), true);
+fn say(seed: u64, subject: Subject) {
+    let report = run_one(RaftParams::from_seed(seed), subject, true);
     let reached = report.stats.counts.keys().map(ToString::to_string);
     let ends = report.to_string();
     let lines = report.lines.iter().cloned().chain(reached);
@@ -109,10 +121,11 @@ fn say(seed: u64) {
     lines.chain(ends.lines().map(str::to_owned)).for_each(|line| println!("{SAYS}{line}"));
 }
 
-fn start(seed: u64) -> Child {
+fn start(seed: u64, subject: usize) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let name = "equal_seeds_lead_to_equal_traces_in_any_process";
     command.args(["--exact", name, "--nocapture"]).env(SEED, seed.to_string());
+    command.env(SUBJECT, subject.to_string());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

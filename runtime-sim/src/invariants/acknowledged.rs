@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mill_core::api::{Answer, ErrorCode};
+use mill_core::api::{Answer, ErrorCode, Request};
 use mill_core::cluster::command::Command;
 use mill_core::cluster::{Cluster, DEPLOYS_KEPT};
 
 use super::{Invariant, Moment};
 use crate::workload;
+use crate::world::people::mark;
 
 /// What people were told of their deploys.
 #[derive(Default)]
@@ -18,6 +19,8 @@ pub(super) struct Acknowledged {
     refused: BTreeSet<String>,
     /// Changes that are committed, and under which number.
     started: BTreeMap<String, u64>,
+    /// Labels that are committed.
+    marked: BTreeSet<String>,
 }
 
 impl Invariant for Acknowledged {
@@ -31,6 +34,7 @@ impl Invariant for Acknowledged {
                 if after.last_deploy > before.last_deploy {
                     entry.commands.iter().try_for_each(|c| self.started(c))?;
                 }
+                entry.commands.iter().try_for_each(|c| self.marked(c, after))?;
                 self.still_there(after)
             }
             Moment::Answer { asked, outcome, cluster, .. } => match outcome {
@@ -42,11 +46,18 @@ impl Invariant for Acknowledged {
                     self.numbers.insert(*number);
                     self.still_there(cluster)
                 }
+                Ok(Answer::Done) => match mark_of(&asked.request) {
+                    Some(mark) if !self.marked.contains(mark) => {
+                        Err(format!("the label {mark} was acknowledged and is not committed"))
+                    }
+                    Some(_) | None => Ok(()),
+                },
                 Ok(_) => Ok(()),
                 Err(error) if error.code == ErrorCode::Unknown => Ok(()),
                 Err(error) => {
-                    let Some(change) = asked.change.clone() else { return Ok(()) };
-                    if self.started.contains_key(&change) {
+                    let change = asked.change.as_ref().or(mark_of(&asked.request));
+                    let Some(change) = change.cloned() else { return Ok(()) };
+                    if self.started.contains_key(&change) || self.marked.contains(&change) {
                         return Err(format!("`{change}` was refused ({error}) and is committed"));
                     }
                     self.refused.insert(change);
@@ -74,6 +85,19 @@ impl Acknowledged {
         Ok(())
     }
 
+    fn marked(&mut self, command: &Command, after: &Cluster) -> Result<(), String> {
+        let Command::SetLabels { node, set, .. } = command else { return Ok(()) };
+        let is = after.nodes.get(node).and_then(|record| mark(&record.labels));
+        let Some(mark) = mark(set).filter(|mark| Some(*mark) == is) else { return Ok(()) };
+        if self.refused.contains(mark) {
+            return Err(format!("the label {mark} was refused and is set"));
+        }
+        if !self.marked.insert(mark.clone()) {
+            return Err(format!("the label {mark} is set twice"));
+        }
+        Ok(())
+    }
+
     fn still_there(&self, cluster: &Cluster) -> Result<(), String> {
         let oldest = cluster.last_deploy.saturating_sub(DEPLOYS_KEPT as u64);
         let kept = self.numbers.range(oldest + 1..);
@@ -82,4 +106,9 @@ impl Acknowledged {
             None => Ok(()),
         }
     }
+}
+
+fn mark_of(request: &Request) -> Option<&String> {
+    let Request::Label { set, .. } = request else { return None };
+    mark(set)
 }

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use mill_core::api::Answer;
 use mill_core::api::view::Age;
+use mill_core::api::{Answer, Request};
 use mill_core::cluster::command::Command;
 use mill_core::units::Millis;
 
 use super::{Invariant, Moment};
 use crate::time::SimTime;
+use crate::world::people::mark;
 
 /// A leader that was deposed takes so long to notice, and tells others meanwhile that they have all
 /// that is committed.
@@ -22,6 +23,8 @@ pub(super) struct Reads {
     known: Vec<(SimTime, u64)>,
     /// Where each deploy was committed.
     deploys: BTreeMap<u64, u64>,
+    /// Where each label was committed.
+    marks: BTreeMap<String, u64>,
 }
 
 impl Invariant for Reads {
@@ -36,6 +39,11 @@ impl Invariant for Reads {
                     if let Command::StartDeploy { number, .. } = command {
                         self.deploys.entry(*number).or_insert(at.index);
                     }
+                    if let Command::SetLabels { set, .. } = command
+                        && let Some(mark) = mark(set)
+                    {
+                        self.marks.entry(mark.clone()).or_insert(at.index);
+                    }
                 }
                 Ok(())
             }
@@ -43,6 +51,14 @@ impl Invariant for Reads {
                 Ok(Answer::Started { number, .. }) => {
                     let index = self.deploys.get(number).copied().unwrap_or(0);
                     self.learn(*now, index);
+                    Ok(())
+                }
+                Ok(Answer::Done) => {
+                    if let Request::Label { set, .. } = &asked.request
+                        && let Some(index) = mark(set).and_then(|mark| self.marks.get(mark))
+                    {
+                        self.learn(*now, *index);
+                    }
                     Ok(())
                 }
                 Ok(Answer::Status(status)) => {

@@ -56,6 +56,11 @@ impl Clock {
         self.drift = drift;
     }
 
+    /// How much faster than the world it runs, in millionths.
+    pub(crate) fn drift(&self) -> i64 {
+        self.drift
+    }
+
     /// The wall clock jumps.
     pub fn jump(&mut self, by: i64) {
         self.off += by;

@@ -78,6 +78,25 @@ impl Log {
         self.members_version += 1;
     }
 
+    /// These are the members, as somebody was told.
+    pub fn learn_members(&mut self, members: Members) {
+        self.members = members;
+        self.members_version += 1;
+    }
+
+    /// What is committed at an index beyond the end; between them there is nothing to apply.
+    pub fn learn(&mut self, index: u64, entry: Arc<Entry>) {
+        while self.end() + 1 < index {
+            self.entries.push(None);
+        }
+        self.entries.push(Some(entry));
+    }
+
+    /// The first index after `after` and before `before` at which there is something to apply.
+    pub fn entry_between(&self, after: u64, before: u64) -> Option<u64> {
+        (after + 1..before).find(|index| self.entry(*index).is_some())
+    }
+
     /// The committed entry at an index; `None` where there is nothing to apply.
     pub fn entry(&self, index: u64) -> Option<&Arc<Entry>> {
         let place = usize::try_from(index.checked_sub(1)?).ok()?;

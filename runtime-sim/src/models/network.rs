@@ -34,6 +34,11 @@ impl Network {
         !self.blocked.contains(&(from, to))
     }
 
+    /// Every direction in which nothing gets through.
+    pub(crate) fn blocked(&self) -> &BTreeSet<(NodeId, NodeId)> {
+        &self.blocked
+    }
+
     /// Whether they can speak with each other.
     pub fn connected(&self, one: NodeId, other: NodeId) -> bool {
         one == other || (self.open(one, other) && self.open(other, one))
@@ -63,6 +68,11 @@ impl Network {
     /// That direction works again.
     pub fn unblock(&mut self, from: NodeId, to: NodeId) {
         self.blocked.remove(&(from, to));
+    }
+
+    /// How many more messages are lost just now, of a thousand.
+    pub(crate) fn extra_loss(&self) -> u64 {
+        self.extra_loss
     }
 
     /// How many more messages are lost, of a thousand; zero when it is good again.

@@ -138,9 +138,7 @@ impl Faults {
             return false;
         }
         stage.line(&format!("the power of node {node} fails"));
-        stage.record.count("crashes");
-        let disk = &stage.machines[&node].disk;
-        disk.cut_power_at(disk.operations().all + 1 + rng.below(20));
+        stage.machines[&node].machine.loses_power(rng);
         self.crashing.push((stage.now() + Millis(rng.below(40)), node));
         true
     }

@@ -1,7 +1,6 @@
-//! One simulated node: real consensus on a simulated disk, and a reader that holds a list of
-//! values.
+//! A list of values on real consensus: the smallest that a node can be.
 //!
-//! The reader is what the daemon's event loop is, made as small as can be: it applies, answers for
+//! Its reader is what the daemon's event loop is, made as small as can be: it applies, answers for
 //! snapshots and tells the record. The driver talks to a node through [`Told`], as an operator
 //! would.
 
@@ -10,20 +9,17 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use mill_consensus::disk::{Disk as _, SimulatedDisk};
-use mill_consensus::{Consensus, ConsensusEvent, Leadership, Options, Proposal};
+use mill_consensus::{Consensus, ConsensusEvent, Leadership, Proposal};
 use openraft_rt::AsyncRuntime;
 use tokio::sync::mpsc;
 
+use super::machine::{Machine, Started};
 use super::network::{Post, Question};
-use super::record::{self, Record, Value};
+use super::record::{Record, Value};
 use super::runtime::SimulatedRuntime;
 
 /// A change of members that takes longer is given up, and asked for again by the driver.
 const CHANGE: Duration = Duration::from_secs(3);
-
-/// A start has read its vote by then, and hardly anybody has asked for another.
-const READS_ITS_VOTE: Duration = Duration::from_millis(1);
 
 /// First byte of an answer to a client.
 pub(super) const DONE: u8 = 0;
@@ -44,22 +40,18 @@ pub(super) struct Shown {
     pub(super) entries: Vec<(u64, Value)>,
     pub(super) leads: Option<u64>,
     pub(super) members: (BTreeSet<u64>, BTreeSet<u64>),
-    pub(super) failed: bool,
 }
 
-/// What outlives a node's starts: the disk, and what is known of it.
+/// A machine, and what its list shows.
 #[derive(Debug, Clone)]
-pub(super) struct Machine {
-    pub(super) id: u64,
-    pub(super) disk: SimulatedDisk,
-    pub(super) options: Options,
-    pub(super) record: Record,
+pub(super) struct ListHost {
+    pub(super) machine: Machine,
     shown: Arc<Mutex<Shown>>,
 }
 
-impl Machine {
-    pub(super) fn new(id: u64, options: Options, record: Record) -> Machine {
-        Machine { id, disk: SimulatedDisk::new(), options, record, shown: Arc::default() }
+impl ListHost {
+    pub(super) fn new(machine: Machine) -> ListHost {
+        ListHost { machine, shown: Arc::default() }
     }
 
     pub(super) fn shown(&self) -> MutexGuard<'_, Shown> {
@@ -67,40 +59,26 @@ impl Machine {
     }
 
     fn line(&self, text: &str) {
-        self.record.line(record::now(), &format!("node {} {text}", self.id));
+        self.machine.line(text);
+    }
+
+    fn record(&self) -> &Record {
+        &self.machine.record
     }
 
     /// Runs the node until its host crashes.
     pub(super) async fn run(self, told: mpsc::UnboundedReceiver<Told>) -> io::Result<()> {
         *self.shown() = Shown::default();
-        self.line("starts");
-        let post = Post::open(self.id, self.record.clone()).await?;
-        let disk = Arc::new(self.disk.clone());
-        let has_snapshot = self.disk.names()?.iter().any(|name| name.starts_with("snapshot-"));
-        let opened = Consensus::open(self.options.clone(), disk, post.clone()).await;
-        let (consensus, events) = match opened {
-            Ok(opened) => opened,
-            // The power fails at a start, too; anything else is a bug.
-            Err(_) if self.disk.is_off() => return Ok(()),
-            Err(error) => {
-                self.record.violate("start", format!("node {}: {error:?}", self.id));
-                return Ok(());
-            }
-        };
-        drop(SimulatedRuntime::spawn(self.clone().remember(consensus.clone())));
+        let post = Post::open(self.machine.id, self.record().clone()).await?;
+        let Some(started) = self.machine.start(&post).await? else { return Ok(()) };
+        let Started { consensus, events, has_snapshot } = started;
         drop(SimulatedRuntime::spawn(self.clone().read(events, has_snapshot)));
         drop(SimulatedRuntime::spawn(self.clone().obey(consensus.clone(), told)));
-        let machine = self.clone();
+        let host = self.clone();
         let answer = move |from, question, body: Vec<u8>| {
-            machine.clone().answer(consensus.clone(), from, question, body)
+            host.clone().answer(consensus.clone(), from, question, body)
         };
         post.serve(answer).await
-    }
-
-    /// Says which term a start remembers, as soon as consensus has read that.
-    async fn remember(self, consensus: Consensus<SimulatedRuntime>) {
-        SimulatedRuntime::sleep(READS_ITS_VOTE).await;
-        self.record.starts_in(self.id, consensus.status().term);
     }
 
     async fn answer(
@@ -111,11 +89,7 @@ impl Machine {
         body: Vec<u8>,
     ) -> io::Result<Vec<u8>> {
         match question {
-            Question::Consensus(call) => {
-                let answer = consensus.answer(from, call, body).await;
-                self.record.answered_in(self.id, consensus.status().term);
-                answer
-            }
+            Question::Consensus(call) => self.machine.answer(&consensus, from, call, body).await,
             Question::Write => Ok(match consensus.propose(body).await {
                 Proposal::Committed { .. } => vec![DONE],
                 Proposal::NotLeader { leader } => with_leader(leader),
@@ -153,7 +127,7 @@ impl Machine {
                 Told::Members { voters, learners } => {
                     let changing = consensus.change_members(voters, learners);
                     match SimulatedRuntime::timeout(CHANGE, changing).await {
-                        Ok(Ok(())) => self.record.count("members changed"),
+                        Ok(Ok(())) => self.record().count("members changed"),
                         Ok(Err(error)) => self.line(&format!("did not: {error}")),
                         Err(_) => self.line("did not in time"),
                     }
@@ -171,21 +145,21 @@ impl Machine {
                     let entries = decode(&bytes);
                     assert_eq!(last(&entries), index, "a state is as of its last entry");
                     if !std::mem::take(&mut is_replayed) {
-                        self.record.count("snapshots installed");
+                        self.record().count("snapshots installed");
                     }
-                    self.record.restored(self.id, &entries);
+                    self.record().restored(self.machine.id, &entries);
                     self.shown().entries = entries;
                 }
                 ConsensusEvent::Committed { entries } => {
                     for (index, bytes) in entries {
                         let value = value_of(&bytes);
                         assert!(index > last(&self.shown().entries), "{index} comes once");
-                        self.record.applied(self.id, index, value);
+                        self.record().applied(self.machine.id, index, value);
                         self.shown().entries.push((index, value));
                     }
                 }
                 ConsensusEvent::SnapshotWanted { reply } => {
-                    self.record.count("snapshots taken");
+                    self.record().count("snapshots taken");
                     let entries = self.shown().entries.clone();
                     // Whoever asked may have stopped.
                     let _ = reply.send((last(&entries), encode(&entries)));
@@ -196,7 +170,7 @@ impl Machine {
                 }
                 ConsensusEvent::CaughtUp => {
                     let at = last(&self.shown().entries);
-                    self.record.caught_up(self.id, at);
+                    self.record().caught_up(self.machine.id, at);
                 }
                 ConsensusEvent::Leadership(leadership) => {
                     self.shown().leads = match leadership {
@@ -204,25 +178,17 @@ impl Machine {
                         Leadership::Follower { .. } => None,
                     };
                     match leadership {
-                        Leadership::Leader { term } => self.record.leads(self.id, term),
+                        Leadership::Leader { term } => self.record().leads(self.machine.id, term),
                         Leadership::Follower { leader, term } => {
                             self.line(&format!("follows {leader:?} in term {term}"));
                         }
                     }
                 }
-                ConsensusEvent::Failed { reason } => self.failed(&reason),
+                ConsensusEvent::Failed { reason } => {
+                    self.shown().leads = None;
+                    self.machine.failed(&reason);
+                }
             }
-        }
-    }
-
-    /// Only a disk without power may stop consensus.
-    fn failed(&self, reason: &str) {
-        self.line(&format!("has failed: {reason}"));
-        let mut shown = self.shown();
-        (shown.failed, shown.leads) = (true, None);
-        drop(shown);
-        if !self.disk.is_off() {
-            self.record.violate("failed", format!("node {}: {reason}", self.id));
         }
     }
 }

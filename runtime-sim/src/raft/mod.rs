@@ -2,13 +2,14 @@
 //!
 //! The other simulator models the replicated log; this one runs it. Each node is a host of turmoil
 //! (of madsim, in a build for it) with a clock, a generator and a disk of its own, and runs
-//! `mill-consensus` as the daemon does.
-//! [`run`] forms a cluster, lets clients write and read under faults (safety), then heals it and
-//! waits until all nodes have the same (liveness). Equal seeds give equal traces in any process.
+//! `mill-consensus` as the daemon does. [`run`] puts two [`Subject`]s on it, each in a world of its
+//! own, first under faults, then healed. Equal seeds give equal traces in any process.
 //! - `engine`: the seam to turmoil and madsim
 //! - `runtime`, `sync`, `watch`: openraft's async runtime on a simulated host
-//! - `network`, `host`, `client`, `stage`: who talks to whom; `faults`: what goes wrong
-//! - `record`: what must hold at every moment; `history`: whether clients saw one list
+//! - `network`, `machine`: consensus on a disk, and its calls; `record`: what must hold there
+//! - `lists`: `host` is a list of values, `client` appends to it, `stage` and `faults` are theirs,
+//!   `history` is whether clients saw one list
+//! - `nodes`: the nodes, people and faults of [`World`](crate::World) on it, through `pump`
 //!
 //! This folder alone in this crate uses tokio: the engine gives it a clock and a scheduler that
 //! follow the seed. Tested in `sim-tests/tests/raft.rs`.
@@ -18,8 +19,12 @@ mod engine;
 mod faults;
 mod history;
 mod host;
+mod lists;
+mod machine;
 mod network;
+mod nodes;
 mod params;
+mod pump;
 mod record;
 mod report;
 mod runtime;
@@ -27,34 +32,30 @@ mod stage;
 mod sync;
 mod watch;
 
-use std::sync::atomic::Ordering;
-
 #[cfg(feature = "mutants")]
 pub use mill_consensus::mutant;
 
-use mill_core::rng::Rng;
-use mill_core::units::Millis;
+use serde::Serialize;
 
 pub use self::params::RaftParams;
 pub use self::report::RaftReport;
 
-use self::engine::{Engine, World};
-use self::faults::Faults;
-use self::host::Told;
-use self::record::Record;
-use self::stage::Stage;
-use crate::time::SimTime;
+/// What is put on real consensus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// A list of values, to which clients append: consensus alone.
+    Lists,
+    /// Nodes of Mill, as in [`crate::World`].
+    Nodes,
+}
 
-/// A cluster must have formed by then.
-const FORMED_BY: Millis = Millis::secs(15);
-/// After healing, clients go on for so long, and must get something done.
-const AFTERWARDS: Millis = Millis::secs(3);
+impl Subject {
+    /// Each of them.
+    pub const ALL: [Subject; 2] = [Subject::Lists, Subject::Nodes];
+}
 
-/// What a run must reach to count, and how often.
-const REACHED: [(&str, u64); 3] =
-    [("writes acknowledged", 50), ("leaders", 2), ("snapshots installed", 1)];
-
-/// Runs a cluster from its beginning to its end.
+/// Runs each subject from its beginning to its end, until something does not hold.
 #[must_use]
 pub fn run(params: RaftParams) -> RaftReport {
     run_traced(params, false)
@@ -63,122 +64,18 @@ pub fn run(params: RaftParams) -> RaftReport {
 /// The same; with `keeps_all`, the report has every line.
 #[must_use]
 pub fn run_traced(params: RaftParams, keeps_all: bool) -> RaftReport {
-    let record = Record::new(keeps_all);
-    let mut stage = Stage::new(params, record.clone());
-    drive(&mut stage);
-    if record.violation().is_none() {
-        check_end(&stage);
-    }
-    let (stats, hash, recent, all) = record.conclude(stage.now());
-    let violation = record.violation();
-    let lines = match (&violation, keeps_all) {
-        (_, true) => all,
-        (Some(_), false) => recent,
-        (None, false) => Vec::new(),
-    };
-    let params = stage.params.clone();
-    let reproduce = World::reproduce(params.seed);
-    RaftReport { params, engine: World::NAME, violation, stats, hash, lines, reproduce }
-}
-
-/// Stops early when something does not hold.
-fn drive(stage: &mut Stage) {
-    let mut rng = Rng::new(stage.params.seed).child("raft faults");
-    let mut faults = Faults::default();
-    if !form(stage, &mut faults) {
-        return;
-    }
-    let begun = stage.now();
-    let turmoil = Millis(u64::try_from(stage.params.turmoil.as_millis()).unwrap_or(u64::MAX));
-    while stage.now() < begun + turmoil {
-        faults.step(stage, &mut rng, begun);
-        faults.insist(stage);
-        if !stage.tick() {
-            return;
-        }
-    }
-    stage.line("everything heals");
-    faults.heal(stage, &mut rng);
-    converge(stage, &mut faults);
-}
-
-fn form(stage: &mut Stage, faults: &mut Faults) -> bool {
-    stage.tell(1, Told::Found);
-    while stage.machines[&1].shown().members != stage.wanted {
-        if stage.now() > SimTime::default() + FORMED_BY {
-            stage.record.violate("liveness", "no cluster was formed".to_owned());
-        }
-        faults.insist(stage);
-        if !stage.tick() {
-            return false;
-        }
-    }
-    true
-}
-
-/// Clients go on for a while, then every member must come to have the same.
-fn converge(stage: &mut Stage, faults: &mut Faults) {
-    let patience = Millis(u64::try_from(stage.params.patience.as_millis()).unwrap_or(u64::MAX));
-    let healed = stage.now();
-    let acknowledged = stage.record.counted("writes acknowledged");
-    loop {
-        let now = stage.now();
-        let works = stage.record.counted("writes acknowledged") > acknowledged;
-        if now >= healed + AFTERWARDS && works {
-            stage.clients_are_over.store(true, Ordering::Relaxed);
-        }
-        let pending = pending(stage);
-        if now >= healed + AFTERWARDS + Millis::secs(2) && works && pending.is_none() {
-            return;
-        }
-        if now >= healed + AFTERWARDS + patience {
-            let pending = pending.unwrap_or_else(|| "no write is acknowledged".to_owned());
-            stage.record.violate("liveness", format!("not converged: {pending}"));
-        }
-        faults.insist(stage);
-        if !stage.tick() {
-            return;
-        }
+    let first = run_one(params.clone(), Subject::Lists, keeps_all);
+    match first.passed() {
+        true => first.followed_by(run_one(params, Subject::Nodes, keeps_all)),
+        false => first,
     }
 }
 
-/// What keeps the cluster from having converged.
-fn pending(stage: &Stage) -> Option<String> {
-    let agreed = stage.record.agreed();
-    let last = host::last(&agreed);
-    let leader = stage.leader();
-    if leader.is_none() {
-        return Some("nobody leads".to_owned());
-    }
-    let (voters, learners) = &stage.wanted;
-    voters.union(learners).find_map(|node| {
-        let shown = stage.machines[node].shown();
-        if shown.members != stage.wanted {
-            return Some(format!("node {node} knows other members: {:?}", shown.members));
-        }
-        let has = host::last(&shown.entries);
-        (has < last).then(|| format!("node {node} has entries up to {has} of {last}"))
-    })
-}
-
-/// What can be said only when all is over.
-fn check_end(stage: &Stage) {
-    let agreed = stage.record.agreed();
-    let (voters, learners) = &stage.wanted;
-    for node in voters.union(learners) {
-        if stage.machines[node].shown().entries != agreed {
-            stage.record.violate("equal state", format!("node {node} has another list"));
-        }
-    }
-    let list: Vec<u64> = agreed.iter().map(|(_, value)| *value).collect();
-    if let Some(detail) = history::contradiction(&stage.history.all(), &list) {
-        stage.record.violate("linearizable", detail);
-    }
-    for (what, least) in REACHED {
-        let reached = stage.record.counted(what);
-        if reached < least {
-            let detail = format!("{what}: {reached}, which proves nothing; {least} are needed");
-            stage.record.violate("reached", detail);
-        }
+/// Runs one subject.
+#[must_use]
+pub fn run_one(params: RaftParams, subject: Subject, keeps_all: bool) -> RaftReport {
+    match subject {
+        Subject::Lists => lists::run(params, keeps_all),
+        Subject::Nodes => nodes::run(params, keeps_all),
     }
 }

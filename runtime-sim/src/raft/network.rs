@@ -111,6 +111,7 @@ impl Post {
         F: Future<Output = io::Result<Vec<u8>>> + Send,
     {
         let mut buffer = vec![0; BUFFER_BYTES];
+        self.inner.record.hears(self.inner.id);
         loop {
             let length = self.inner.socket.receive_datagram(&mut buffer).await?;
             let datagram = &buffer[..length];

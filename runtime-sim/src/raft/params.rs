@@ -3,7 +3,15 @@
 use std::time::Duration;
 
 use mill_core::rng::Rng;
+use mill_core::units::Millis;
 use serde::Serialize;
+
+use crate::params::Params;
+use crate::world::faults::FaultKind;
+
+/// Faults that real consensus cannot be given: a daemon stands still with all of its tasks, entries
+/// come late, a snapshot is wanted at any time.
+const OF_THE_MODEL: [FaultKind; 3] = [FaultKind::Freeze, FaultKind::Lag, FaultKind::Snapshot];
 
 /// The parameters of a run. Equal parameters give equal runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +70,39 @@ impl RaftParams {
             snapshot_after,
             entries_kept: rng.below(snapshot_after / 2),
             snapshot_piece_bytes: rng.between(300, 3_000),
+        }
+    }
+
+    /// The same with snapshots after fewer entries, of which nodes write fewer than clients do.
+    pub(crate) fn sooner(&self) -> RaftParams {
+        let (snapshot_after, entries_kept) = (self.snapshot_after / 3, self.entries_kept / 3);
+        RaftParams { snapshot_after, entries_kept, ..self.clone() }
+    }
+
+    /// The same for nodes and what is around them. Everything is near and quick, since whoever
+    /// drives them moves on by milliseconds. What only a modelled log can do is left out.
+    pub(crate) fn of_nodes(&self) -> Params {
+        let mut rng = Rng::new(self.seed).child("params of nodes");
+        Params {
+            seed: self.seed,
+            nodes: self.voters,
+            services: rng.between(1, 4),
+            people: 2,
+            pause: Millis::secs(rng.between(1, 3)),
+            turmoil: Millis::secs(rng.between(24, 32)),
+            patience: Millis::mins(10),
+            fault_gap: Millis(rng.between(1_500, 6_000)),
+            faults: FaultKind::ALL
+                .into_iter()
+                .filter(|kind| !OF_THE_MODEL.contains(kind) && rng.chance(600))
+                .collect(),
+            latency: (Millis(0), Millis(10)),
+            loss: self.loss,
+            sync: (Millis(0), Millis(0)),
+            engine: (Millis(5), Millis(100)),
+            pull: (Millis(100), Millis(1_000)),
+            drift: self.drift,
+            bad_images: if rng.chance(300) { 100 } else { 0 },
         }
     }
 }

@@ -46,6 +46,8 @@ struct State {
     terms: BTreeMap<u64, u64>,
     /// Which ways nothing may arrive on, and since when.
     cut: BTreeMap<(u64, u64), SimTime>,
+    /// When each node began to hear.
+    hears: BTreeMap<u64, SimTime>,
     /// Who has crashed and did not start again.
     down: BTreeSet<u64>,
     /// The time of the last line: outside the world there is no other.
@@ -80,17 +82,31 @@ impl Record {
         self.state().line(at, text);
     }
 
+    /// A line of another trace, which is compared by a hash of its own.
+    pub(super) fn note(&self, line: &str) {
+        if let Some(all) = &mut self.state().all {
+            all.push(line.to_owned());
+        }
+    }
+
     /// A message: its bytes go into the hash, and nothing into the last lines.
     pub(super) fn message(&self, from: u64, to: u64, bytes: &[u8]) {
         let now = now();
         let numbers = [now.0, from, to, xxh3_64(bytes)];
         let mut state = self.state();
-        if state.cut.get(&(from, to)).is_some_and(|since| now > *since + ON_ITS_WAY) {
+        // What came while it started has waited for it.
+        let waited = state.hears.get(&to) == Some(&now);
+        if !waited && state.cut.get(&(from, to)).is_some_and(|since| now > *since + ON_ITS_WAY) {
             state.violate("cut", format!("node {to} heard of node {from}, though that is cut"));
         }
         state.works(to);
         numbers.iter().for_each(|number| state.hash.update(&number.to_le_bytes()));
         state.stats.events += 1;
+    }
+
+    /// A node begins to hear.
+    pub(super) fn hears(&self, node: u64) {
+        self.state().hears.insert(node, now());
     }
 
     /// From now on nothing is sent these ways, and everything all others.

@@ -12,6 +12,7 @@ use std::io;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -20,10 +21,14 @@ use mill_core::rng::Rng;
 use openraft_rt::{AsyncRuntime, Instant as _, OptionalSend};
 
 use super::engine::{Engine, World};
+use super::params::RaftParams;
 use super::record::Record;
 use super::{sync, watch};
 
 const MILLION: i128 = 1_000_000;
+
+/// Before and after each commit while a disk is slow, in microseconds: lowest and highest.
+const SLOW_DISK: (u64, u64) = (20_000, 200_000);
 
 /// What all tasks of one start of one host share.
 #[derive(Debug)]
@@ -36,8 +41,24 @@ pub(super) struct HostContext {
     pub(super) disk: (u64, u64),
     /// Datagrams that it loses, of a thousand.
     pub(super) loss: u64,
+    pub(super) conditions: Arc<Conditions>,
     pub(super) rng: Mutex<Rng>,
     pub(super) record: Record,
+}
+
+/// What is worse about a machine than it is at best, for as long as its driver says.
+#[derive(Debug, Default)]
+pub(super) struct Conditions {
+    /// Datagrams that it loses besides, of a thousand.
+    extra_loss: AtomicU64,
+    has_slow_disk: AtomicBool,
+}
+
+impl Conditions {
+    pub(super) fn set(&self, extra_loss: u64, has_slow_disk: bool) {
+        self.extra_loss.store(extra_loss, Ordering::Relaxed);
+        self.has_slow_disk.store(has_slow_disk, Ordering::Relaxed);
+    }
 }
 
 thread_local! {
@@ -49,6 +70,20 @@ fn current() -> Option<Arc<HostContext>> {
 }
 
 impl HostContext {
+    /// What a start of a node has, drawn as the parameters say.
+    pub(super) fn drawn(params: &RaftParams, rng: &mut Rng, record: Record) -> HostContext {
+        let drift = rng.between(0, 2 * params.drift).cast_signed() - params.drift.cast_signed();
+        HostContext {
+            offset: rng.below(1 << 40).cast_signed(),
+            drift,
+            disk: params.disk,
+            loss: params.loss,
+            conditions: Arc::default(),
+            rng: Mutex::new(rng.child("draws")),
+            record,
+        }
+    }
+
     fn rng(&self) -> std::sync::MutexGuard<'_, Rng> {
         self.rng.lock().expect("no code panics while it draws")
     }
@@ -63,13 +98,18 @@ impl HostContext {
     }
 
     fn disk_delay(&self) -> Duration {
-        Duration::from_micros(self.rng().between(self.disk.0, self.disk.1))
+        let is_slow = self.conditions.has_slow_disk.load(Ordering::Relaxed);
+        let (low, high) = if is_slow { SLOW_DISK } else { self.disk };
+        Duration::from_micros(self.rng().between(low, high))
     }
 }
 
 /// Whether the datagram that is being sent is lost.
 pub(super) fn loses_datagram() -> bool {
-    current().is_some_and(|context| context.rng().chance(context.loss))
+    current().is_some_and(|context| {
+        let extra = context.conditions.extra_loss.load(Ordering::Relaxed);
+        context.rng().chance(context.loss + extra)
+    })
 }
 
 fn in_world(length: Duration) -> Duration {

@@ -1,22 +1,25 @@
-//! The hosts of a run and what its driver can do to them: start, crash, tell, look.
+//! The hosts of a run of lists, and what its driver can do to them: start, crash, tell, look.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use mill_consensus::Options;
 use mill_core::rng::Rng;
 use tokio::sync::mpsc;
 
 use super::client::{Client, History};
 use super::engine::{Engine, World};
-use super::host::{Machine, Told};
+use super::host::{ListHost, Told};
+use super::machine::Machine;
 use super::params::RaftParams;
 use super::record::Record;
 use super::runtime::{HostContext, OnHost};
 use crate::time::SimTime;
 
+/// How far the world's time moves at once.
+const TICK: Duration = Duration::from_millis(1);
 /// Clients' ids begin here.
 const CLIENTS: u64 = 100;
 
@@ -27,7 +30,7 @@ type Ways = Arc<Mutex<BTreeMap<u64, mpsc::UnboundedSender<Told>>>>;
 pub(super) struct Stage {
     pub(super) world: World,
     pub(super) params: RaftParams,
-    pub(super) machines: BTreeMap<u64, Machine>,
+    pub(super) machines: BTreeMap<u64, ListHost>,
     pub(super) record: Record,
     pub(super) history: History,
     /// Who shall vote, and who shall learn.
@@ -40,7 +43,7 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new(params: RaftParams, record: Record) -> Self {
         let rng = Rng::new(params.seed).child("raft");
-        let world = World::new(rng.child("network").draw(), params.latency);
+        let world = World::new(rng.child("network").draw(), params.latency, TICK);
         let wanted = ((1..=params.voters).collect(), BTreeSet::new());
         let mut stage = Stage {
             world,
@@ -62,14 +65,8 @@ impl Stage {
     }
 
     fn add_node(&mut self, id: u64, rng: &Rng) {
-        let options = Options {
-            snapshot_after: self.params.snapshot_after,
-            entries_kept: self.params.entries_kept,
-            snapshot_piece_bytes: self.params.snapshot_piece_bytes,
-            ..Options::new(id, "simulated")
-        };
-        let machine = Machine::new(id, options, self.record.clone());
-        self.machines.insert(id, machine.clone());
+        let host = ListHost::new(Machine::new(id, &self.params, self.record.clone()));
+        self.machines.insert(id, host.clone());
         let rng = rng.child(&format!("node {id}"));
         let (params, ways) = (self.params.clone(), self.ways.clone());
         let starts = Mutex::new(0_u64);
@@ -80,18 +77,10 @@ impl Stage {
                 *starts
             };
             let mut rng = rng.child(&format!("start {start}"));
-            let drift = rng.between(0, 2 * params.drift).cast_signed() - params.drift.cast_signed();
-            let context = HostContext {
-                offset: rng.below(1 << 40).cast_signed(),
-                drift,
-                disk: params.disk,
-                loss: params.loss,
-                rng: Mutex::new(rng.child("draws")),
-                record: machine.record.clone(),
-            };
+            let context = HostContext::drawn(&params, &mut rng, host.machine.record.clone());
             let (way, told) = mpsc::unbounded_channel();
             ways.lock().expect("it only holds channels").insert(id, way);
-            let (record, runs) = (machine.record.clone(), machine.clone().run(told));
+            let (record, runs) = (host.machine.record.clone(), host.clone().run(told));
             OnHost::new(Arc::new(context), until_it_ends(record, runs))
         });
     }
@@ -106,6 +95,7 @@ impl Stage {
                 drift: 0,
                 disk: (0, 0),
                 loss: params.loss,
+                conditions: Arc::default(),
                 rng: Mutex::new(rng.child("draws")),
                 record: record.clone(),
             };
@@ -168,14 +158,14 @@ impl Stage {
 
     /// Starts a node that is down, with what a power cut left of its disk.
     pub(super) fn restart(&mut self, node: u64, seed: u64) {
-        self.machines[&node].disk.restart(seed);
+        self.machines[&node].machine.disk.restart(seed);
         self.record.is_down(node, false);
         self.world.restart(node);
     }
 }
 
 /// Hosts end by crashing; one that gives up is a bug.
-async fn until_it_ends(record: Record, runs: impl Future<Output = io::Result<()>>) {
+pub(super) async fn until_it_ends(record: Record, runs: impl Future<Output = io::Result<()>>) {
     if let Err(error) = runs.await {
         record.violate("host", error.to_string());
     }

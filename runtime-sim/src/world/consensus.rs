@@ -8,18 +8,15 @@ use std::collections::BTreeSet;
 
 use mill_core::Event;
 use mill_core::api::RequestId;
-use mill_core::cluster::command::{Command, Entry};
-use mill_core::cluster::deploy::DeployState;
-use mill_core::cluster::{Cluster, Revision};
+use mill_core::cluster::Revision;
+use mill_core::cluster::command::Entry;
 use mill_core::event::{Fate, Leadership};
 use mill_core::name::NodeId;
 use mill_core::node::Members;
 use mill_core::units::Millis;
 
-use super::describe::describe;
 use super::gray::SLOW_SYNC;
 use super::{Happening, World};
-use crate::invariants::Moment;
 use crate::time::SimTime;
 
 /// What is under way between leaders.
@@ -41,8 +38,6 @@ const NOTICES: Millis = Millis(4_000);
 const PROPOSAL_TIMEOUT: Millis = Millis(5_000);
 /// The most entries that reach a node at once.
 const FED_AT_ONCE: u64 = 64;
-/// States are compared at every so many entries, and at the end.
-const COMPARED_EVERY: u64 = 8;
 /// A node this far behind may be sent a snapshot instead.
 const SNAPSHOT_GAP: u64 = 8;
 
@@ -61,19 +56,21 @@ impl World {
     pub(super) fn watch_leader(&mut self) {
         let now = self.now;
         match self.log.leader {
-            Some(leader) if self.reaches_quorum(leader) => self.elections.gives_up_at = None,
+            Some(leader) if self.reaches_quorum(leader) => {
+                self.ground.elections_mut().gives_up_at = None
+            }
             Some(leader) => {
                 let wait = Millis(self.draw.consensus.between(LEASE.0, 2 * LEASE.0));
-                let at = *self.elections.gives_up_at.get_or_insert(now + wait);
+                let at = *self.ground.elections_mut().gives_up_at.get_or_insert(now + wait);
                 if at <= now {
                     self.depose(leader);
                 }
             }
             None => {
                 let wait = Millis(self.draw.consensus.between(200, 1_500));
-                let at = *self.elections.wins_at.get_or_insert(now + wait);
+                let at = *self.ground.elections_mut().wins_at.get_or_insert(now + wait);
                 if at <= now {
-                    self.elections.wins_at = None;
+                    self.ground.elections_mut().wins_at = None;
                     self.elect();
                 }
             }
@@ -97,13 +94,7 @@ impl World {
         }
     }
 
-    fn learn_members(&mut self, node: NodeId, boot: u64, version: u64, members: Members) {
-        self.host_mut(node).members = Some((version, members.clone()));
-        let Members { voters, learners } = members;
-        self.tell(node, boot, Event::Members { voters, learners });
-    }
-
-    /// A node wants other members: its wish is on its way to a quorum, if it leads.
+    /// A node's wish for other members is on its way to a quorum, if it leads.
     pub(super) fn change_soon(&mut self, node: NodeId, members: Members) {
         if self.leads(node) {
             let way = self.network.delay().0 + self.network.delay().0;
@@ -150,8 +141,8 @@ impl World {
     /// The leader is one no more, and may not know it.
     pub(super) fn depose(&mut self, leader: NodeId) {
         self.log.leader = None;
-        self.elections.gives_up_at = None;
-        self.elections.wins_at = None;
+        self.ground.elections_mut().gives_up_at = None;
+        self.ground.elections_mut().wins_at = None;
         let (now, term) = (self.now, self.log.term);
         self.trace.transition(now, || format!("{leader} lost its lead of term {term}"));
         // Whoever waits for an entry may be told that its fate is unknown before that is decided.
@@ -269,12 +260,12 @@ impl World {
     /// Whether the leader has been without a quorum for so long that it takes no proposals until it
     /// reaches one again (openraft's CheckQuorum).
     fn missed_its_quorum(&self) -> bool {
-        self.elections.gives_up_at.is_some_and(|at| at <= self.now + LEASE)
+        self.ground.elections().gives_up_at.is_some_and(|at| at <= self.now + LEASE)
     }
 
     fn commit_soon(&mut self) {
-        if !self.elections.committing {
-            self.elections.committing = true;
+        if !self.ground.elections_mut().committing {
+            self.ground.elections_mut().committing = true;
             let Some(leader) = self.log.leader else { return };
             let wait = self.commit_takes(leader);
             self.after(wait, Happening::Commit);
@@ -291,11 +282,11 @@ impl World {
 
     /// What is in flight has reached a quorum, if the leader reaches one.
     pub(super) fn commit(&mut self) {
-        self.elections.committing = false;
+        self.ground.elections_mut().committing = false;
         let Some(leader) = self.log.leader else { return };
         if !self.reaches_quorum(leader) {
             // Tried again until there is a quorum or another leader.
-            self.elections.committing = true;
+            self.ground.elections_mut().committing = true;
             self.after(Millis(50), Happening::Commit);
             return;
         }
@@ -307,42 +298,8 @@ impl World {
     }
 
     fn commit_one(&mut self) {
-        let Some((at, entry)) = self.log.commit_next() else { return };
-        let before = self.log.reference.clone();
-        let results = self.log.reference.apply(at, &entry);
-        let now = self.now;
-        self.stats.count("entries committed");
-        for (command, result) in entry.commands.iter().zip(&results) {
-            self.trace.transition(now, || match result {
-                Ok(_) => format!("{at} {}", describe(command)),
-                Err(refusal) => format!("{at} {} refused: {refusal}", describe(command)),
-            });
-        }
-        for (command, result) in entry.commands.iter().zip(&results) {
-            if let (Command::StartDeploy { back_to: Some(_), .. }, Ok(_)) = (command, result) {
-                self.stats.count("returns to earlier deploys");
-            }
-            if let (Command::AdvanceDeploy { to, .. }, Ok(_)) = (command, result) {
-                self.stats.count(match to {
-                    DeployState::Succeeded => "deploys succeeded",
-                    DeployState::RolledBack { .. } => "deploys went back",
-                    DeployState::RollbackStuck { .. } => "deploys stuck going back",
-                    DeployState::Resolving
-                    | DeployState::Rolling
-                    | DeployState::Removing
-                    | DeployState::RollingBack { .. } => "deploys moved on",
-                });
-            }
-        }
-        let held = results.iter().filter(|result| result.is_ok()).count();
-        let after = &self.log.reference;
-        let moment = Moment::Committed { before: &before, entry: &entry, at, after, held };
-        let observed = self.invariants.observe(&moment);
-        super::record(&mut self.violation, now, observed);
-        if is_compared(at) {
-            let hash = hash(after);
-            self.trace.mark(&[21, at.index, hash]);
-            self.observe(&Moment::Agreed { at, hash });
+        if let Some((at, entry)) = self.log.commit_next() {
+            self.committed(at, &entry);
         }
     }
 
@@ -428,34 +385,6 @@ impl World {
         }
     }
 
-    /// A node's state is that of every other node at the same revision.
-    fn compare_state(&mut self, node: NodeId) {
-        let host = &self.hosts[&node];
-        let Some(daemon) = &host.daemon else { return };
-        // A frozen daemon takes in what it was given later.
-        if host.frozen {
-            return;
-        }
-        let at = daemon.cluster().revision;
-        if is_compared(at) {
-            let hash = hash(daemon.cluster());
-            self.observe(&Moment::State { node, at, hash });
-        }
-    }
-
-    /// Every node that has all that is committed has the same state, whatever its revision.
-    pub fn compare_all(&mut self) {
-        let (at, agreed) = (self.log.reference.revision, hash(&self.log.reference));
-        self.observe(&Moment::Agreed { at, hash: agreed });
-        let states = self.hosts.values().filter_map(|host| {
-            let cluster = host.daemon.as_ref()?.cluster();
-            Some((host.id, cluster.revision, hash(cluster)))
-        });
-        for (node, at, hash) in states.collect::<Vec<_>>() {
-            self.observe(&Moment::State { node, at, hash });
-        }
-    }
-
     fn hear_soon(&mut self, node: NodeId) {
         let host = &self.hosts[&node];
         if !host.is_up() || host.fed.hearing || self.right_belief(node) == host.fed.leadership {
@@ -497,18 +426,6 @@ impl World {
         self.learn(node, boot, belief);
     }
 
-    fn learn(&mut self, node: NodeId, boot: u64, belief: Leadership) {
-        let now = self.now;
-        let host = self.host_mut(node);
-        if host.boots != boot || !host.is_up() || host.fed.leadership == belief {
-            return;
-        }
-        host.fed.leadership = belief;
-        let at = host.clock.now(now).mono;
-        self.observe(&Moment::Belief { node, belief, at });
-        self.tell(node, boot, Event::Leadership(belief));
-    }
-
     /// A quorum says whether a node leads, some time after it asked.
     pub(super) fn confirm(&mut self, node: NodeId, boot: u64, request: RequestId) {
         let confirmed = self.leads(node) && self.reaches_quorum(node);
@@ -516,14 +433,4 @@ impl World {
         let wait = if confirmed { back } else { Millis(back.0 + 1_000) };
         self.tell_after(wait, node, boot, Event::ReadConfirmed { id: request, confirmed });
     }
-}
-
-/// Whether states are compared at that revision: all of them would take most of a run's time, and
-/// states that differ once differ at the next.
-fn is_compared(at: Revision) -> bool {
-    at.index.is_multiple_of(COMPARED_EVERY)
-}
-
-fn hash(cluster: &Cluster) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(&cluster.encode())
 }

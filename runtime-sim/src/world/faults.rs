@@ -213,7 +213,7 @@ impl World {
         let fault = self.draw_fault(kind);
         if let Some((fault, length)) = fault {
             self.stats.count(kind.name());
-            self.inject(fault, length);
+            self.inject(fault, self.ground.lasts(length));
         }
         self.after(gap, Happening::NextFault);
     }
@@ -326,10 +326,7 @@ impl World {
                 return !links.is_empty();
             }
             Fault::BadNetwork(permille) => self.network.set_extra_loss(*permille),
-            Fault::Depose => match self.log.leader {
-                Some(leader) => self.depose(leader),
-                None => return false,
-            },
+            Fault::Depose => return self.depose_leader(),
             Fault::Lag(node) => self.host_mut(*node).lags_until = now + length,
             Fault::Snapshot(node) => {
                 let host = self.host(*node);

@@ -77,7 +77,7 @@ impl World {
     }
 
     /// Every link of a node, in both directions.
-    pub(super) fn links_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
+    pub(crate) fn links_of(&self, node: NodeId) -> Vec<(NodeId, NodeId)> {
         let others = self.hosts.keys().copied().filter(|other| *other != node);
         others.flat_map(|other| [(node, other), (other, node)]).collect()
     }
@@ -87,6 +87,7 @@ impl World {
         if rounds > 1 && self.in_turmoil() {
             let rng = &mut self.faults.rng;
             let (back, away) = (length(rng, 2_000, 12_000), length(rng, 9_000, 15_000));
+            let (back, away) = (self.ground.lasts(back), self.ground.lasts(away));
             let fault = Fault::Flapping(node, rounds - 1);
             self.after(back, Happening::Begin { fault, length: away });
         }

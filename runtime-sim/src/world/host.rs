@@ -53,6 +53,8 @@ pub struct Host {
     pub(super) members: Option<(u64, Members)>,
     /// What the daemon was given of the log since its start.
     pub(super) fed: Fed,
+    /// The last entry that any of its daemons was given.
+    pub(super) had: u64,
     /// When it is to be called back.
     pub(super) wake: Option<SimTime>,
     /// A flight recording of its daemon, line by line, while somebody wants one.
@@ -127,6 +129,7 @@ impl Host {
             snapshot: None,
             members: None,
             fed: Fed::nothing(0),
+            had: 0,
             wake: None,
             recording: None,
             waiting: BTreeMap::new(),

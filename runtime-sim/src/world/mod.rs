@@ -1,16 +1,18 @@
 //! The simulated world: one queue, and what each happening does.
 //!
 //! [`World::step`] takes the earliest happening and hands it to the part that knows it: `nodes`
-//! (events in, effects out), `consensus`, `engines`, `faults`, `forwarding`, `joining`, `people`. Everything random comes
-//! from generators named after what they are for, so that a change in one part leaves the draws
-//! of the others alone.
+//! (events in, effects out), `ground` (what is under them: `consensus` or `bridge`), `engines`,
+//! `faults`, `forwarding`, `joining`, `people`. Everything random comes from generators named after
+//! what they are for, so that a change in one part leaves the draws of the others alone.
 
+mod bridge;
 mod consensus;
 mod describe;
 mod engines;
 pub mod faults;
 mod forwarding;
 mod gray;
+pub(crate) mod ground;
 pub mod host;
 mod joining;
 mod nodes;
@@ -30,7 +32,10 @@ use mill_core::rng::Rng;
 use mill_core::units::Millis;
 use mill_core::{Event, Node};
 
+use self::bridge::Bridge;
+pub(crate) use self::bridge::{Order, Said};
 use self::faults::{Fault, Faults};
+use self::ground::Ground;
 use self::host::Host;
 use self::people::People;
 use self::queue::Queue;
@@ -121,8 +126,10 @@ pub struct World {
     now: SimTime,
     queue: Queue<Happening>,
     hosts: BTreeMap<NodeId, Host>,
+    /// What is known to be committed, and who leads.
     log: Log,
-    elections: consensus::Elections,
+    /// What is under the nodes: what decides what comes into the log.
+    ground: Ground,
     network: Network,
     registry: Registry,
     faults: Faults,
@@ -160,6 +167,18 @@ impl World {
 
     /// The same; every line of the trace goes to `listener`.
     pub fn traced(params: Params, listener: Option<Line>) -> World {
+        World::on(Ground::Modelled(consensus::Elections::default()), params, listener)
+    }
+
+    /// The same on real consensus, which whoever drives it runs: see `bridge.rs`.
+    pub(crate) fn on_real_consensus(params: Params, listener: Option<Line>) -> World {
+        let root = Rng::new(params.seed);
+        let mut world = World::on(Ground::Real(Bridge::default()), params, listener);
+        world.people.hurry(&root);
+        world
+    }
+
+    fn on(ground: Ground, params: Params, listener: Option<Line>) -> World {
         let root = Rng::new(params.seed);
         let first = NodeId(1);
         let mut clocks = root.child("clocks");
@@ -169,7 +188,7 @@ impl World {
             queue: Queue::default(),
             hosts,
             log: Log::new(first),
-            elections: consensus::Elections::default(),
+            ground,
             network: Network::new(params.latency, params.loss, root.child("network")),
             registry: Registry::default(),
             faults: Faults::new(root.child("faults")),
@@ -229,6 +248,11 @@ impl World {
         self.hosts.get(&node).expect("the world has this machine")
     }
 
+    /// The links between machines.
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
     /// Every machine.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         self.hosts.values()
@@ -259,6 +283,11 @@ impl World {
     /// What was violated first, if anything was.
     pub fn violation(&self) -> Option<&Violation> {
         self.violation.as_ref()
+    }
+
+    /// Something outside of this world did not hold.
+    pub(crate) fn violate(&mut self, violation: Violation) {
+        self.violation.get_or_insert(violation);
     }
 
     /// What the run reached so far.
@@ -329,7 +358,7 @@ impl World {
 
     fn tick(&mut self) {
         self.after(TICK, Happening::Tick);
-        self.watch_leader();
+        self.watch_log();
         for host in self.hosts.values() {
             let observed = self.invariants.observe(&Moment::Host { now: self.now, host });
             record(&mut self.violation, self.now, observed);

@@ -1,7 +1,6 @@
 //! Nodes in the world: events go in, effects come out and are carried out.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
@@ -15,6 +14,7 @@ use mill_core::timing::Timing;
 use mill_core::units::Millis;
 use mill_core::{Effect, Node, NodeConfig};
 
+use super::ground::Ask;
 use super::host::Fed;
 use super::{Asker, Happening, World, daemon};
 use crate::invariants::Moment;
@@ -50,8 +50,7 @@ impl World {
         if let Some((_, Members { voters, learners })) = members {
             self.tell(node, boot, Event::Members { voters, learners });
         }
-        self.remembers(node, boot, had_applied);
-        self.feed_soon(node);
+        self.log_starts(node, had_applied);
     }
 
     /// A machine gets a program that supports that feature level, and starts it.
@@ -63,10 +62,7 @@ impl World {
 
     /// A daemon is gone from one moment to the next; its containers are not.
     pub(super) fn kill_daemon(&mut self, node: NodeId) {
-        // A daemon that comes back follows, whatever it was before.
-        if self.log.leader == Some(node) {
-            self.depose(node);
-        }
+        self.log_stops(node);
         let host = self.host_mut(node);
         host.daemon = None;
         host.wake = None;
@@ -198,23 +194,20 @@ impl World {
         match effect {
             Effect::Propose { entry } => {
                 self.trace.mark(&[2, entry.id.seq, entry.commands.len() as u64]);
-                self.propose(node, boot, *entry);
+                self.ask_log(node, boot, Ask::Propose(entry));
             }
             Effect::ConfirmRead { id } => {
                 self.trace.mark(&[3, id.0]);
-                let there = self.network.delay();
-                self.after(there, Happening::Confirm { node, boot, request: id });
+                self.ask_log(node, boot, Ask::ConfirmRead(id));
             }
             Effect::TransferLead { to } => {
                 self.trace.mark(&[11, to.0]);
-                self.ask_to_lead(node, to);
+                self.ask_log(node, boot, Ask::TransferLead(to));
             }
             Effect::Snapshot { at, bytes } => {
                 self.trace.mark(&[4, at.index, bytes.len() as u64]);
                 self.stats.count("snapshots");
-                let bytes = Arc::new(bytes);
-                self.log.keep_snapshot(at, bytes.clone());
-                self.host_mut(node).snapshot = Some((at, bytes));
+                self.ask_log(node, boot, Ask::Snapshot(at, bytes));
             }
             Effect::Send { to, message } => {
                 self.trace.mark(&[5, to.0]);
@@ -242,7 +235,7 @@ impl World {
             Effect::Peers { peers, .. } => self.trace.mark(&[9, peers.len() as u64]),
             Effect::ChangeMembers { voters, learners } => {
                 self.trace.mark(&[10, voters.len() as u64, learners.len() as u64]);
-                self.change_soon(node, Members { voters, learners });
+                self.ask_log(node, boot, Ask::Members(Members { voters, learners }));
             }
         }
     }

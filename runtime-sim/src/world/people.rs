@@ -4,6 +4,8 @@
 //! if that node dies. Every question and every answer goes to the invariants, which hold Mill to
 //! what it said.
 
+use std::collections::BTreeMap;
+
 use mill_core::api::{Answer, ErrorCode, Outcome, Request, RequestId};
 use mill_core::event::{Event, Leadership, Origin};
 use mill_core::name::NodeId;
@@ -47,12 +49,20 @@ enum Habit {
     Operates,
     /// To look at the status all the time, and to believe whoever claims to lead.
     Watches,
+    /// To label nodes all the time: small writes, of which nothing follows.
+    Marks,
     /// To do what a test says.
     Scripted,
 }
 
 /// Between two looks of one who watches, on average.
 const LOOKS: Millis = Millis(500);
+/// Between two labels of one who labels, on average.
+const LABELS: Millis = Millis(700);
+/// The label that is set anew each time, to something that was never there.
+const MARK: &str = "mark";
+/// Who hurries is so many times faster.
+const PACE: u64 = 6;
 /// Of a thousand of those looks, at a node's own copy.
 const ASKS_A_COPY: u64 = 200;
 /// Of a thousand questions, to the node that is said to lead.
@@ -97,6 +107,16 @@ impl People {
         people.push(other("script", Habit::Scripted));
         People { people, changes: 0 }
     }
+
+    /// What they deploy is quick, and one more labels nodes all the time: for short runs.
+    pub fn hurry(&mut self, root: &Rng) {
+        self.people.iter_mut().for_each(|person| person.draft.hurry(PACE));
+        let rng = root.child("marker");
+        let draft = Draft::new("marker", 1, 0, rng.child("draft"));
+        let marker = Person { habit: Habit::Marks, ..Person::new(rng, draft) };
+        // The last is the test's.
+        self.people.insert(self.people.len() - 1, marker);
+    }
 }
 
 impl Person {
@@ -133,7 +153,11 @@ impl World {
         if !self.in_turmoil() || habit == Habit::Scripted {
             return;
         }
-        let pause = if habit == Habit::Watches { LOOKS } else { self.params.pause };
+        let pause = match habit {
+            Habit::Watches => LOOKS,
+            Habit::Marks => LABELS,
+            Habit::Operates | Habit::Scripted => self.params.pause,
+        };
         let someone = &mut self.people.people[person];
         let wait = Millis(someone.rng.between(1, 2 * pause.0));
         if let Some(asked) = someone.asked.clone() {
@@ -148,6 +172,11 @@ impl World {
             } else if let Some(node) = self.somebody_who_claims_to_lead(person) {
                 self.ask(person, node, Request::Status { stale: false }, None);
             }
+        } else if habit == Habit::Marks {
+            let node = self.whom_to_ask(person, ASKS_THE_LEADER);
+            if let (Some(node), Some(request)) = (node, self.label(person)) {
+                self.ask(person, node, request, None);
+            }
         } else {
             let choice = someone.rng.below(14);
             let (request, change) = self.choose(person, choice);
@@ -156,6 +185,15 @@ impl World {
             }
         }
         self.after(wait, Happening::Act { person });
+    }
+
+    fn label(&mut self, person: usize) -> Option<Request> {
+        self.people.changes += 1;
+        let nodes: Vec<NodeId> = self.log.reference.nodes.keys().copied().collect();
+        let rng = &mut self.people.people[person].rng;
+        let node = nodes.get(rng.below(nodes.len().max(1) as u64) as usize)?.to_string();
+        let set = [(MARK.to_owned(), format!("m{}", self.people.changes))].into();
+        Some(Request::Label { node, set, remove: Vec::new() })
     }
 
     fn choose(&mut self, person: usize, choice: u64) -> (Request, Option<String>) {
@@ -307,6 +345,7 @@ impl World {
         self.tell_story(&asked.request, format!("person {person} is told: {}", told(outcome)));
         self.stats.count(match outcome {
             Ok(Answer::Started { .. }) => "deploys acknowledged",
+            Ok(Answer::Done) => "changes acknowledged",
             Ok(_) => "answers",
             Err(error) if error.code == ErrorCode::Unknown => "answers unknown",
             Err(_) => "refusals",
@@ -344,6 +383,11 @@ impl World {
         }
         self.people.people[script].answered.take().expect("checked above")
     }
+}
+
+/// What only this request says of a node, or only this command.
+pub(crate) fn mark(set: &BTreeMap<String, String>) -> Option<&String> {
+    set.get(MARK)
 }
 
 /// Whether a request is a deploy that carries that change.

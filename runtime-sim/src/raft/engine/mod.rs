@@ -23,8 +23,6 @@ pub(super) type World = on_madsim::OnMadsim;
 #[cfg(not(madsim))]
 pub(super) type World = on_turmoil::OnTurmoil;
 
-/// How far the world's time moves with a [`Engine::tick`].
-const TICK: Duration = Duration::from_millis(1);
 /// One way through the network, at least.
 const LEAST_LATENCY: Duration = Duration::from_micros(200);
 /// Where hosts receive datagrams.
@@ -48,8 +46,9 @@ pub(super) trait Engine {
     /// The command that runs a seed again on this engine.
     fn reproduce(seed: u64) -> String;
 
-    /// An empty world; the seed is for whatever the engine itself draws.
-    fn new(seed: u64, most_latency: Duration) -> Self;
+    /// An empty world, whose time moves so far with a [`Engine::tick`]; the seed is for whatever the
+    /// engine itself draws.
+    fn new(seed: u64, most_latency: Duration, tick: Duration) -> Self;
 
     /// Adds a host and starts it. Each start runs what `start` makes, until that ends or the host
     /// crashes.
@@ -58,7 +57,7 @@ pub(super) trait Engine {
         S: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = ()> + 'static;
 
-    /// Runs all hosts for a millisecond. The error says what keeps the world from going on.
+    /// Runs all hosts for a tick. The error says what keeps the world from going on.
     fn tick(&mut self) -> Result<(), String>;
 
     /// The world's time since it began, for its driver.

@@ -15,13 +15,14 @@ use madsim::runtime::Runtime;
 use madsim::task::{JoinError, JoinHandle, NodeId};
 use madsim::time::{Sleep, TimeHandle};
 
-use super::{Engine, LEAST_LATENCY, PORT, Socket, TICK};
+use super::{Engine, LEAST_LATENCY, PORT, Socket};
 
 /// A world of madsim.
 pub(in super::super) struct OnMadsim {
     runtime: Runtime,
     time: TimeHandle,
     network: Arc<NetSim>,
+    tick: Duration,
     hosts: BTreeMap<u64, NodeId>,
 }
 
@@ -42,13 +43,13 @@ impl Engine for OnMadsim {
         format!("make madsim SEEDS={seed}..{}", seed.saturating_add(1))
     }
 
-    fn new(seed: u64, most_latency: Duration) -> Self {
+    fn new(seed: u64, most_latency: Duration, tick: Duration) -> Self {
         let mut config = madsim::Config::default();
         config.net.send_latency = LEAST_LATENCY..most_latency;
         let runtime = Runtime::with_seed_and_config(seed, config);
         let (time, network) =
             runtime.block_on(async { (TimeHandle::current(), NetSim::current()) });
-        OnMadsim { runtime, time, network, hosts: BTreeMap::new() }
+        OnMadsim { runtime, time, network, tick, hosts: BTreeMap::new() }
     }
 
     fn host<S, F>(&mut self, host: u64, start: S)
@@ -62,7 +63,7 @@ impl Engine for OnMadsim {
     }
 
     fn tick(&mut self) -> Result<(), String> {
-        let sleep = self.time.sleep(TICK);
+        let sleep = self.time.sleep(self.tick);
         // Whoever panicked is on record, and madsim ends with it.
         let ticked = catch_unwind(AssertUnwindSafe(|| self.runtime.block_on(sleep)));
         ticked.map_err(|_| "a task has panicked".to_owned())

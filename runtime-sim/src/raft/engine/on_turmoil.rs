@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::{JoinError, JoinHandle};
 use turmoil::net::UdpSocket;
 
-use super::{Engine, LEAST_LATENCY, PORT, Socket, TICK};
+use super::{Engine, LEAST_LATENCY, PORT, Socket};
 
 /// No run is as long.
 const LONGEST: Duration = Duration::from_secs(3_600);
@@ -38,12 +38,12 @@ impl Engine for OnTurmoil {
         format!("mill sim --raft --seed {seed:#x}")
     }
 
-    fn new(seed: u64, most_latency: Duration) -> Self {
+    fn new(seed: u64, most_latency: Duration, tick: Duration) -> Self {
         let sim = turmoil::Builder::new()
             .rng_seed(seed)
             .epoch(SystemTime::UNIX_EPOCH)
             .simulation_duration(LONGEST)
-            .tick_duration(TICK)
+            .tick_duration(tick)
             .min_message_latency(LEAST_LATENCY)
             .max_message_latency(most_latency)
             .udp_capacity(WAITING_DATAGRAMS)
