@@ -5,6 +5,7 @@ mod backup;
 mod logs;
 mod nodes;
 mod routes;
+mod streams;
 mod tcp;
 
 use std::fs::Permissions;
@@ -24,14 +25,14 @@ use tokio::task::JoinHandle;
 
 use crate::backup::Sealing;
 use crate::daemon::{Handle, StartError};
-use crate::docker::Engine;
 use crate::identity::token_hash;
+use crate::streams::Streams;
 
 /// What the API needs.
 #[derive(Clone)]
 pub(crate) struct Serving {
     pub handle: Handle,
-    pub engine: Engine,
+    pub streams: Streams,
     pub token_hash: String,
     pub version: String,
     /// What backups are made with, on primaries.
@@ -81,8 +82,11 @@ fn spawn(serving: impl Future<Output = std::io::Result<()>> + Send + 'static) ->
 }
 
 fn router(serving: Serving) -> Router {
-    let paths =
-        routes::router().merge(nodes::router()).merge(backup::router()).merge(logs::router());
+    let paths = routes::router()
+        .merge(nodes::router())
+        .merge(backup::router())
+        .merge(logs::router())
+        .merge(streams::router());
     paths.fallback(not_found).with_state(serving)
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,13 +21,14 @@ use mill_core::name::NodeId;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
-use super::tls;
+use super::stream::Carries;
 use super::whole::Whole;
+use super::{stream, tls};
 use crate::pki::{Credentials, key_in, node_in};
 
 /// The one path that is there without a certificate.
@@ -80,7 +81,7 @@ pub enum Caller {
 pub struct Server {
     tls: Arc<ServerConfig>,
     cluster: Arc<str>,
-    book: Arc<Mutex<Book>>,
+    book: watch::Sender<Book>,
     router: Router,
     limits: Limits,
     unproven: Arc<Semaphore>,
@@ -124,7 +125,7 @@ impl Server {
         Ok(Server {
             tls: tls::server(credentials)?,
             cluster: credentials.cluster.as_str().into(),
-            book: Arc::default(),
+            book: watch::Sender::default(),
             router,
             limits,
             unproven: Arc::new(Semaphore::new(limits.unproven)),
@@ -135,8 +136,7 @@ impl Server {
     /// Which nodes there are, with the fingerprints of their keys; every number below
     /// `known_below` that is not among them is of a node that was removed.
     pub fn set_book(&self, keys: BTreeMap<NodeId, String>, known_below: u64) {
-        *self.book.lock().expect("no code panics while it holds the book") =
-            Book { keys, known_below };
+        self.book.send_replace(Book { keys, known_below });
     }
 
     /// Serves one connection until it ends.
@@ -151,12 +151,16 @@ impl Server {
         let place = self.unproven.clone().try_acquire_owned().map_err(full)?;
         let greeting = TlsAcceptor::from(self.tls.clone()).accept(stream);
         let slow = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let stream = timeout(self.limits.greet_within, greeting).await.map_err(slow)??;
-        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let connection = timeout(self.limits.greet_within, greeting).await.map_err(slow)??;
+        let shown = connection.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let proven = shown.map(|certificate| self.proven(certificate)).transpose()?;
         drop(place);
         let is_stranger = proven.is_none();
-        let serving = self.answer(stream, proven);
+        let carries = match connection.get_ref().1.alpn_protocol() == Some(stream::ALPN) {
+            true => Carries::Stream,
+            false => Carries::Calls,
+        };
+        let serving = self.answer(connection, proven, carries);
         match is_stranger {
             false => serving.await,
             true => {
@@ -190,7 +194,7 @@ impl Server {
 
     /// Asked again with every request: a node may have been removed since it connected.
     fn may_speak(&self, Proven { node, key }: &Proven) -> Result<(), Refused> {
-        let book = self.book.lock().expect("no code panics while it holds the book");
+        let book = self.book.borrow();
         match book.keys.get(node) {
             Some(known) if known == key => Ok(()),
             Some(_) => {
@@ -214,7 +218,23 @@ impl Server {
         }
     }
 
-    async fn answer<S>(&self, stream: S, proven: Option<Proven>) -> io::Result<()>
+    /// Waits until that node may speak no more; who may not from the start is told by its request.
+    async fn removed(&self, proven: Option<&Proven>) {
+        let mut book = self.book.subscribe();
+        while book.changed().await.is_ok() {
+            if proven.is_some_and(|proven| self.may_speak(proven).is_err()) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn answer<S>(
+        &self,
+        connection: S,
+        proven: Option<Proven>,
+        carries: Carries,
+    ) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -236,15 +256,27 @@ impl Server {
                 }
             }
         });
-        http2::Builder::new(TokioExecutor::new())
+        let mut serving = http2::Builder::new(TokioExecutor::new());
+        serving
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN)
             .max_concurrent_streams(streams)
-            .auto_date_header(false)
-            .adaptive_window(true)
-            .serve_connection(TokioIo::new(stream), service)
-            .await
-            .map_err(io::Error::other)
+            .auto_date_header(false);
+        match carries {
+            Carries::Calls => serving.adaptive_window(true),
+            Carries::Stream => serving
+                .initial_stream_window_size(stream::WINDOW)
+                .initial_connection_window_size(stream::WINDOW),
+        };
+        let served = serving.serve_connection(TokioIo::new(connection), service);
+        tokio::select! {
+            served = served => served.map_err(io::Error::other),
+            // Calls are told that it was removed; a stream is no request that could be.
+            () = self.removed(proven.as_ref()), if matches!(carries, Carries::Stream) => {
+                let text = "the node at the other end of a stream was removed";
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+            }
+        }
     }
 }
