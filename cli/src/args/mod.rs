@@ -323,7 +323,8 @@ pub struct Sim {
     /// Print every event of one seed, not only the last ones.
     #[arg(long, conflicts_with = "seeds")]
     pub trace: bool,
-    /// Run the real consensus on simulated networks, disks and clocks, and nothing above it.
+    /// Run the real consensus on simulated networks, disks and clocks: under the nodes, and under
+    /// lists whose histories are checked.
     #[arg(long, conflicts_with = "nodes")]
     pub raft: bool,
 }

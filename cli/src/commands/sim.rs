@@ -1,4 +1,4 @@
-//! `mill sim`: simulated clusters under faults, by seed; with `--raft`, real consensus alone.
+//! `mill sim`: simulated clusters under faults, by seed; with `--raft`, on real consensus.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
