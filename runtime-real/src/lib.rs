@@ -19,6 +19,7 @@ mod recorder;
 pub mod recovery;
 pub mod recovery_key;
 pub mod rpc;
+pub mod streams;
 pub mod token;
 
 pub use api::LINES_MAX as LOG_LINES_MAX;

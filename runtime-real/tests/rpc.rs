@@ -9,11 +9,13 @@ use std::time::Duration;
 use axum::Extension;
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::Request;
 use axum::routing::post;
+use http_body_util::BodyExt as _;
 use mill_core::name::NodeId;
 use mill_runtime_real::pki::{Authority, Credentials, NodeKey, fingerprint};
 use mill_runtime_real::rpc::{
-    Caller, Dial, JOIN_PATH, Limits, Peer, Peers, Server, Tcp, call_stranger,
+    Caller, Dial, JOIN_PATH, Limits, Peer, Peers, Server, Tcp, call_stranger, pieces,
 };
 use tokio::net::TcpListener;
 
@@ -229,4 +231,61 @@ fn calls_fail_in_time_while_the_network_is_cut_and_work_soon_after() {
         let longest = calls.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap();
         assert!(longest < 900, "seed {seed}: no call takes longer than its limit: {calls:?}");
     }
+}
+
+/// Repeats what comes, and says when the stream is over.
+fn repeating(over: tokio::sync::mpsc::UnboundedSender<bool>) -> Router {
+    let repeat = |request: Request| async move {
+        let (sending, body) = pieces();
+        let mut receiving = request.into_body();
+        tokio::spawn(async move {
+            let mut is_whole = true;
+            while let Some(piece) = receiving.frame().await {
+                let Ok(piece) = piece.map(|piece| piece.into_data().unwrap()) else {
+                    is_whole = false;
+                    break;
+                };
+                if sending.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            over.send(is_whole)
+        });
+        axum::body::Body::new(body)
+    };
+    Router::new().route("/rpc/1/repeat", post(repeat)).merge(router())
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_holds_little_and_holds_up_no_call() {
+    let authority = Authority::found("c1").unwrap();
+    let ((one, key), (two, _)) = (member(&authority, 1), member(&authority, 2));
+    let (over, mut is_over) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::new(&one, repeating(over), Limits::default()).unwrap();
+    let address = serve(server).await;
+    let peers = Peers::new(Tcp, &two).unwrap();
+    knows(&peers, 1, &address, &key);
+    let mut stream = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap();
+    let piece = || Bytes::from(vec![7; 16 << 10]);
+    let mut sent = 0;
+    // Nothing of what comes back is read, until no more can be sent.
+    let short = Duration::from_millis(500);
+    while let Ok(taken) = tokio::time::timeout(short, stream.sending.send(piece())).await {
+        taken.unwrap();
+        sent += 16 << 10;
+        assert!(sent < 16 << 20, "it is never slowed down");
+    }
+    println!("{} KiB are under way", sent >> 10);
+    text(peers.call(NodeId(1), "/rpc/1/echo", vec![7; 1 << 20], LIMIT).await);
+    let mut back = 0;
+    while back < sent {
+        back += stream.receiving.frame().await.unwrap().unwrap().into_data().unwrap().len();
+    }
+    drop(stream);
+    let noticed = tokio::time::timeout(LIMIT, is_over.recv()).await;
+    noticed.expect("the other side learns that it is over").unwrap();
+    // Nothing is there under another name, and nobody under another number.
+    let missing = peers.open(NodeId(1), "/rpc/1/nothing").await.unwrap_err();
+    assert!(missing.to_string().contains("another version"), "{missing}");
+    assert_eq!(peers.open(NodeId(9), "/").await.unwrap_err().kind(), io::ErrorKind::NotFound);
 }

@@ -212,6 +212,15 @@ impl Machines {
         command.args(args).output().unwrap()
     }
 
+    /// The same, and does not wait for its end.
+    pub fn spawn(&self, machine: usize, args: &[&str], log: &str) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
+        forget_surroundings(&mut command);
+        command.env("MILL_ADDRESS", self.path(machine, "mill.sock")).current_dir(self.dir());
+        command.args(args);
+        Running::start(command, self.path(machine, log))
+    }
+
     /// The same where it must succeed.
     pub fn done(&self, machine: usize, args: &[&str]) -> String {
         text(self.mill(machine, args))

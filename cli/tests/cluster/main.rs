@@ -10,3 +10,4 @@ mod support;
 mod faults;
 mod members;
 mod recovery;
+mod streams;

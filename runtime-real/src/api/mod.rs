@@ -24,14 +24,14 @@ use tokio::task::JoinHandle;
 
 use crate::backup::Sealing;
 use crate::daemon::{Handle, StartError};
-use crate::docker::Engine;
 use crate::identity::token_hash;
+use crate::streams::Streams;
 
 /// What the API needs.
 #[derive(Clone)]
 pub(crate) struct Serving {
     pub handle: Handle,
-    pub engine: Engine,
+    pub streams: Streams,
     pub token_hash: String,
     pub version: String,
     /// What backups are made with, on primaries.

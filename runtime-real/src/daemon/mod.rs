@@ -56,6 +56,7 @@ use crate::recorder::Recorder;
 use crate::recovery::RecoveryError;
 use crate::recovery_key::RecoveryKey;
 use crate::rpc::{Limits, Server, Tcp};
+use crate::streams::Streams;
 use crate::token::JoinToken;
 use mill_consensus::disk::FileDisk;
 use mill_consensus::{self as consensus, ConsensusError};
@@ -359,9 +360,11 @@ impl Daemon {
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING);
         let handle = Handle { requests };
         let authority_print = pki::fingerprint(&credentials.authority);
+        let me = (identity.node, identity.name.as_str());
+        let streams = Streams::new(handle.clone(), engine.clone(), wire.peers(), me);
         let serving = api::Serving {
             handle: handle.clone(),
-            engine: engine.clone(),
+            streams: streams.clone(),
             token_hash: identity.token_hash.clone(),
             version: options.version.clone(),
             sealing: authority.as_ref().map(|authority| Arc::new(sealing(&identity, authority))),
@@ -381,7 +384,8 @@ impl Daemon {
         };
         let answering =
             Answering { consensus: consensus.clone(), events: events.clone(), admitting };
-        let server = Server::new(&credentials, calls::router(answering), Limits::default());
+        let paths = calls::router(answering).merge(streams.router());
+        let server = Server::new(&credentials, paths, Limits::default());
         let server = server.map_err(StartError::Certificates)?;
         // Nothing that can fail for the operator's reasons follows: this start counts.
         opened.begin()?;

@@ -40,6 +40,11 @@ impl<D: Dial> Wire<D> {
         Ok(Wire { peers: Peers::new(dial, credentials)?, events })
     }
 
+    /// The other nodes, for streams.
+    pub(super) fn peers(&self) -> Peers<D> {
+        self.peers.clone()
+    }
+
     /// Who can be called from now on.
     pub(super) fn set(&self, peers: &BTreeMap<NodeId, effect::Peer>) {
         let reachable = peers.iter().filter(|(_, peer)| !peer.rpc.is_empty());

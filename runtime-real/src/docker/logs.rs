@@ -9,7 +9,7 @@ use bollard::query_parameters::LogsOptions;
 use futures_util::{Stream, StreamExt as _, stream};
 use mill_core::container::OpError;
 use mill_core::name::AllocId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::observe::nanos;
@@ -32,7 +32,7 @@ pub struct LogOptions {
 }
 
 /// A line that a container printed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// When, in milliseconds since 1970.
     pub at: u64,
@@ -43,7 +43,7 @@ pub struct LogLine {
 }
 
 /// Where a line was printed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogStream {
     /// Standard output.

@@ -3,7 +3,7 @@
 //! Each peer has at most one connection. It is dialled in the background, so that a call with a
 //! short limit that finds none does not spoil the dialling for the next; it is pinged, so that one
 //! whose other end is gone is given up soon, and not when TCP does. Nothing is sent twice: whoever
-//! calls knows whether that does harm.
+//! calls knows whether that does harm. Streams have connections of their own, see `stream`.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -14,15 +14,17 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http2;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mill_core::name::NodeId;
 use rustls::ClientConfig;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
+use super::stream::{Carries, PiecesBody, Stream, WINDOW, pieces};
 use super::whole::Whole;
 use super::{BODY_MAX, Dial, tls};
 use crate::pki::{Credentials, key_in};
@@ -35,6 +37,10 @@ const DIAL_PAUSE: Duration = Duration::from_millis(100);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// A ping that is not answered by then ends its connection.
 const PING_WITHIN: Duration = Duration::from_secs(2);
+/// Whether a stream is taken is said by then.
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
+/// Streams that are opened at a time; more wait. Others let few greet them at a time.
+const OPENING_MAX: usize = 8;
 
 /// Where a node is reached, and the key that it must show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +51,7 @@ pub struct Peer {
     pub key: String,
 }
 
-type Sender = http2::SendRequest<Full<Bytes>>;
+type Sender<B = Full<Bytes>> = http2::SendRequest<B>;
 type Dialling = Shared<BoxFuture<'static, Result<Sender, Arc<io::Error>>>>;
 
 /// Why a call has no answer.
@@ -90,6 +96,8 @@ pub struct Peers<D> {
 struct Inner {
     cluster: String,
     tls: Arc<ClientConfig>,
+    tls_of_streams: Arc<ClientConfig>,
+    opening: Semaphore,
     peers: Mutex<BTreeMap<NodeId, Slot>>,
 }
 
@@ -112,7 +120,8 @@ impl<D: Dial> Peers<D> {
     pub fn new(dial: D, credentials: &Credentials) -> io::Result<Peers<D>> {
         let tls = tls::client(credentials)?;
         let cluster = credentials.cluster.clone();
-        let shared = Inner { cluster, tls, peers: Mutex::default() };
+        let (tls_of_streams, opening) = (tls::of_streams(&tls), Semaphore::new(OPENING_MAX));
+        let shared = Inner { cluster, tls, tls_of_streams, opening, peers: Mutex::default() };
         Ok(Peers { dial, shared: Arc::new(shared) })
     }
 
@@ -152,11 +161,32 @@ impl<D: Dial> Peers<D> {
         })
     }
 
+    /// Opens a stream to a path of a node, on a connection of its own.
+    ///
+    /// # Errors
+    /// When the node is not known, cannot be reached, or does not take it.
+    pub async fn open(&self, to: NodeId, path: &str) -> Result<Stream, CallError> {
+        let peer = self.lock().get(&to).map(|slot| slot.peer.clone());
+        let peer = peer.ok_or_else(|| CallError::NotAsked(unknown(to)))?;
+        let opening = async {
+            let _place = self.shared.opening.acquire().await.expect("it is never closed");
+            let name = tls::server_name(Some(to), &self.shared.cluster)?;
+            let shows = Shows { name, key: Some(&peer.key) };
+            let config = self.shared.tls_of_streams.clone();
+            connect(self.dial.clone(), &peer.address, config, shows, Carries::Stream).await
+        };
+        let sender = opening.await.map_err(CallError::NotAsked)?;
+        let slow = |_| {
+            let text = format!("node {to} did not take a stream within {TAKEN_WITHIN:?}");
+            CallError::NoAnswer(io::Error::new(io::ErrorKind::TimedOut, text))
+        };
+        timeout(TAKEN_WITHIN, begin(sender, path)).await.map_err(slow)?
+    }
+
     /// The connection to a node, or the dialling that leads to one.
     fn connection(&self, to: NodeId) -> io::Result<Dialling> {
         let mut peers = self.lock();
-        let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("node {to} is not known"));
-        let slot = peers.get_mut(&to).ok_or_else(unknown)?;
+        let slot = peers.get_mut(&to).ok_or_else(|| unknown(to))?;
         if let Some(known) = slot.connection.as_ref().filter(|known| is_usable(known)) {
             return Ok(known.clone());
         }
@@ -171,6 +201,10 @@ impl<D: Dial> Peers<D> {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Slot>> {
         self.shared.peers.lock().expect("no code panics while it holds the peers")
     }
+}
+
+fn unknown(to: NodeId) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("node {to} is not known"))
 }
 
 /// Under way, or there and open.
@@ -189,20 +223,33 @@ fn shared(error: &Arc<io::Error>) -> io::Error {
 async fn dial<D: Dial>(with: D, inner: Arc<Inner>, to: NodeId, peer: Peer) -> io::Result<Sender> {
     let name = tls::server_name(Some(to), &inner.cluster)?;
     let config = inner.tls.clone();
-    let dialled = connect(with, &peer.address, config, name, Some(&peer.key)).await;
+    let shows = Shows { name, key: Some(&peer.key) };
+    let dialled = connect(with, &peer.address, config, shows, Carries::Calls).await;
     if dialled.is_err() {
         sleep(DIAL_PAUSE).await;
     }
     dialled
 }
 
-async fn connect<D: Dial>(
+/// Who is expected to answer.
+struct Shows<'a> {
+    name: rustls::pki_types::ServerName<'static>,
+    /// The key that it must show, if that is known.
+    key: Option<&'a str>,
+}
+
+async fn connect<D, B>(
     with: D,
     address: &str,
     config: Arc<ClientConfig>,
-    name: rustls::pki_types::ServerName<'static>,
-    key: Option<&str>,
-) -> io::Result<Sender> {
+    Shows { name, key }: Shows<'_>,
+    carries: Carries,
+) -> io::Result<Sender<B>>
+where
+    D: Dial,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let connecting = async {
         let stream = with.dial(address.to_owned()).await?;
         let stream = TlsConnector::from(config).connect(name, stream).await?;
@@ -211,15 +258,20 @@ async fn connect<D: Dial>(
             let text = format!("{address} shows another key than the cluster knows of it");
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let mut greeting = http2::Builder::new(TokioExecutor::new());
+        greeting
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN)
-            .keep_alive_while_idle(true)
-            .adaptive_window(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(of_hyper)?;
+            .keep_alive_while_idle(true);
+        match carries {
+            Carries::Calls => greeting.adaptive_window(true),
+            Carries::Stream => {
+                greeting.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW)
+            }
+        };
+        let greeted = greeting.handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = greeted.map_err(of_hyper)?;
         drop(tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to another node ended");
@@ -258,6 +310,26 @@ async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> Result<Bytes
     }
 }
 
+/// Begins the one stream of a connection.
+async fn begin(mut sender: Sender<PiecesBody>, path: &str) -> Result<Stream, CallError> {
+    let (sending, body) = pieces();
+    let request = Request::post(format!("https://node.mill{path}")).body(body);
+    let request = request.map_err(|error| CallError::NotAsked(io::Error::other(error)))?;
+    let response = sender.send_request(request).await;
+    let response = response.map_err(|error| CallError::NoAnswer(of_hyper(error)))?;
+    match response.status() {
+        StatusCode::OK => {
+            Ok(Stream { sending, receiving: axum::body::Body::new(response.into_body()) })
+        }
+        StatusCode::GONE => Err(CallError::Removed),
+        StatusCode::NOT_FOUND => {
+            let text = "it runs another version, which does not have this yet";
+            Err(CallError::NotAsked(io::Error::new(io::ErrorKind::Unsupported, text)))
+        }
+        status => Err(CallError::NotAsked(io::Error::other(format!("it answered {status}")))),
+    }
+}
+
 /// hyper says what kind of error it was, and leaves to its source which.
 fn of_hyper(error: hyper::Error) -> io::Error {
     let source = error.source().map(|source| format!(": {source}"));
@@ -278,7 +350,8 @@ pub async fn call_stranger<D: Dial>(
 ) -> io::Result<Bytes> {
     let (config, name) = (tls::joiner(authority)?, tls::server_name(None, "")?);
     let calling = async {
-        let sender = connect(dial, address, config, name, None).await?;
+        let shows = Shows { name, key: None };
+        let sender = connect(dial, address, config, shows, Carries::Calls).await?;
         exchange(sender, path, body).await.map_err(CallError::into_io)
     };
     let slow = || {

@@ -8,12 +8,14 @@
 //! - `client`: connections that are kept, dialled in the background and given up when they hang
 //! - `server`: who may call what
 //! - `whole`: no part of a body passes for all of it
+//! - `stream`: bytes both ways for as long as they take, on connections of their own
 //!
 //! Connections are opened through [`Dial`] and taken through [`Accept`], so that the same code runs
 //! over a simulated network. Tested in `tests/rpc.rs`, and with nodes in `daemon/tests`.
 
 mod client;
 mod server;
+mod stream;
 mod tls;
 mod whole;
 
@@ -26,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub use self::client::{CallError, Peer, Peers, call_stranger};
 pub use self::server::{Caller, JOIN_PATH, Limits, Server};
+pub use self::stream::{Pieces, PiecesBody, Stream, pieces};
 pub use self::tls::is_wrong_authority;
 
 /// The most bytes in one request or answer.

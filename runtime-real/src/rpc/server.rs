@@ -26,8 +26,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
-use super::tls;
+use super::stream::Carries;
 use super::whole::Whole;
+use super::{stream, tls};
 use crate::pki::{Credentials, key_in, node_in};
 
 /// The one path that is there without a certificate.
@@ -151,12 +152,16 @@ impl Server {
         let place = self.unproven.clone().try_acquire_owned().map_err(full)?;
         let greeting = TlsAcceptor::from(self.tls.clone()).accept(stream);
         let slow = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let stream = timeout(self.limits.greet_within, greeting).await.map_err(slow)??;
-        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let connection = timeout(self.limits.greet_within, greeting).await.map_err(slow)??;
+        let shown = connection.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let proven = shown.map(|certificate| self.proven(certificate)).transpose()?;
         drop(place);
         let is_stranger = proven.is_none();
-        let serving = self.answer(stream, proven);
+        let carries = match connection.get_ref().1.alpn_protocol() == Some(stream::ALPN) {
+            true => Carries::Stream,
+            false => Carries::Calls,
+        };
+        let serving = self.answer(connection, proven, carries);
         match is_stranger {
             false => serving.await,
             true => {
@@ -214,7 +219,12 @@ impl Server {
         }
     }
 
-    async fn answer<S>(&self, stream: S, proven: Option<Proven>) -> io::Result<()>
+    async fn answer<S>(
+        &self,
+        connection: S,
+        proven: Option<Proven>,
+        carries: Carries,
+    ) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -236,15 +246,20 @@ impl Server {
                 }
             }
         });
-        http2::Builder::new(TokioExecutor::new())
+        let mut serving = http2::Builder::new(TokioExecutor::new());
+        serving
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WITHIN)
             .max_concurrent_streams(streams)
-            .auto_date_header(false)
-            .adaptive_window(true)
-            .serve_connection(TokioIo::new(stream), service)
-            .await
-            .map_err(io::Error::other)
+            .auto_date_header(false);
+        match carries {
+            Carries::Calls => serving.adaptive_window(true),
+            Carries::Stream => serving
+                .initial_stream_window_size(stream::WINDOW)
+                .initial_connection_window_size(stream::WINDOW),
+        };
+        let served = serving.serve_connection(TokioIo::new(connection), service).await;
+        served.map_err(io::Error::other)
     }
 }

@@ -17,6 +17,7 @@ use rustls::{
     SignatureScheme,
 };
 
+use super::stream;
 use crate::pki::{ANY_NODE, Credentials, fingerprint, name_of};
 
 fn provider() -> Arc<CryptoProvider> {
@@ -47,7 +48,8 @@ pub(super) fn server(credentials: &Credentials) -> io::Result<Arc<ServerConfig>>
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, credentials.secret())
         .map_err(other)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    // Whoever offers to carry one stream, does.
+    config.alpn_protocols = vec![stream::ALPN.to_vec(), b"h2".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -61,6 +63,14 @@ pub(super) fn client(credentials: &Credentials) -> io::Result<Arc<ClientConfig>>
         .map_err(other)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The same for connections that carry one stream each.
+pub(super) fn of_streams(client: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = client.clone();
+    // A node of an older version knows only the second.
+    config.alpn_protocols = vec![stream::ALPN.to_vec(), b"h2".to_vec()];
+    Arc::new(config)
 }
 
 /// What a joiner asks of whoever it calls: to be a node under the authority of that fingerprint.

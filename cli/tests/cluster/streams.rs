@@ -1,0 +1,73 @@
+//! Streams through the cluster, whichever node is asked, and what is said when one is lost.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::machines::{Machines, now};
+use super::support::said;
+
+const TICKS: &str = r#"
+[service.clock]
+image = "test/web:1"
+replicas = 3
+command = ["/bin/sh", "-c", "i=0; while true; do echo tick $i; i=$((i+1)); sleep 0.1; done"]
+update = { healthy_for = "200ms", parallel = 3 }
+stop = { grace = "0s" }
+"#;
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// What each alloc has counted, in the order in which it came.
+fn ticks(lines: &[Value]) -> BTreeMap<String, Vec<u64>> {
+    let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for line in lines {
+        let alloc = line["alloc"].as_str().unwrap().to_owned();
+        let number = line["text"].as_str().unwrap().strip_prefix("tick ").unwrap();
+        found.entry(alloc).or_default().push(number.parse().unwrap());
+    }
+    found
+}
+
+#[test]
+fn output_of_every_node_is_one_stream_and_a_node_that_does_not_answer_is_named() {
+    let Some(machines) = Machines::with_cluster(3) else { return };
+    machines.deploy(1, TICKS);
+    let leader = machines.some_leader();
+    let lost = machines.all().find(|machine| *machine != leader).unwrap();
+    let asked = machines.all().find(|machine| ![leader, lost].contains(machine)).unwrap();
+    machines.eventually("each has printed enough", |machines| {
+        let all = lines(&machines.done(asked, &["logs", "-n", "5", "--json"]));
+        let counted = ticks(&all);
+        assert!(all.is_sorted_by_key(|line| line["at"].as_u64()), "{all:?}");
+        counted.len() == 3 && counted.values().all(|ticks| ticks.len() == 5)
+    });
+    let following = machines.spawn(asked, &["logs", "-f", "-n", "1", "--json"], "follow.log");
+    machines.eventually("every node's lines come", |_| {
+        let counted = ticks(&lines(&following.said()));
+        counted.len() == 3 && counted.values().all(|ticks| ticks.len() > 5)
+    });
+    machines.cut(lost);
+    let begun = now();
+    let logs = machines.mill(asked, &["logs", "-n", "5", "--json"]);
+    println!("a node is lost, until the others' lines were shown: {:.2?}", begun.elapsed());
+    assert_eq!(logs.status.code(), Some(1), "{}", said(&logs));
+    let named = format!("node m{lost} does not answer");
+    assert!(said(&logs).contains(&named), "{}", said(&logs));
+    assert_eq!(ticks(&lines(&said(&logs))).len(), 2, "{}", said(&logs));
+    machines.eventually("a follower is told", |_| following.said().contains(&named));
+    machines.heal(lost);
+    let there = machines
+        .allocs(leader)
+        .into_iter()
+        .find(|alloc| alloc["node"] == format!("m{lost}") && alloc["slot"].as_str().is_some());
+    let there = there.unwrap()["id"].as_str().unwrap().to_owned();
+    let count = |text: &str| ticks(&lines(text))[&there].len();
+    let before = count(&following.said());
+    machines.eventually("it goes on", |_| count(&following.said()) > before + 20);
+    for ticks in ticks(&lines(&following.said())).values() {
+        assert!(ticks.windows(2).all(|two| two[1] == two[0] + 1), "a gap or twice: {ticks:?}");
+    }
+}

@@ -1,0 +1,325 @@
+//! What the containers of all nodes print, merged in time order: each node sorts its own, and
+//! whoever was asked puts the nodes' together.
+//!
+//! A node that does not answer is named, and costs the others nothing: what was written before is
+//! waited for only so long. Whoever follows gets what that node has to say when it answers again,
+//! from where it was read before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::mem;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, BoxStream, SelectAll, StreamExt as _};
+use mill_core::api::view::AllocView;
+use mill_core::api::{ApiError, ErrorCode};
+use mill_core::name::{AllocId, NodeId};
+use tokio::sync::mpsc;
+use tokio::time::{Duration, interval, sleep, timeout};
+
+use super::frame::Frame;
+use super::logs::{LINES_WAITING, NodeLogs, Place, Places, Told, Word, Words, tell};
+use super::place::{Copy, is_named};
+use super::{Here, Streams};
+use crate::rpc::CallError;
+
+/// A node from which nothing of what was written before comes for so long is not waited for. It is
+/// more than what it takes to find out that a node is gone.
+const SILENT_FOR: Duration = Duration::from_secs(6);
+/// Between two tries to reach a node that does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How often is looked for nodes that hold now what is followed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Which lines of the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct LogsWish {
+    /// Services, slots or allocs; all when empty.
+    pub(crate) names: Vec<String>,
+    /// Lines of each alloc to begin with.
+    pub(crate) tail: u32,
+    pub(crate) follow: bool,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) since: Option<u64>,
+    /// Also allocs that have ended.
+    pub(crate) all: bool,
+}
+
+/// Allocs that are meant, by their nodes' names.
+type ByNode = BTreeMap<String, BTreeSet<AllocId>>;
+
+impl LogsWish {
+    fn of(&self, views: Vec<AllocView>) -> ByNode {
+        let mut found = ByNode::new();
+        let named = |view: &AllocView| self.names.iter().any(|name| is_named(name, view));
+        let wanted = views.into_iter().filter(|view| {
+            (self.all || !view.phase.is_end()) && (self.names.is_empty() || named(view))
+        });
+        for view in wanted {
+            found.entry(view.node).or_default().insert(view.id);
+        }
+        found
+    }
+
+    fn on_node(&self, allocs: BTreeSet<AllocId>, from: Option<Places>) -> NodeLogs {
+        let LogsWish { names, tail, follow, since, all } = self.clone();
+        NodeLogs { names, allocs, tail, follow, since, all, from }
+    }
+}
+
+impl Streams {
+    /// What is asked for, line by line, until that is all or it is not read any more.
+    ///
+    /// # Errors
+    /// When nothing is called that, or too much is read already.
+    pub(crate) async fn logs(&self, wish: LogsWish) -> Result<mpsc::Receiver<Told>, ApiError> {
+        let place = self.place()?;
+        let views = self.allocs(Copy::Newest).await?;
+        for name in &wish.names {
+            if !views.iter().any(|view| is_named(name, view)) {
+                let message = format!("no service, slot or alloc `{name}` has any output");
+                let error = ApiError::new(ErrorCode::NotFound, message);
+                return Err(error.hint("`mill ps` lists what there is"));
+            }
+        }
+        let (told, receiver) = mpsc::channel(LINES_WAITING);
+        let merge = Merge { streams: self.clone(), by_node: wish.of(views), wish, told };
+        tokio::spawn(async move {
+            merge.run().await;
+            drop(place);
+        });
+        Ok(receiver)
+    }
+}
+
+struct Merge {
+    streams: Streams,
+    wish: LogsWish,
+    by_node: ByNode,
+    told: mpsc::Sender<Told>,
+}
+
+impl Merge {
+    async fn run(mut self) {
+        let by_node = mem::take(&mut self.by_node);
+        let mut known: BTreeSet<String> = by_node.keys().cloned().collect();
+        let mut sources = self.begin(by_node, None).await;
+        if self.past(&mut sources).await.is_none() || !self.wish.follow {
+            return;
+        }
+        let mut live: SelectAll<BoxStream<'static, Word>> = SelectAll::new();
+        live.extend(sources.into_iter().map(|source| stream_of(source.words)));
+        let mut look = interval(LOOK_AGAIN);
+        loop {
+            tokio::select! {
+                Some(word) = live.next() => {
+                    if let Word::Told(told) = word && self.told.send(told).await.is_err() {
+                        return;
+                    }
+                }
+                _ = look.tick() => {
+                    // Its own copy can always be asked, but while the daemon stops.
+                    let views = self.streams.allocs(Copy::Own).await.unwrap_or_default();
+                    let mut by_node = self.wish.of(views);
+                    by_node.retain(|node, _| known.insert(node.clone()));
+                    // What came to a node that had nothing of it is read from its beginning.
+                    let sources = self.begin(by_node, Some(Places::default())).await;
+                    live.extend(sources.into_iter().map(|source| stream_of(source.words)));
+                }
+                () = self.told.closed() => return,
+            }
+        }
+    }
+
+    /// Asks nodes for what they hold.
+    async fn begin(&self, by_node: ByNode, from: Option<Places>) -> Vec<Source> {
+        if by_node.is_empty() {
+            return Vec::new();
+        }
+        let numbers = self.streams.numbers().await.unwrap_or_default();
+        let mut sources = Vec::new();
+        for (name, allocs) in by_node {
+            let (words, waiting) = mpsc::channel(LINES_WAITING);
+            let query = self.wish.on_node(allocs, from.clone());
+            let streams = self.streams.clone();
+            match numbers.get(&name) {
+                Some(node) if *node == streams.node => {
+                    tokio::spawn(tell(streams, query, words));
+                }
+                Some(node) => {
+                    let (node, name) = (*node, name.clone());
+                    let asker = Asker { streams, node, name, query, words, has_told: false };
+                    tokio::spawn(asker.run());
+                }
+                None => {
+                    let error = format!("node {name} is not known here yet; ask again");
+                    let told = Told::Trouble { alloc: None, node: Some(name.clone()), error };
+                    // Who does not read any more is noticed with the next line.
+                    let _ = self.told.send(told).await;
+                    continue;
+                }
+            }
+            sources.push(Source { node: name, words: waiting, head: None });
+        }
+        sources
+    }
+
+    /// Sends what was written before; `None` if nobody reads any more.
+    async fn past(&self, sources: &mut [Source]) -> Option<()> {
+        join_all(sources.iter_mut().map(|source| source.advance(self))).await;
+        loop {
+            let next = sources.iter_mut().filter(|source| source.head.is_some());
+            let next = next.min_by_key(|source| source.head.as_ref().map(|(at, _)| *at));
+            let Some(source) = next else { return Some(()) };
+            if let Some((_, told)) = source.head.take() {
+                self.told.send(told).await.ok()?;
+            }
+            source.advance(self).await;
+        }
+    }
+}
+
+fn stream_of(words: mpsc::Receiver<Word>) -> BoxStream<'static, Word> {
+    let next = async |mut words: mpsc::Receiver<Word>| Some((words.recv().await?, words));
+    stream::unfold(words, next).boxed()
+}
+
+/// What a node tells.
+struct Source {
+    node: String,
+    words: mpsc::Receiver<Word>,
+    /// Its next line of those that were written before, and when that was.
+    head: Option<(u64, Told)>,
+}
+
+impl Source {
+    /// Waits for the next line of those that were written before.
+    async fn advance(&mut self, merge: &Merge) {
+        loop {
+            let told = match timeout(SILENT_FOR, self.words.recv()).await {
+                Ok(Some(Word::Begun(_))) => continue,
+                Ok(Some(Word::Caught(_)) | None) => return,
+                Ok(Some(Word::Told(told))) => told,
+                Err(_) => {
+                    let what = if merge.wish.follow { "come late" } else { "are missing here" };
+                    let seconds = SILENT_FOR.as_secs();
+                    let name = &self.node;
+                    let error =
+                        format!("node {name} has not answered for {seconds} s: its lines {what}");
+                    let told = Told::Trouble { alloc: None, node: Some(name.clone()), error };
+                    // Who does not read any more is noticed with the next line.
+                    let _ = merge.told.send(told).await;
+                    return;
+                }
+            };
+            match &told {
+                Told::Line { line, .. } => {
+                    self.head = Some((line.at, told));
+                    return;
+                }
+                Told::Trouble { .. } => {
+                    // The same.
+                    let _ = merge.told.send(told).await;
+                }
+            }
+        }
+    }
+}
+
+/// Asks another node, and again when it comes back.
+struct Asker {
+    streams: Streams,
+    node: NodeId,
+    name: String,
+    query: NodeLogs,
+    words: Words,
+    /// Whether it was told that the node does not answer, since it last did.
+    has_told: bool,
+}
+
+impl Asker {
+    async fn run(mut self) {
+        let words = self.words.clone();
+        loop {
+            let asked = tokio::select! {
+                asked = self.once() => asked,
+                () = words.closed() => return,
+            };
+            let Err(why) = asked else { return };
+            if !mem::replace(&mut self.has_told, true) {
+                let error = self.trouble(&why);
+                let told = Told::Trouble { alloc: None, node: Some(self.name.clone()), error };
+                if words.send(Word::Told(told)).await.is_err() {
+                    return;
+                }
+                // What others have written is not held back for it.
+                let _ = words.send(Word::Caught(Places::default())).await;
+            }
+            if !self.query.follow {
+                return;
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    fn trouble(&self, why: &str) -> String {
+        let name = &self.name;
+        match self.query.follow {
+            true => {
+                format!("node {name} does not answer; what runs there comes when it does: {why}")
+            }
+            false => {
+                format!("node {name} does not answer, so what runs there is missing here: {why}")
+            }
+        }
+    }
+
+    /// Asks, and passes on what is told until that is all.
+    async fn once(&mut self) -> Result<(), String> {
+        let asked = self.streams.ask(self.node, &Here::Logs(self.query.clone())).await;
+        // What is dropped ends the stream, so the sending side is kept.
+        let (_sender, mut receiver) =
+            asked.map_err(CallError::into_io).map_err(|e| e.to_string())?;
+        loop {
+            match receiver.next().await.map_err(|error| error.to_string())? {
+                Some(Frame::Data(json)) => {
+                    let word = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
+                    self.has_told = false;
+                    self.note(&word);
+                    if self.words.send(word).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Some(Frame::End) if self.query.follow => return Err("it stopped".to_owned()),
+                Some(Frame::End) => return Ok(()),
+                Some(Frame::Failed(error)) => return Err(error.to_string()),
+                // What a newer version says besides.
+                Some(
+                    Frame::Ask(_)
+                    | Frame::Opened(_)
+                    | Frame::Error(_)
+                    | Frame::Resize(_)
+                    | Frame::Exited(_),
+                ) => {}
+                None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).to_string()),
+            }
+        }
+    }
+
+    /// Keeps from where to go on, should the node be lost.
+    fn note(&mut self, word: &Word) {
+        match word {
+            Word::Begun(begun) => {
+                self.query.from = Some(Places { begun: *begun, allocs: BTreeMap::new() });
+            }
+            Word::Caught(places) => self.query.from = Some(places.clone()),
+            Word::Told(Told::Line { alloc, line }) => {
+                if let Some(from) = &mut self.query.from {
+                    let place = from.allocs.entry(alloc.clone());
+                    place.or_insert(Place::at(line.at)).pass(line.at);
+                }
+            }
+            Word::Told(Told::Trouble { .. }) => {}
+        }
+    }
+}
