@@ -7,9 +7,12 @@ use futures_util::{Stream, stream};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
+use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use mill_core::api::{Answer, ApiError};
+use mill_runtime_real::streams::frame::{Frame, Opened, Receiver, Sender, over_socket};
+use mill_runtime_real::streams::{Ask, PROTOCOL};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,6 +25,8 @@ use crate::failure::Failure;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// An answer takes no longer than that, and than the daemon was asked to hold it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// A stream leads somewhere by then, also where replicas on nodes that are gone are tried before.
+const OPEN_WITHIN: Duration = Duration::from_secs(90);
 
 /// What is asked with a body and changes nothing.
 pub const PLAN: &str = "/v1/plan";
@@ -100,7 +105,8 @@ impl Client {
     ) -> Result<impl Stream<Item = String> + Unpin + use<>, Failure> {
         let mut sender = self.connect().await?;
         // Only the beginning is waited for so long: events come when they happen.
-        let response = self.send(&mut sender, Method::GET, path, Bytes::new());
+        let request = self.request(Method::GET, path);
+        let response = self.send(&mut sender, request, Bytes::new());
         let response = timeout(ANSWER_WITHIN, response).await;
         let response = response.unwrap_or_else(|_| Err(self.silent(ANSWER_WITHIN)))?;
         let lines =
@@ -121,6 +127,31 @@ impl Client {
                 }
             });
         Ok(Box::pin(lines))
+    }
+
+    /// Opens a stream through the cluster and asks for what it is to carry; says what answered.
+    pub async fn stream(&self, ask: &Ask) -> Result<(Sender, Receiver, Opened), Failure> {
+        let opening = async {
+            let mut sender = self.connect().await?;
+            let request = self.request(Method::GET, "/v1/stream");
+            let request = request.header(header::CONNECTION, "upgrade");
+            let request = request.header(header::UPGRADE, PROTOCOL);
+            let response = self.send(&mut sender, request, Bytes::new()).await?;
+            let upgraded = hyper::upgrade::on(response).await;
+            let upgraded = upgraded.map_err(|error| self.unreachable(&error))?;
+            let (mut sender, mut receiver) = over_socket(TokioIo::new(upgraded));
+            let ask = serde_json::to_vec(ask).expect("requests have text keys only");
+            let asked = sender.send(Frame::Ask(ask.into())).await;
+            asked.map_err(|error| self.unreachable(&error))?;
+            match receiver.next().await.map_err(|error| self.unreachable(&error))? {
+                Some(Frame::Opened(opened)) => Ok((sender, receiver, opened)),
+                Some(Frame::Failed(error)) => Err(Failure::Refused(error)),
+                Some(_) => Err(self.garbled()),
+                None => Err(self.unreachable(&std::io::Error::other("it closed the stream"))),
+            }
+        };
+        let opened = timeout(OPEN_WITHIN, opening).await;
+        opened.unwrap_or_else(|_| Err(self.silent(OPEN_WITHIN)))
     }
 
     async fn answer(
@@ -144,7 +175,8 @@ impl Client {
         let changes = method == Method::POST && path != PLAN;
         let mut sender = self.connect().await?;
         let asking = async {
-            let response = self.send(&mut sender, method, path, body).await?;
+            let request = self.request(method, path);
+            let response = self.send(&mut sender, request, body).await?;
             self.body(response).await
         };
         let answered = timeout(limit, asking).await;
@@ -158,7 +190,7 @@ impl Client {
         }
     }
 
-    async fn connect(&self) -> Result<Sender, Failure> {
+    async fn connect(&self) -> Result<Requests, Failure> {
         let connecting = async {
             let connected = match &self.address {
                 Address::Unix(path) => handshake(UnixStream::connect(path).await?).await,
@@ -176,31 +208,34 @@ impl Client {
         Ok(body.map_err(|error| self.unreachable(&error))?.to_bytes())
     }
 
-    /// Sends and reads the head; an error status becomes the error in the body.
-    async fn send(
-        &self,
-        sender: &mut Sender,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, Failure> {
-        let mut request = Request::builder()
+    fn request(&self, method: Method, path: &str) -> request::Builder {
+        let request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, "mill")
             .header(header::CONTENT_TYPE, "application/json");
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
         }
+    }
+
+    /// Sends and reads the head; an error status becomes the error in the body.
+    async fn send(
+        &self,
+        sender: &mut Requests,
+        request: request::Builder,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
         let request = request
             .body(Full::new(body))
             .map_err(|error| Failure::Usage(format!("this cannot be asked: {error}")))?;
         let response = sender.send_request(request).await;
         let response = response.map_err(|error| self.unreachable(&error))?;
-        if response.status() == StatusCode::OK {
+        let status = response.status();
+        if [StatusCode::OK, StatusCode::SWITCHING_PROTOCOLS].contains(&status) {
             return Ok(response);
         }
-        let status = response.status();
         let body = self.body(response).await?;
         match serde_json::from_slice::<ApiError>(&body) {
             Ok(error) => Err(Failure::Refused(error)),
@@ -239,13 +274,13 @@ impl Client {
     }
 }
 
-type Sender = http1::SendRequest<Full<Bytes>>;
+type Requests = http1::SendRequest<Full<Bytes>>;
 
 async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<Sender, hyper::Error> {
+) -> Result<Requests, hyper::Error> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // It ends when the response was read or dropped; its error shows there.
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     Ok(sender)
 }

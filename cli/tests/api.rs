@@ -39,6 +39,13 @@ fn over_tcp_only_the_token_that_was_shown_once_is_let_in() {
         assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
         assert!(said(&refused).contains("set MILL_TOKEN"), "{}", said(&refused));
     }
+    // Streams come over the same way.
+    let exec = ["exec", "nobody", "--", "sh"];
+    for (token, telling) in [(Some(token), "no service, slot or alloc `nobody`"), (None, "TOKEN")] {
+        let refused = over_tcp(&address, token, &exec);
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+        assert!(said(&refused).contains(telling), "{}", said(&refused));
+    }
     assert!(!fs::read_to_string(data.join("identity.json")).unwrap().contains(token));
     drop(daemon);
     let gone = over_tcp(&address, Some(token), &["status"]);

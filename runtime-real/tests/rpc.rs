@@ -262,7 +262,7 @@ async fn a_stream_that_nobody_reads_holds_little_and_holds_up_no_call() {
     let ((one, key), (two, _)) = (member(&authority, 1), member(&authority, 2));
     let (over, mut is_over) = tokio::sync::mpsc::unbounded_channel();
     let server = Server::new(&one, repeating(over), Limits::default()).unwrap();
-    let address = serve(server).await;
+    let address = serve(server.clone()).await;
     let peers = Peers::new(Tcp, &two).unwrap();
     knows(&peers, 1, &address, &key);
     let mut stream = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap();
@@ -284,6 +284,18 @@ async fn a_stream_that_nobody_reads_holds_little_and_holds_up_no_call() {
     drop(stream);
     let noticed = tokio::time::timeout(LIMIT, is_over.recv()).await;
     noticed.expect("the other side learns that it is over").unwrap();
+    // Of a node that is removed, what it has open is cut off.
+    let mut stream = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap();
+    stream.sending.send(piece()).await.unwrap();
+    stream.receiving.frame().await.unwrap().unwrap();
+    server.set_book(BTreeMap::new(), 3);
+    let over = tokio::time::timeout(LIMIT, async {
+        while let Some(Ok(_)) = stream.receiving.frame().await {}
+    });
+    over.await.expect("it is cut off");
+    let removed = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap_err();
+    assert_eq!(removed.kind(), io::ErrorKind::PermissionDenied);
+    server.set_book(BTreeMap::new(), 0);
     // Nothing is there under another name, and nobody under another number.
     let missing = peers.open(NodeId(1), "/rpc/1/nothing").await.unwrap_err();
     assert!(missing.to_string().contains("another version"), "{missing}");

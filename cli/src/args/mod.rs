@@ -2,6 +2,7 @@
 
 mod nodes;
 mod past;
+mod streams;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub use self::nodes::{
     TokenCommand, TokenCreate, TokenRevoke, absolute,
 };
 pub use self::past::{CancelDeploy, DeploysCommand, HistoryArgs, Rollback, WhichDeploy};
+pub use self::streams::{Exec, Forward, Ports};
 
 /// A container orchestrator for 3 to 20 nodes, in one binary.
 #[derive(Debug, Parser)]
@@ -115,6 +117,16 @@ pub enum Command {
     /// Look at a deploy, watch it, or cancel it.
     #[command(subcommand, after_help = "Example:\n  mill deploys cancel")]
     Deploys(DeploysCommand),
+    /// Run a command in a container, on whichever node that is.
+    #[command(
+        after_help = "Examples:\n  mill exec -it web -- sh\n  mill exec db.0 -- pg_dump shop > shop.sql\n  mill exec -i db -- psql shop < fix.sql"
+    )]
+    Exec(Exec),
+    /// Take connections on this machine and carry them to replicas of a service.
+    #[command(
+        after_help = "Examples:\n  mill forward web 8080\n  mill forward db.0-k3f9 15432:5432"
+    )]
+    Forward(Forward),
     /// Print the JSON Schema of `mill.toml`, for editors.
     #[command(after_help = "Example:\n  mill schema > mill.schema.json")]
     Schema,

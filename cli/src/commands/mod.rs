@@ -5,6 +5,8 @@ mod daemon;
 mod deploy;
 mod dev;
 mod doctor;
+mod exec;
+mod forward;
 mod logs;
 mod nodes;
 mod operate;
@@ -50,6 +52,8 @@ pub fn run(args: Args) -> Outcome {
         Command::Rollback(args) => client_runtime()?.block_on(past::rollback(args, json)),
         Command::History(args) => client_runtime()?.block_on(past::history(args, json)),
         Command::Deploys(command) => client_runtime()?.block_on(past::deploys(command, json)),
+        Command::Exec(args) => client_runtime()?.block_on(exec::exec(args, json)),
+        Command::Forward(args) => client_runtime()?.block_on(forward::forward(args, json)),
         Command::Schema => {
             println!("{}", pretty(&mill_core::config::schema()));
             done()

@@ -10,7 +10,7 @@ use std::panic;
 use std::process::ExitCode;
 
 /// 128 and the number of SIGPIPE, as shells count.
-const ENDED_BY_SIGPIPE: u8 = 141;
+pub const ENDED_BY_SIGPIPE: u8 = 141;
 
 /// Runs a command; if its reader goes away, it ends without a word.
 pub fn quietly(command: impl FnOnce() -> ExitCode) -> ExitCode {

@@ -120,6 +120,14 @@ impl Host {
         command.args(args).output().unwrap()
     }
 
+    /// `mill ARGS` against this host's daemon, for a test that has more to say about it.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));
+        self.prepare(&mut command);
+        command.args(args);
+        command
+    }
+
     /// The same, and does not wait for its end.
     pub fn spawn(&self, args: &[&str]) -> Running {
         self.spawn_logged(args, "spawned.log")

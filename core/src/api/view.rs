@@ -117,6 +117,9 @@ pub struct ServiceView {
     pub wanted: u32,
     /// Deploy number of what it runs or moves to.
     pub version: Option<u64>,
+    /// The port that callers use, as its config says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Addresses of healthy replicas, `host:port`.
     pub endpoints: Vec<String>,
     /// Why it is not as wanted; empty if it is.

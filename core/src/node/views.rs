@@ -83,6 +83,7 @@ impl Node {
             healthy: count(serving()),
             wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
             version: target.map(|(number, _)| number),
+            port: target.and_then(|(_, version)| version.spec.container.port),
             endpoints: serving().filter_map(endpoint).collect(),
             waiting: self.waiting(name),
         }

@@ -5,6 +5,7 @@ mod backup;
 mod logs;
 mod nodes;
 mod routes;
+mod streams;
 mod tcp;
 
 use std::fs::Permissions;
@@ -81,8 +82,11 @@ fn spawn(serving: impl Future<Output = std::io::Result<()>> + Send + 'static) ->
 }
 
 fn router(serving: Serving) -> Router {
-    let paths =
-        routes::router().merge(nodes::router()).merge(backup::router()).merge(logs::router());
+    let paths = routes::router()
+        .merge(nodes::router())
+        .merge(backup::router())
+        .merge(logs::router())
+        .merge(streams::router());
     paths.fallback(not_found).with_state(serving)
 }
 

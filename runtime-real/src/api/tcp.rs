@@ -59,6 +59,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_within)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");

@@ -8,6 +8,7 @@ mod create;
 mod credentials;
 mod errors;
 mod events;
+mod exec;
 mod images;
 mod logs;
 mod observe;
@@ -25,6 +26,8 @@ use mill_core::name::{AllocId, NodeId};
 use tokio::time::timeout;
 
 pub use self::events::EngineSignal;
+pub(crate) use self::exec::{Command, CommandHandle, Ended, Input, Output, Part};
+pub use self::exec::{ExecWish, Terminal};
 pub use self::logs::{LogLine, LogOptions, LogStream};
 use crate::docker::errors::error;
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bollard::Docker;
 use bollard::exec::{CreateExecOptions, StartExecResults};
-use bollard::models::ExecInspectResponse;
 use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
@@ -13,11 +12,12 @@ use hyper_util::rt::TokioIo;
 use mill_core::config::model::HealthCheck;
 use mill_core::container::{OpError, OpErrorKind, OpOutput};
 use mill_core::name::AllocId;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::errors::{self, error};
+use super::exec::signal_exec;
 use super::{CALL_WITHIN, Engine, name, within};
 
 /// As much of an answer as is told.
@@ -111,7 +111,7 @@ const END_PAUSE: Duration = Duration::from_millis(100);
 async fn end(docker: Docker, id: String) {
     for _ in 0..END_LOOKS {
         match timeout(CALL_WITHIN, docker.inspect_exec(&id)).await {
-            Ok(Ok(exec)) if exec.exit_code.is_none() => kill(&exec),
+            Ok(Ok(exec)) if exec.exit_code.is_none() => signal_exec(&exec, Signal::KILL),
             // It has ended; or its container is gone, and it with it.
             Ok(Ok(_)) | Ok(Err(_)) => return,
             // The engine is busy.
@@ -132,18 +132,6 @@ pub(super) enum Ran {
     },
     /// It took too long and was killed.
     Overdue,
-}
-
-/// Kills the process of a command, if it has begun.
-fn kill(exec: &ExecInspectResponse) {
-    let (Some(pid), Some(container)) = (exec.pid, exec.container_id.as_deref()) else { return };
-    // Only if it is the container's process: the engine might count in another namespace.
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid.filter(|_| groups.contains(container)) {
-        // It may have ended just now.
-        let _ = kill_process(pid, Signal::KILL);
-    }
 }
 
 async fn connect(port: u16) -> Result<TcpStream, OpError> {

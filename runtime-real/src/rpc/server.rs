@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -21,7 +21,7 @@ use mill_core::name::NodeId;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
@@ -81,7 +81,7 @@ pub enum Caller {
 pub struct Server {
     tls: Arc<ServerConfig>,
     cluster: Arc<str>,
-    book: Arc<Mutex<Book>>,
+    book: watch::Sender<Book>,
     router: Router,
     limits: Limits,
     unproven: Arc<Semaphore>,
@@ -125,7 +125,7 @@ impl Server {
         Ok(Server {
             tls: tls::server(credentials)?,
             cluster: credentials.cluster.as_str().into(),
-            book: Arc::default(),
+            book: watch::Sender::default(),
             router,
             limits,
             unproven: Arc::new(Semaphore::new(limits.unproven)),
@@ -136,8 +136,7 @@ impl Server {
     /// Which nodes there are, with the fingerprints of their keys; every number below
     /// `known_below` that is not among them is of a node that was removed.
     pub fn set_book(&self, keys: BTreeMap<NodeId, String>, known_below: u64) {
-        *self.book.lock().expect("no code panics while it holds the book") =
-            Book { keys, known_below };
+        self.book.send_replace(Book { keys, known_below });
     }
 
     /// Serves one connection until it ends.
@@ -195,7 +194,7 @@ impl Server {
 
     /// Asked again with every request: a node may have been removed since it connected.
     fn may_speak(&self, Proven { node, key }: &Proven) -> Result<(), Refused> {
-        let book = self.book.lock().expect("no code panics while it holds the book");
+        let book = self.book.borrow();
         match book.keys.get(node) {
             Some(known) if known == key => Ok(()),
             Some(_) => {
@@ -217,6 +216,17 @@ impl Server {
                 Err(Refused::Because(text.to_owned()))
             }
         }
+    }
+
+    /// Waits until that node may speak no more; who may not from the start is told by its request.
+    async fn removed(&self, proven: Option<&Proven>) {
+        let mut book = self.book.subscribe();
+        while book.changed().await.is_ok() {
+            if proven.is_some_and(|proven| self.may_speak(proven).is_err()) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     async fn answer<S>(
@@ -259,7 +269,14 @@ impl Server {
                 .initial_stream_window_size(stream::WINDOW)
                 .initial_connection_window_size(stream::WINDOW),
         };
-        let served = serving.serve_connection(TokioIo::new(connection), service).await;
-        served.map_err(io::Error::other)
+        let served = serving.serve_connection(TokioIo::new(connection), service);
+        tokio::select! {
+            served = served => served.map_err(io::Error::other),
+            // Calls are told that it was removed; a stream is no request that could be.
+            () = self.removed(proven.as_ref()), if matches!(carries, Carries::Stream) => {
+                let text = "the node at the other end of a stream was removed";
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+            }
+        }
     }
 }

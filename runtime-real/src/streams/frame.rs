@@ -2,11 +2,11 @@
 //!
 //! A frame is its kind, the length of what follows, and that. Who asked begins with
 //! [`Frame::Ask`] and keeps its side open for as long as it listens; who answers begins with
-//! [`Frame::Opened`] and ends with [`Frame::Exited`], [`Frame::Failed`] or [`Frame::End`]. A
-//! stream that ends without one of these was cut off. A kind that is not known is passed over: a
-//! newer version's.
+//! [`Frame::Opened`] and ends with [`Frame::Exited`] or [`Frame::Failed`]. A stream that ends
+//! without one of these was cut off. A kind that is not known is passed over: a newer version's.
 
 use std::io;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -22,6 +22,8 @@ use crate::rpc::{Pieces, Stream};
 pub const FRAME_MAX: usize = 256 << 10;
 /// As much is read from a container or a socket at a time.
 pub const PIECE_BYTES: usize = 16 << 10;
+/// Where nothing is said, a beat is sent that often.
+pub(super) const BEAT_EVERY: Duration = Duration::from_secs(5);
 /// Kind and length.
 const HEAD_BYTES: usize = 5;
 
@@ -40,10 +42,12 @@ pub enum Frame {
     End,
     /// The terminal has another size now.
     Resize(Size),
-    /// The command has ended with this code.
+    /// It is over: the command has ended with this code; 0 where there is none.
     Exited(i32),
     /// It cannot be, or not any longer.
     Failed(ApiError),
+    /// Nothing: whoever sends it finds out whether the other side is still there.
+    Beat,
 }
 
 /// Where a stream leads.
@@ -75,6 +79,7 @@ impl Frame {
             Frame::Resize(size) => (5, json(size)),
             Frame::Exited(code) => (6, json(code)),
             Frame::Failed(error) => (7, json(error)),
+            Frame::Beat => (8, Bytes::new()),
         };
         let mut whole = BytesMut::with_capacity(HEAD_BYTES + bytes.len());
         whole.put_u8(kind);
@@ -108,6 +113,7 @@ impl Frame {
                 5 => Frame::Resize(parse(&bytes)?),
                 6 => Frame::Exited(parse(&bytes)?),
                 7 => Frame::Failed(parse(&bytes)?),
+                8 => Frame::Beat,
                 _ => continue,
             }));
         }
@@ -225,6 +231,7 @@ mod tests {
             Frame::Exited(-1),
             Frame::Failed(ApiError::new(ErrorCode::NotFound, "no").hint("look")),
             Frame::End,
+            Frame::Beat,
         ]
     }
 

@@ -140,7 +140,7 @@ pub(super) async fn answer(
             _ = receiver.next() => return Ok(()),
         }
     }
-    sender.send(Frame::End).await
+    sender.send(Frame::Exited(0)).await
 }
 
 /// Tells what is asked for, until that is all, or nobody listens any more.

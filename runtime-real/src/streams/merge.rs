@@ -290,8 +290,8 @@ impl Asker {
                         return Ok(());
                     }
                 }
-                Some(Frame::End) if self.query.follow => return Err("it stopped".to_owned()),
-                Some(Frame::End) => return Ok(()),
+                Some(Frame::Exited(_)) if self.query.follow => return Err("it stopped".to_owned()),
+                Some(Frame::Exited(_)) => return Ok(()),
                 Some(Frame::Failed(error)) => return Err(error.to_string()),
                 // What a newer version says besides.
                 Some(
@@ -299,7 +299,8 @@ impl Asker {
                     | Frame::Opened(_)
                     | Frame::Error(_)
                     | Frame::Resize(_)
-                    | Frame::Exited(_),
+                    | Frame::End
+                    | Frame::Beat,
                 ) => {}
                 None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).to_string()),
             }

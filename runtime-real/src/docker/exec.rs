@@ -1,0 +1,373 @@
+//! Commands in a container that somebody watches: what goes in and what comes out.
+//!
+//! The engine carries input and output over a connection that it takes over from HTTP. That is
+//! read here and not by bollard, which takes what a terminal prints for the engine's own framing
+//! where it happens to look alike. An engine cannot end a command: its process group is
+//! signalled, where that can be seen from here. Tested in `cli/tests/streams.rs`.
+
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::exec::{CreateExecOptions, ResizeExecOptions};
+use bollard::models::ExecInspectResponse;
+use bytes::{Buf as _, Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use hyper::upgrade::Upgraded;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use mill_core::container::{ContainerState, OpError, OpErrorKind};
+use mill_core::name::AllocId;
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf, split};
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+
+use super::errors::{self, error};
+use super::{CALL_WITHIN, Engine, name, within};
+use crate::streams::frame::{PIECE_BYTES, Size};
+
+/// Keys at which an engine would take its hands off a command. It holds the first back until the
+/// next one comes, so that is one that few need.
+const DETACH_KEYS: &str = "ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^";
+/// A terminal can be given its size only once its process is there.
+const RESIZE_TRIES: u32 = 20;
+const RESIZE_PAUSE: Duration = Duration::from_millis(25);
+/// How often is looked whether a command has ended, and for how long.
+const END_PAUSE: Duration = Duration::from_millis(50);
+const END_LOOKS: u32 = 100;
+/// Looks between the signal that asks a command to end and the one that does not.
+const HANG_UP_LOOKS: u32 = 40;
+/// The most of what an engine says that is told.
+const SAID_MAX: usize = 4 << 10;
+/// What an engine prints where the command should, when that cannot be begun.
+const CANNOT_BEGIN: &[u8] = b"OCI runtime exec failed";
+/// Exit codes of commands that could not be begun, as shells have them (POSIX, 2.8.2).
+const NOT_EXECUTABLE: i64 = 126;
+const NOT_FOUND: i64 = 127;
+
+/// What is to be run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExecWish {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Whether anything goes in.
+    pub stdin: bool,
+    /// The terminal that it is given; without, its output and its errors stay apart.
+    pub tty: Option<Terminal>,
+}
+
+/// A person's terminal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Terminal {
+    /// Its size.
+    pub size: Size,
+    /// What it is, as `$TERM` says.
+    pub kind: Option<String>,
+}
+
+/// A command that has begun.
+pub(crate) struct Command {
+    pub(crate) handle: CommandHandle,
+    pub(crate) input: Input,
+    pub(crate) output: Output,
+}
+
+/// What can be asked about a command and done to it, whoever reads and writes. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct CommandHandle {
+    docker: Docker,
+    id: String,
+    doing: String,
+}
+
+/// What goes in.
+pub(crate) struct Input(WriteHalf<TokioIo<Upgraded>>);
+
+/// What comes out.
+pub(crate) struct Output {
+    from: ReadHalf<TokioIo<Upgraded>>,
+    buffer: BytesMut,
+    /// Where output and errors are told apart: whose the next bytes are, and how many.
+    part: Option<(Part, usize)>,
+    is_tty: bool,
+}
+
+/// What a piece of output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Standard output, or a terminal.
+    Output,
+    /// Standard error.
+    Error,
+}
+
+/// How a command ended.
+pub(crate) enum Ended {
+    /// With this code.
+    Exited(i32),
+    /// There is no such program; in the engine's words.
+    NotFound(String),
+    /// The program cannot be run.
+    NotExecutable(String),
+    /// It has not: the engine only stopped to carry what it prints.
+    Runs,
+}
+
+impl Engine {
+    /// Begins a command in an alloc's container.
+    ///
+    /// # Errors
+    /// When the container is not there or does not run, or the engine refuses.
+    pub(crate) async fn begin_exec(
+        &self,
+        alloc: &AllocId,
+        wish: ExecWish,
+    ) -> Result<Command, OpError> {
+        let docker = self.docker().await?;
+        let doing = format!("running a command in {alloc}");
+        match self.find(&docker, alloc).await?.map(|found| found.state) {
+            Some(ContainerState::Running) => {}
+            Some(ContainerState::Created) => {
+                let detail = format!("{alloc} is not running: its container was not started yet");
+                return Err(error(OpErrorKind::Unhealthy, detail));
+            }
+            Some(ContainerState::Exited(exit)) => {
+                let code = exit.code;
+                let detail = format!("{alloc} is not running: it ended with exit code {code}");
+                return Err(error(OpErrorKind::Unhealthy, detail));
+            }
+            None => {
+                let detail = format!("{alloc} has no container any more, or not yet");
+                return Err(error(OpErrorKind::Gone, detail));
+            }
+        }
+        let kind = wish.tty.as_ref().and_then(|tty| tty.kind.as_ref());
+        let options = CreateExecOptions {
+            attach_stdin: Some(wish.stdin),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(wish.tty.is_some()),
+            detach_keys: Some(DETACH_KEYS.to_owned()),
+            env: kind.map(|kind| vec![format!("TERM={kind}")]),
+            cmd: Some(wish.command),
+            ..CreateExecOptions::default()
+        };
+        let container = name(alloc);
+        let created = docker.create_exec(&container, options);
+        let id = within(CALL_WITHIN, &doing, created).await?.id;
+        let is_tty = wish.tty.is_some();
+        let started = timeout(CALL_WITHIN, self.take_over(&id, is_tty)).await;
+        let started = started.map_err(|_| errors::silent(&doing))?;
+        let failed = |why| error(OpErrorKind::Other, format!("{doing}: {why}"));
+        let (read, write) = split(TokioIo::new(started.map_err(failed)?));
+        let handle = CommandHandle { docker, id, doing };
+        if let Some(tty) = wish.tty {
+            tokio::spawn(handle.clone().resize(tty.size));
+        }
+        let output = Output { from: read, buffer: BytesMut::new(), part: None, is_tty };
+        Ok(Command { handle, input: Input(write), output })
+    }
+
+    /// Starts it, and takes its input and output over.
+    async fn take_over(&self, id: &str, is_tty: bool) -> Result<Upgraded, String> {
+        let socket = UnixStream::connect(&self.shared.socket).await;
+        let socket = socket.map_err(|cause| format!("the engine does not answer: {cause}"))?;
+        let of = |cause: hyper::Error| errors::chain(&cause);
+        let greeted = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await;
+        let (mut sender, connection) = greeted.map_err(of)?;
+        tokio::spawn(connection.with_upgrades());
+        let body = json!({ "Detach": false, "Tty": is_tty }).to_string();
+        let request = Request::post(format!("/exec/{id}/start"))
+            .header(HOST, "engine")
+            .header(CONTENT_TYPE, "application/json")
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "tcp")
+            .body(Full::new(Bytes::from(body)));
+        let request = request.map_err(|cause| cause.to_string())?;
+        let response = sender.send_request(request).await.map_err(of)?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return hyper::upgrade::on(response).await.map_err(of);
+        }
+        let status = response.status();
+        let said = response.into_body().collect().await.map_err(of)?.to_bytes();
+        let said = &said[..said.len().min(SAID_MAX)];
+        Err(format!("the engine answered {status}: {}", String::from_utf8_lossy(said)))
+    }
+}
+
+impl CommandHandle {
+    /// Gives its terminal another size.
+    pub(crate) async fn resize(self, size: Size) {
+        let options = ResizeExecOptions { height: size.rows, width: size.columns };
+        for _ in 0..RESIZE_TRIES {
+            match timeout(CALL_WITHIN, self.docker.resize_exec(&self.id, options)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(_)) | Err(_) => sleep(RESIZE_PAUSE).await,
+            }
+        }
+    }
+
+    /// How it ended, once it prints nothing any more; `said` is how that began.
+    pub(crate) async fn ended(&self, said: &[u8]) -> Result<Ended, OpError> {
+        for _ in 0..END_LOOKS {
+            let looked = self.docker.inspect_exec(&self.id);
+            let exec = within(CALL_WITHIN, &self.doing, looked).await?;
+            let Some(code) = exec.exit_code.filter(|_| exec.running != Some(true)) else {
+                sleep(END_PAUSE).await;
+                continue;
+            };
+            let why = || errors::cleaned(&String::from_utf8_lossy(said));
+            return Ok(match code {
+                NOT_EXECUTABLE | NOT_FOUND if said.starts_with(CANNOT_BEGIN) => {
+                    let why = why();
+                    // Engines before version 23 have one code for both.
+                    match why.contains("permission denied") {
+                        true => Ended::NotExecutable(why),
+                        false => Ended::NotFound(why),
+                    }
+                }
+                code => Ended::Exited(i32::try_from(code).unwrap_or(i32::MAX)),
+            });
+        }
+        Ok(Ended::Runs)
+    }
+
+    /// Ends it, as a terminal does that is closed, and by force if that does not help. Of what it
+    /// has begun, that ends with it which is in its process group or that of its terminal.
+    pub(crate) async fn hang_up(self) {
+        for look in 0..END_LOOKS {
+            match timeout(CALL_WITHIN, self.docker.inspect_exec(&self.id)).await {
+                Ok(Ok(exec)) if exec.exit_code.is_none() => {
+                    let signal = if look < HANG_UP_LOOKS { Signal::HUP } else { Signal::KILL };
+                    signal_exec(&exec, signal);
+                }
+                // It has ended; or its container is gone, and it with it.
+                Ok(Ok(_)) | Ok(Err(_)) => return,
+                // The engine is busy.
+                Err(_) => {}
+            }
+            sleep(END_PAUSE).await;
+        }
+    }
+}
+
+/// Signals the processes of a command, if it has begun.
+pub(super) fn signal_exec(exec: &ExecInspectResponse, signal: Signal) {
+    let (Some(pid), Some(container)) = (exec.pid, exec.container_id.as_deref()) else { return };
+    // Only if it is the container's process: the engine might count in another namespace.
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid.filter(|_| groups.contains(container)) {
+        // It may have ended just now.
+        let _ = match getpgid(Some(pid)) {
+            Ok(group) if group == pid => kill_process_group(pid, signal),
+            Ok(_) | Err(_) => kill_process(pid, signal),
+        };
+    }
+}
+
+impl Input {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write_all(bytes).await?;
+        self.0.flush().await
+    }
+
+    /// Nothing more goes in.
+    pub(crate) async fn end(&mut self) -> std::io::Result<()> {
+        self.0.shutdown().await
+    }
+}
+
+impl Output {
+    /// The next piece; `None` at the end. Nothing is lost when this is given up.
+    pub(crate) async fn next(&mut self) -> std::io::Result<Option<(Part, Bytes)>> {
+        loop {
+            if let Some(piece) = self.piece()? {
+                return Ok(Some(piece));
+            }
+            self.buffer.reserve(PIECE_BYTES);
+            if self.from.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn piece(&mut self) -> std::io::Result<Option<(Part, Bytes)>> {
+        cut(&mut self.buffer, &mut self.part, self.is_tty)
+    }
+}
+
+/// Takes what is there of the next piece. Without a terminal, the engine writes before each part
+/// whose it is and how long, in eight bytes (Docker Engine API, "Stream format").
+fn cut(
+    buffer: &mut BytesMut,
+    part: &mut Option<(Part, usize)>,
+    is_tty: bool,
+) -> std::io::Result<Option<(Part, Bytes)>> {
+    loop {
+        let (whose, left) = match *part {
+            _ if is_tty => (Part::Output, buffer.len()),
+            Some(part) => part,
+            None => {
+                let Some(([kind, _, _, _, length @ ..], _)) = buffer.split_first_chunk::<8>()
+                else {
+                    return Ok(None);
+                };
+                let whose = match kind {
+                    0 | 1 => Part::Output,
+                    2 => Part::Error,
+                    _ => return Err(std::io::Error::other("the engine's framing is not known")),
+                };
+                *part = Some((whose, u32::from_be_bytes(*length) as usize));
+                buffer.advance(8);
+                continue;
+            }
+        };
+        let taken = left.min(buffer.len()).min(PIECE_BYTES);
+        *part = Some((whose, left - taken)).filter(|(_, left)| *left > 0);
+        match taken {
+            0 if left == 0 && !is_tty => {}
+            0 => return Ok(None),
+            _ => return Ok(Some((whose, buffer.split_to(taken).freeze()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_and_errors_are_told_apart_however_they_arrive() {
+        let whole = [
+            &[1, 0, 0, 0, 0, 0, 0, 3][..],
+            b"out",
+            &[2, 0, 0, 0, 0, 0, 0, 0],
+            &[2, 0, 0, 0, 0, 0, 0, 5],
+            b"error",
+        ]
+        .concat();
+        for size in 1..whole.len() {
+            let (mut buffer, mut part) = (BytesMut::new(), None);
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            for chunk in whole.chunks(size) {
+                buffer.extend_from_slice(chunk);
+                while let Some((whose, piece)) = cut(&mut buffer, &mut part, false).unwrap() {
+                    if whose == Part::Output { &mut out } else { &mut err }.extend(piece);
+                }
+            }
+            assert_eq!((&out[..], &err[..]), (&b"out"[..], &b"error"[..]), "{size}");
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_prints_is_taken_as_it_is() {
+        let mut buffer = BytesMut::from(&[1, 0, 0, 0, 255, 255, 255, 255, 7][..]);
+        let (whose, piece) = cut(&mut buffer, &mut None, true).unwrap().unwrap();
+        assert_eq!((whose, &piece[..]), (Part::Output, &[1, 0, 0, 0, 255, 255, 255, 255, 7][..]));
+        assert!(cut(&mut buffer, &mut None, true).unwrap().is_none());
+    }
+}
