@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mill_core::api::ErrorCode;
+use mill_core::api::{ApiError, ErrorCode};
 use mill_runtime_real::streams::{Ask, Closer, carry};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
@@ -126,7 +126,7 @@ async fn carried(client: Client, ask: Ask, socket: TcpStream, told: mpsc::Sender
             reset(socket);
             match failure {
                 Failure::Refused(error) if error.code == ErrorCode::NotFound => {
-                    Some(Told::Over(Failure::Refused(error)))
+                    Some(over_or_moved(&client, ask, error).await)
                 }
                 Failure::Refused(error) => Some(Told::Trouble(error.to_string())),
                 Failure::Failed(text) | Failure::Usage(text) | Failure::Unreachable(text) => {
@@ -139,6 +139,21 @@ async fn carried(client: Client, ask: Ask, socket: TcpStream, told: mpsc::Sender
     if let Some(now) = told_now {
         // It may have been ended meanwhile.
         let _ = told.send(now).await;
+    }
+}
+
+/// A replica that ended just now may have been replaced: only what is not there when it is looked
+/// for again has ended for good.
+async fn over_or_moved(client: &Client, ask: Ask, error: ApiError) -> Told {
+    let look = match ask {
+        Ask::Forward { target, port, .. } => Ask::Forward { target, port, look: true },
+        Ask::Exec { .. } => ask,
+    };
+    match client.stream(&look).await {
+        Err(Failure::Refused(again)) if again.code == ErrorCode::NotFound => {
+            Told::Over(Failure::Refused(again))
+        }
+        Ok(_) | Err(_) => Told::Trouble(error.to_string()),
     }
 }
 

@@ -160,8 +160,10 @@ impl Engine {
         let id = within(CALL_WITHIN, &doing, created).await?.id;
         let is_tty = wish.tty.is_some();
         let started = timeout(CALL_WITHIN, self.take_over(&id, is_tty)).await;
-        let started = started.map_err(|_| errors::silent(&doing))?;
+        // Whoever reads this must not run it elsewhere: it may have begun.
         let failed = |why| error(OpErrorKind::Other, format!("{doing}: {why}"));
+        let silent = |_| failed("the engine did not say whether it began".to_owned());
+        let started = started.map_err(silent)?;
         let (read, write) = split(TokioIo::new(started.map_err(failed)?));
         let handle = CommandHandle { docker, id, doing };
         if let Some(tty) = wish.tty {

@@ -46,9 +46,11 @@ impl Streams {
             | OpErrorKind::ImageMissing
             | OpErrorKind::RegistryDown
             | OpErrorKind::RegistryRefused
-            | OpErrorKind::PortTaken
-            | OpErrorKind::TimedOut
-            | OpErrorKind::Other => ApiError::new(ErrorCode::Internal, message),
+            | OpErrorKind::PortTaken => ApiError::new(ErrorCode::Internal, message),
+            // It may have begun, so it is not tried on another replica.
+            OpErrorKind::TimedOut | OpErrorKind::Other => {
+                ApiError::new(ErrorCode::Unknown, message)
+            }
         }
     }
 }
