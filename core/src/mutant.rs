@@ -9,8 +9,8 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mutant {
-    /// A decision is applied though nodes were removed, drained or labelled since it was made.
-    MembershipFenceDropped = 1,
+    /// A decision is applied though what it serves was changed since it was made.
+    IntentFenceDropped = 1,
     /// A deploy is begun though another runs, or took its number.
     StaleDeployAccepted,
     /// A deploy that goes back leaves its services at what they were to become.

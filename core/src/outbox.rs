@@ -49,12 +49,12 @@ impl Outbox {
     pub fn propose(
         &mut self,
         wall: Wall,
-        membership: Option<u64>,
+        intent: Option<u64>,
         commands: Vec<Command>,
     ) -> ProposalId {
         let id = ProposalId { node: self.node, boot: self.boot, seq: self.next_proposal };
         self.next_proposal += 1;
-        self.push(Effect::Propose { entry: Box::new(Entry { id, wall, membership, commands }) });
+        self.push(Effect::Propose { entry: Box::new(Entry { id, wall, intent, commands }) });
         id
     }
 }

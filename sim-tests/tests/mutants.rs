@@ -83,7 +83,7 @@ macro_rules! bugs {
 bugs! {
     a_stale_deploy_is_accepted: Core(Mutant::StaleDeployAccepted),
         within 10, by ["acknowledged", "forward"];
-    a_decision_counts_on_a_node_that_is_gone: Busy(Mutant::MembershipFenceDropped),
+    a_decision_counts_on_a_node_that_is_gone: Busy(Mutant::IntentFenceDropped),
         within 40, by ["floor", "whole", "placed"];
     a_deploy_that_went_back_keeps_the_new: Core(Mutant::RollbackKeepsTheNew),
         within 10, by ["whole", "liveness"];

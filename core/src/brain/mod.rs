@@ -224,7 +224,7 @@ impl Brain {
             let fits = fits(&entry);
             self.dirty = entry.len() > fits;
             entry.truncate(fits);
-            let decided_under = Some(cluster.membership);
+            let decided_under = Some(cluster.intent);
             self.in_flight = Some(out.propose(now.wall, decided_under, entry));
         }
     }
@@ -304,7 +304,7 @@ fn ahead(cluster: &Cluster, now: Now, commands: &[Command]) -> Option<Cluster> {
     let mut ahead = cluster.clone();
     let at = Revision { index: cluster.revision.index + 1, ..cluster.revision };
     let id = ProposalId { node: NodeId(0), boot: 0, seq: 0 };
-    ahead.apply(at, &Entry { id, wall: now.wall, membership: None, commands: commands.to_vec() });
+    ahead.apply(at, &Entry { id, wall: now.wall, intent: None, commands: commands.to_vec() });
     Some(ahead)
 }
 

@@ -284,7 +284,7 @@ impl Cluster {
             self.prune(&service);
         }
         self.nodes.remove(&node);
-        self.membership += 1;
+        self.intent += 1;
         self.history.record(wall, node, format!("node {name} was removed"));
         Ok(Reply::Done)
     }
@@ -300,7 +300,7 @@ impl Cluster {
             return Err(stale(format!("node {} is known like that", record.name)));
         }
         record.draining = draining;
-        self.membership += 1;
+        self.intent += 1;
         let text = match draining {
             true => format!("node {} drains: it gets nothing new and is emptied", record.name),
             false => format!("node {} takes containers again", record.name),
@@ -329,7 +329,7 @@ impl Cluster {
             return Err(stale(format!("node {} is known like that", record.name)));
         }
         record.labels = labels;
-        self.membership += 1;
+        self.intent += 1;
         let text = format!("the labels of node {} were changed", record.name);
         self.history.record(wall, node, text);
         Ok(Reply::Done)

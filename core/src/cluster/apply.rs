@@ -137,10 +137,12 @@ impl Cluster {
     }
 
     fn is_timely(&self, entry: &Entry, command: &Command) -> Result<(), Refusal> {
-        let other = entry.membership.is_some_and(|membership| membership != self.membership);
-        let fenced = other && !mutant::is(Mutant::MembershipFenceDropped);
+        let other = entry.intent.is_some_and(|intent| intent != self.intent);
+        let fenced = other && !mutant::is(Mutant::IntentFenceDropped);
         match fenced && command.is_decision() {
-            true => Err(stale("nodes were removed, drained or labelled since this was decided")),
+            true => {
+                Err(stale("what is wanted, or where it may be, was changed since this was decided"))
+            }
             false => Ok(()),
         }
     }

@@ -35,10 +35,11 @@ pub struct Entry {
     pub id: ProposalId,
     /// The proposer's wall clock, for what people read.
     pub wall: Wall,
-    /// The [`crate::cluster::Cluster::membership`] that its decisions were made for: they are
-    /// refused under another, when a node may have been removed that they count on.
+    /// The [`crate::cluster::Cluster::intent`] that its decisions were made for: they are refused
+    /// under another, when a node may have been removed that they count on, or their deploy
+    /// cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub membership: Option<u64>,
+    pub intent: Option<u64>,
     /// What to do, at most [`COMMANDS_PER_ENTRY`].
     pub commands: Vec<Command>,
 }

@@ -100,7 +100,7 @@ mod tests {
     fn apply(cluster: &mut Cluster, command: Command) -> Result<Reply, Refusal> {
         let at = Revision { epoch: 0, index: cluster.revision.index + 1 };
         let id = ProposalId { node: NodeId(1), boot: 1, seq: at.index };
-        let entry = Entry { id, wall: Wall(0), membership: None, commands: vec![command] };
+        let entry = Entry { id, wall: Wall(0), intent: None, commands: vec![command] };
         cluster.apply(at, &entry).remove(0)
     }
 

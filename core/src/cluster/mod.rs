@@ -71,9 +71,10 @@ pub struct Cluster {
     pub history: history::History,
     /// Number of the last deploy ever started.
     pub last_deploy: u64,
-    /// How often a node was removed, drained or labelled anew: what was decided before may count on
-    /// one that is not there any more.
-    pub membership: u64,
+    /// How often what decisions serve was changed: a node removed, drained or labelled anew, a
+    /// deploy started or moved on. What was decided before may count on a node that is not there
+    /// any more, or do what is not wanted any more.
+    pub intent: u64,
     /// Number of the next node to be admitted.
     pub next_node: u64,
     /// Rights to join, by the hash of their secret.

@@ -34,6 +34,7 @@ impl Cluster {
         images: &BTreeMap<Name, PinnedImage>,
     ) {
         self.last_deploy = number;
+        self.intent += 1;
         for (name, spec) in changes {
             let to = spec.as_ref().map(|_| number);
             let service = self.services.entry(name.clone()).or_insert_with(|| Service {
@@ -112,6 +113,7 @@ impl Cluster {
         if deploy.state != *from || deploy.state.is_end() {
             return Err(stale(format!("deploy #{number} is not there any more")));
         }
+        self.intent += 1;
         deploy.state = to.clone();
         if to.is_end() {
             deploy.ended = Some(wall);

@@ -69,7 +69,7 @@ impl Cluster {
         }
         let Read { mut cluster } = serde_json::from_slice(bytes).map_err(BadSnapshot::Malformed)?;
         if mutant::is(Mutant::SnapshotLosesField) {
-            cluster.membership = 0;
+            cluster.intent = 0;
         }
         if !mutant::is(Mutant::SnapshotLosesIndex) {
             cluster.index();

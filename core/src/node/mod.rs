@@ -268,7 +268,7 @@ impl Node {
         let results = self.cluster.apply(at, entry);
         self.knows_the_rules();
         if entry.id.node == self.config.id && entry.id.boot == self.config.facts.boot {
-            self.cluster.membership += u64::from(mutant::is(Mutant::ProposerAppliesMore));
+            self.cluster.intent += u64::from(mutant::is(Mutant::ProposerAppliesMore));
             self.proposal_done(entry.id, &results);
         }
         if let Some(brain) = &mut self.brain {

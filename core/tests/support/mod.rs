@@ -100,7 +100,7 @@ impl Leader {
         let commands = vec![Command::AdmitNode { admission, token: None }];
         self.log += 1;
         let at = Revision { epoch: 0, index: self.log };
-        let entry = Arc::new(Entry { id, wall: Wall(0), membership: None, commands });
+        let entry = Arc::new(Entry { id, wall: Wall(0), intent: None, commands });
         self.handle(Event::Committed { at, entry });
     }
 

@@ -18,7 +18,7 @@ impl Invariant for Storm {
 
     fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
         let Moment::Committed { entry, held, .. } = moment else { return Ok(()) };
-        if entry.membership.is_none() {
+        if entry.intent.is_none() {
             return Ok(());
         }
         self.0 = if *held == 0 { self.0 + 1 } else { 0 };

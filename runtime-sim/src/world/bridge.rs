@@ -226,7 +226,7 @@ mod tests {
 
     fn entry(seq: u64) -> Box<Entry> {
         let id = ProposalId { node: NODE, boot: 1, seq };
-        Box::new(Entry { id, wall: Wall(0), membership: None, commands: Vec::new() })
+        Box::new(Entry { id, wall: Wall(0), intent: None, commands: Vec::new() })
     }
 
     fn committed(index: u64, seq: u64) -> Said {

@@ -261,7 +261,7 @@ impl Stage {
     fn commit(&mut self, command: Command) {
         let at = Revision { epoch: 0, index: self.cluster.revision.index + 1 };
         let id = ProposalId { node: NodeId(1), boot: 1, seq: at.index };
-        let entry = Entry { id, wall: Wall(at.index), membership: None, commands: vec![command] };
+        let entry = Entry { id, wall: Wall(at.index), intent: None, commands: vec![command] };
         let results = self.cluster.apply(at, &entry);
         assert!(results.iter().all(Result::is_ok), "{results:?}: {entry:?}");
     }

@@ -5,8 +5,8 @@ use mill_core::cluster::deploy::{DeployKind, DeployState};
 use mill_core::cluster::past::RETURNS_KEPT;
 use mill_core::container::Digest;
 use mill_core::units::Millis;
-use mill_runtime_sim::Fault;
 use mill_runtime_sim::models::registry::Behaviour;
+use mill_runtime_sim::{Fault, World};
 use mill_sim_tests::Scenario;
 
 use crate::WEB;
@@ -169,6 +169,36 @@ fn a_deploy_whose_images_are_still_looked_for_is_cancelled_at_once() {
     assert_eq!(scenario.world.cluster().deploys[&number].state, DeployState::RolledBack { reason });
     scenario.settled();
     assert!(scenario.world.cluster().services.is_empty());
+}
+
+#[test]
+fn what_was_decided_before_a_deploy_was_cancelled_is_not_done_after_it() {
+    // Found by seeds 0x6cc and 0xb9e: under the new version the old replica goes first, under the
+    // one before it must not.
+    let first = WEB.replace("[service.web]", "[service.web]\nreplicas = 2");
+    let careless = "\n[service.web.update]\norder = \"stop-first\"\n";
+    let then = first.replace("web:1", "web:2") + careless;
+    let half_way = |world: &World| {
+        let allocs = world.cluster().allocs.values();
+        allocs.filter(|alloc| alloc.slot.index == 1 && !alloc.is_wanted()).count() == 1
+    };
+    let begun = || {
+        let mut scenario = one_node(&["web:1", "web:2"]);
+        scenario.run(&first);
+        let number = scenario.start(&then);
+        (scenario, number)
+    };
+    let (mut undisturbed, _) = begun();
+    let since = undisturbed.world.now();
+    undisturbed.until("the second goes", half_way);
+    let goes = undisturbed.world.now().since(since);
+    for before in 0..30 {
+        let (mut scenario, number) = begun();
+        scenario.wait(Millis(goes.0 - before));
+        assert_eq!(scenario.ask(Request::Cancel { number: Some(number) }), Ok(Answer::Done));
+        scenario.settled();
+        assert_eq!(scenario.healthy("web"), 2);
+    }
 }
 
 #[test]

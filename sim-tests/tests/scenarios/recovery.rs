@@ -43,7 +43,7 @@ fn a_survivor_keeps_what_runs_on_it_and_all_others_are_removed() {
         assert_eq!(alloc.status.phase, Phase::Stopped);
         assert!(matches!(alloc.desired, Desired::Stop { .. }));
     }
-    assert!(after.tokens.is_empty() && after.membership > before.membership);
+    assert!(after.tokens.is_empty() && after.intent > before.intent);
     assert_eq!(after.services, before.services, "what is wanted stays wanted");
     // Numbers go on: a node that was removed can never be taken for a new one.
     assert!(after.next_node >= before.next_node + 1_000);
