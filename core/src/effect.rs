@@ -57,6 +57,8 @@ pub enum Effect {
         peers: BTreeMap<NodeId, Peer>,
         /// Below this number, whoever is not among them was removed.
         known_below: NodeId,
+        /// Whether that is so now, and worth keeping; not what was so long ago, for want of better.
+        current: bool,
     },
     /// Let these vote and those follow. A level, asked for by the leader, and again after a while
     /// for as long as `Members` says something else.

@@ -1,8 +1,8 @@
 //! The address book on disk: where the other nodes were when this one last knew, so that it can
 //! speak to them before it has read the log again, or any of it.
 //!
-//! A copy of what the log says, and no more than that: a book that is lost or cannot be read costs
-//! nothing but a little time.
+//! A copy of what the log says, and no more than that. Without one that can be read, a node takes
+//! what its own part of the log says, which may be older.
 
 use std::collections::BTreeMap;
 use std::io;

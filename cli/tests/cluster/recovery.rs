@@ -60,6 +60,26 @@ fn one_machine_of_three_goes_on_alone_and_the_lost_ones_end_when_they_are_back()
 }
 
 #[test]
+fn nodes_that_lost_their_address_books_find_each_other_all_the_same() {
+    let Some(mut machines) = Machines::with_cluster(3) else { return };
+    for machine in 1..=3 {
+        machines.kill_daemon(machine);
+    }
+    for machine in 1..=3 {
+        std::fs::remove_file(machines.path(machine, "mill").join("peers.json")).unwrap();
+    }
+    for machine in 1..=3 {
+        machines.init_on(machine);
+    }
+    machines.eventually("a write is accepted", |machines| {
+        machines.mill(2, &["node", "label", "m1", "found=yes"]).status.success()
+    });
+    machines.eventually("they have a book again", |machines| {
+        (1..=3).all(|machine| machines.path(machine, "mill").join("peers.json").exists())
+    });
+}
+
+#[test]
 fn a_backup_brings_a_cluster_back_on_a_new_machine() {
     let Some(mut machines) = Machines::start(2) else { return };
     machines.init();

@@ -4,7 +4,8 @@
 //! `apply` may branch on [`Cluster::features`] and never on what the program itself can do, so that
 //! every node comes to the same state. The level is raised by a command, once every member's
 //! program supports the next, and never lowered. A program that finds a level above its own stops:
-//! it could not know what it applies. Tested below and in `sim-tests/tests/scenarios/upgrades.rs`.
+//! it could not know what it applies. Before the first release there is one level, which changes as
+//! the program does. Tested below and in `sim-tests/tests/scenarios/upgrades.rs`.
 
 use std::fmt;
 

@@ -62,7 +62,8 @@ pub struct Cluster {
     pub services: BTreeMap<Name, deploy::Service>,
     /// Every alloc that is live, or ended lately.
     pub allocs: BTreeMap<AllocId, alloc::Alloc>,
-    /// The last [`DEPLOYS_KEPT`] deploys, by number.
+    /// The last [`DEPLOYS_KEPT`] deploys by number, and as many older ones at most that can be
+    /// gone back to.
     pub deploys: BTreeMap<u64, deploy::Deploy>,
     /// Versions of services that past deploys left, by the number of the deploy that made each.
     #[serde(default)]
@@ -84,7 +85,7 @@ pub struct Cluster {
     by_node: BTreeMap<NodeId, BTreeSet<AllocId>>,
 }
 
-/// Deploys that are kept, the latest first.
+/// Deploys that are kept, whatever became of them.
 pub const DEPLOYS_KEPT: usize = 50;
 
 impl Cluster {

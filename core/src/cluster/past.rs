@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
 use crate::cluster::deploy::{Deploy, Version};
+use crate::cluster::{Cluster, DEPLOYS_KEPT};
 use crate::name::Name;
 
 /// How many of its successful deploys a project can go back to.
@@ -57,6 +57,15 @@ impl Cluster {
             }
         }
         self.forget_past();
+    }
+
+    /// Drops old deploys; of those that can be gone back to, only when there are too many.
+    pub(super) fn forget_deploys(&mut self) {
+        let oldest = self.last_deploy.saturating_sub(DEPLOYS_KEPT as u64);
+        self.deploys.retain(|number, deploy| *number > oldest || deploy.left.is_some());
+        while self.deploys.len() > 2 * DEPLOYS_KEPT {
+            self.deploys.pop_first();
+        }
     }
 
     /// Drops versions that no kept deploy left.

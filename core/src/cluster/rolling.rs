@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::apply::{missing, stale};
-use super::{Cluster, DEPLOYS_KEPT, Refusal, Reply};
+use super::{Cluster, Refusal, Reply};
 use crate::cluster::deploy::{Change, Deploy, DeployState, Goal, Service, Version};
 use crate::config::model::ServiceSpec;
 use crate::container::PinnedImage;
@@ -72,9 +72,7 @@ impl Cluster {
         let text = format!("deploy #{number} of {project} started{back}: {services}");
         self.history.record(deploy.started, format!("#{number}"), text);
         self.deploys.insert(number, deploy);
-        while self.deploys.len() > DEPLOYS_KEPT {
-            self.deploys.pop_first();
-        }
+        self.forget_deploys();
         self.forget_past();
     }
 

@@ -25,9 +25,15 @@ pub(super) struct Freshness {
     sent: VecDeque<(u64, Mono)>,
     /// When those were sent that were heard, and what was committed by then.
     heard: VecDeque<(Mono, Revision)>,
-    /// This node leads, and stood still: another may lead by now. The last request that had come
-    /// by then: what a quorum says of a later one, it says of now.
-    doubted: Option<Option<RequestId>>,
+    /// This node leads, and stood still: another may lead by now.
+    doubted: Option<Doubt>,
+}
+
+/// Since when a leader is not sure that it leads.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Doubt {
+    /// The last request that had come by then: what a quorum says of a later one, it says of now.
+    latest: Option<RequestId>,
 }
 
 impl Freshness {
@@ -61,12 +67,12 @@ impl Freshness {
 
     /// This node led when it stood still.
     pub fn doubt(&mut self, latest: Option<RequestId>) {
-        self.doubted = Some(latest);
+        self.doubted = Some(Doubt { latest });
     }
 
     /// A quorum said that it leads, when that was asked for a request.
     pub fn confirmed(&mut self, request: RequestId) {
-        self.doubted.take_if(|latest| Some(request) > *latest);
+        self.doubted.take_if(|doubt| Some(request) > doubt.latest);
     }
 
     /// It has heard who leads.
@@ -112,6 +118,19 @@ mod tests {
         freshness.heard(2, at(9), at(5));
         assert_eq!(freshness.age(second(3), at(8)), Age::AtMost(Millis::secs(2)));
         assert_eq!(freshness.age(second(3), at(9)), Age::AtMost(Millis::secs(1)));
+    }
+
+    #[test]
+    fn a_doubt_survives_being_written_down() {
+        let mut freshness = Freshness::default();
+        freshness.sent(second(1), 1);
+        freshness.heard(1, at(5), at(5));
+        freshness.doubt(None);
+        let text = serde_json::to_string(&freshness).unwrap();
+        let mut read: Freshness = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.age(second(2), at(5)), Age::Unknown);
+        read.confirmed(RequestId(0));
+        assert_eq!(read.age(second(2), at(5)), Age::AtMost(Millis::secs(1)));
     }
 
     #[test]

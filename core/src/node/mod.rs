@@ -50,6 +50,9 @@ pub struct NodeConfig {
     pub facts: NodeFacts,
     /// The clockwork.
     pub timing: Timing,
+    /// Whether it has an address book, from when it last knew where the others are. Without one it
+    /// gives out what it reads in its log, however old: it has nothing better to find them by.
+    pub has_book: bool,
 }
 
 /// What the first node of a cluster is, which nobody admits.
@@ -128,6 +131,8 @@ pub struct Node {
     retired: bool,
     /// The address book that was given out last.
     peers: BTreeMap<NodeId, Peer>,
+    /// Whether that was given out as what is so now.
+    peers_current: bool,
     freshness: Freshness,
     next_heartbeat: Mono,
     /// When another node is asked whether this one is still a member.
@@ -168,6 +173,7 @@ impl Node {
             members_changed: false,
             retired: false,
             peers: BTreeMap::new(),
+            peers_current: false,
             freshness: Freshness::default(),
             next_heartbeat: now.mono,
             next_hello: now.mono + config.timing.down_after,
@@ -326,9 +332,10 @@ impl Node {
         );
     }
 
-    /// Gives out the address book, if it is another; not while the state is one of long ago.
+    /// Gives out the address book, if it is another; not while the state is one of long ago and
+    /// there is a better book.
     fn publish_peers(&mut self) {
-        if !self.caught_up {
+        if !self.caught_up && self.config.has_book {
             return;
         }
         let members = self.cluster.nodes.iter();
@@ -338,12 +345,14 @@ impl Node {
                 known == id && peer.rpc == record.facts.rpc && peer.key == record.key
             })
         });
-        if same && known.next().is_none() {
+        if same && known.next().is_none() && self.peers_current == self.caught_up {
             return;
         }
         self.peers = self.members_at();
+        self.peers_current = self.caught_up;
         let known_below = NodeId(self.cluster.next_node);
-        self.out.push(Effect::Peers { peers: self.peers.clone(), known_below });
+        let (peers, current) = (self.peers.clone(), self.caught_up);
+        self.out.push(Effect::Peers { peers, known_below, current });
     }
 
     /// Where every member is.

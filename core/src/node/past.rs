@@ -101,8 +101,7 @@ impl Node {
         let error = |code, message: String| Err(ApiError::new(code, message).hint(hint));
         let Some(to) = to else {
             let project = self.the_project(project)?;
-            // The latest is what runs.
-            return match self.cluster.returns(&project).nth(1) {
+            return match self.before(&project) {
                 Some(before) => Ok(before),
                 None => error(
                     ErrorCode::NotFound,
@@ -137,6 +136,20 @@ impl Node {
                 ),
             ),
         }
+    }
+
+    /// The latest successful deploy that left something else than what a project runs. One that
+    /// went back counts as what it went back to: to go back twice is to go back further.
+    fn before(&self, project: &Name) -> Option<(u64, &Deploy)> {
+        let (mut runs, mut deploy) = self.cluster.returns(project).next()?;
+        while let Some(to) = deploy.back_to
+            && let Some(earlier) = self.cluster.deploys.get(&to)
+        {
+            (runs, deploy) = (to, earlier);
+        }
+        let left = self.cluster.left_by(deploy);
+        let mut earlier = self.cluster.returns(project).filter(|(number, _)| *number < runs);
+        earlier.find(|(_, deploy)| !is_same(&self.cluster.left_by(deploy), &left))
     }
 
     /// The project that is meant, where there is but one.
@@ -205,6 +218,12 @@ impl Node {
         self.propose(now, id, Command::AdvanceDeploy { deploy: number, from, to }, Then::Moved);
         Ok(None)
     }
+}
+
+/// Whether two deploys left the same services, of the same bytes.
+fn is_same(one: &Left, other: &Left) -> bool {
+    let same = |(a, b): (&Arc<Version>, &Arc<Version>)| a.spec == b.spec && a.image == b.image;
+    one.keys().eq(other.keys()) && one.values().zip(other.values()).all(same)
 }
 
 /// What a deploy left, as somebody would have to write it down to deploy it.

@@ -239,6 +239,11 @@ impl Node {
             // Somebody else did the same a moment before.
             (Some(Ok(Reply::Done) | Err(Refusal::Stale(_))), Then::Done) => Ok(Answer::Done),
             (Some(Ok(Reply::Done)), Then::Moved) => Ok(Answer::Done),
+            (Some(Err(Refusal::Stale(_))), Then::Moved) => {
+                let message = "the deploy moved on at the same moment, so nothing was done";
+                let error = ApiError::new(ErrorCode::Conflict, message);
+                Err(error.hint("`mill deploys show` says how far it is; then ask again"))
+            }
             (Some(Err(refusal)), _) => Err(refused(refusal)),
             (Some(Ok(_)) | None, _) => {
                 let message = "the entry did something else than was asked for";

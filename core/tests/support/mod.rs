@@ -55,7 +55,7 @@ impl Leader {
             roles: Roles::default(),
             labels: BTreeMap::new(),
         });
-        let config = NodeConfig { id, cluster, founder, facts: facts(), timing };
+        let config = NodeConfig { id, cluster, founder, facts: facts(), timing, has_book: true };
         let mut leader = Leader { node: Node::new(config, 1, now), now, log: 0, said: 0 };
         leader.handle(Event::CaughtUp);
         leader.handle(Event::Leadership(Leadership::Leader { term: 1 }));

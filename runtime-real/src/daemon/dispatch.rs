@@ -119,10 +119,12 @@ impl Dispatch {
                     send(events, Event::Forwarded { id, outcome }).await;
                 });
             }
-            Effect::Peers { peers, known_below } => {
+            Effect::Peers { peers, known_below, current } => {
                 let book = Book { peers, known_below: known_below.0 };
                 self.open_book(&book);
-                self.book.send_replace(book);
+                if current {
+                    self.book.send_replace(book);
+                }
             }
             Effect::ChangeMembers { voters, learners } => self.change_members(voters, learners),
             Effect::Retire => self.retire(),

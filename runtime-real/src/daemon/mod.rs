@@ -390,19 +390,23 @@ impl Daemon {
         // Nothing that can fail for the operator's reasons follows: this start counts.
         opened.begin()?;
         let clock = Clock::start();
-        let config = node_config(&opened, &options, &credentials.fingerprint(), door.told());
+        let book = Book::read(&options.data);
+        let config = NodeConfig {
+            has_book: book.is_some(),
+            ..node_config(&opened, &options, &credentials.fingerprint(), door.told())
+        };
         let node = Node::new(config, identity::entropy()?, clock.now());
         let recorder = record(&options, &opened, &node);
         let (retired, is_retired) = oneshot::channel();
-        let (book, keeping) = book::keeper(options.data.clone());
+        let (keeper, keeping) = book::keeper(options.data.clone());
         let dispatch = Dispatch::new(
             consensus.clone(),
             engine.clone(),
-            (wire, server.clone(), book),
+            (wire, server.clone(), keeper),
             events.clone(),
             retired,
         );
-        if let Some(known) = Book::read(&options.data) {
+        if let Some(known) = book {
             dispatch.open_book(&known);
         }
         let event_loop = EventLoop::new(node, clock, dispatch, engine.clone(), recorder);
@@ -545,6 +549,7 @@ fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String)
             supports: FeatureLevel::NEWEST,
         },
         timing: Timing::default(),
+        has_book: false,
     }
 }
 

@@ -35,6 +35,7 @@ impl World {
             founder: (node == NodeId(1)).then(founder),
             facts: host.facts.clone(),
             timing: Timing::default(),
+            has_book: true,
         };
         let seed = seed ^ node.0.rotate_left(32);
         host.daemon = Some(Node::new(config, seed, host.clock.now(now)));

@@ -52,6 +52,7 @@ impl Play {
                 founder: None,
                 facts: cluster.nodes[&id].facts.clone(),
                 timing: Timing::default(),
+                has_book: true,
             };
             play.nodes.insert(id, Node::new(config, id.0, play.time()));
             let here = cluster.allocs_on(id).filter(|(_, alloc)| alloc.is_live());

@@ -1,6 +1,7 @@
 //! Deploys that were: going back to one, cancelling the one that runs, and the list of all.
 
 use mill_core::api::{Answer, ApiError, ErrorCode, Request};
+use mill_core::cluster::DEPLOYS_KEPT;
 use mill_core::cluster::deploy::{DeployKind, DeployState};
 use mill_core::cluster::past::RETURNS_KEPT;
 use mill_core::container::Digest;
@@ -70,9 +71,44 @@ fn a_project_goes_back_to_what_it_ran_before_its_last_successful_deploy() {
     let now: Vec<_> = scenario.world.cluster().services.iter().map(|(n, s)| (n, spec(s))).collect();
     let then: Vec<_> = services.iter().map(|(n, s)| (n, spec(s))).collect();
     assert_eq!(now, then, "what was new is removed");
-    // What was gone back from is what ran before.
-    assert_eq!(gone_back(&mut scenario, None), 2);
+    let first = go_back(&mut scenario, None).expect_err("what was gone back from is not before it");
+    assert_eq!(first.code, ErrorCode::NotFound, "{first}");
+    gone_back(&mut scenario, Some(2));
     assert_eq!((runs(&scenario, "web").0.as_str(), scenario.healthy("db")), ("web:2", 1));
+}
+
+#[test]
+fn going_back_twice_goes_further_back_and_past_what_changed_nothing() {
+    let mut scenario = one_node(&["web:1", "web:2", "web:3"]);
+    scenario.run(WEB);
+    scenario.run(&WEB.replace("web:1", "web:2"));
+    scenario.run(&WEB.replace("web:1", "web:3"));
+    let restart = Request::Restart { service: "web".parse().expect("a name") };
+    let Ok(Answer::Started { number, .. }) = scenario.ask(restart) else { panic!("it starts") };
+    scenario.end_of(number);
+    scenario.settled();
+    assert_eq!(gone_back(&mut scenario, None), 2);
+    assert_eq!(gone_back(&mut scenario, None), 1);
+    let all = go_back(&mut scenario, None).expect_err("nothing was before it");
+    assert!(all.message.contains("has no earlier successful deploy"), "{all}");
+}
+
+#[test]
+fn what_one_project_can_go_back_to_outlives_the_many_deploys_of_another() {
+    let mut scenario = one_node(&["web:1", "web:2", "db:1"]);
+    scenario.run(WEB);
+    scenario.run(&WEB.replace("web:1", "web:2"));
+    scenario.run(&format!("project = \"data\"\n{DB}"));
+    let service: mill_core::name::Name = "db".parse().expect("a name");
+    for turn in 0..2 * DEPLOYS_KEPT {
+        let replicas = u32::try_from(turn % 2).expect("small");
+        let scale = Request::Scale { service: service.clone(), replicas };
+        let Ok(Answer::Started { number, .. }) = scenario.ask(scale) else { panic!("it starts") };
+        scenario.end_of(number);
+    }
+    assert!(scenario.world.cluster().deploys.len() <= 2 * DEPLOYS_KEPT);
+    gone_back(&mut scenario, Some(1));
+    assert_eq!(runs(&scenario, "web").0, "web:1");
 }
 
 #[test]

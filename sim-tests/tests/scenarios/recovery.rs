@@ -97,6 +97,7 @@ fn a_node_takes_the_epoch_from_the_state_and_knows_who_was_removed() {
             founder: None,
             facts,
             timing: Timing::default(),
+            has_book: true,
         };
         let now = Now { mono: Mono(0), wall: NOW };
         let mut node = Node::new(config, 1, now);
@@ -109,4 +110,33 @@ fn a_node_takes_the_epoch_from_the_state_and_knows_who_was_removed() {
     };
     assert_eq!(start(2), (after.revision, false));
     assert_eq!(start(3), (after.revision, true));
+}
+
+#[test]
+fn a_node_without_an_address_book_takes_what_its_own_log_says_until_it_knows_better() {
+    let scenario = three();
+    let world = &scenario.world;
+    let given_out = |has_book| {
+        let config = NodeConfig {
+            id: NodeId(2),
+            cluster: "sim".to_owned(),
+            founder: None,
+            facts: world.host(NodeId(2)).facts.clone(),
+            timing: Timing::default(),
+            has_book,
+        };
+        let now = Now { mono: Mono(0), wall: NOW };
+        let mut node = Node::new(config, 1, now);
+        let at = world.cluster().revision;
+        node.handle(now, Event::Restored { at, bytes: world.cluster().encode() });
+        node.handle(now, Event::CaughtUp);
+        let effects = std::iter::from_fn(move || node.poll_effect());
+        let books = effects.filter_map(|effect| match effect {
+            mill_core::Effect::Peers { peers, current, .. } => Some((peers.len(), current)),
+            _ => None,
+        });
+        books.collect::<Vec<_>>()
+    };
+    assert_eq!(given_out(true), [(3, true)], "the one that it has is as good or better");
+    assert_eq!(given_out(false), [(3, false), (3, true)]);
 }
