@@ -15,7 +15,8 @@ use http_body_util::BodyExt as _;
 use mill_core::name::NodeId;
 use mill_runtime_real::pki::{Authority, Credentials, NodeKey, fingerprint};
 use mill_runtime_real::rpc::{
-    Caller, Dial, JOIN_PATH, Limits, Peer, Peers, Server, Tcp, call_stranger, pieces,
+    CallError, Caller, Dial, JOIN_PATH, Limits, Peer, Peers, Server, Tcp, call_stranger,
+    only_streams, pieces,
 };
 use tokio::net::TcpListener;
 
@@ -253,7 +254,8 @@ fn repeating(over: tokio::sync::mpsc::UnboundedSender<bool>) -> Router {
         });
         axum::body::Body::new(body)
     };
-    Router::new().route("/rpc/1/repeat", post(repeat)).merge(router())
+    let repeat = post(repeat).layer(axum::middleware::from_fn(only_streams));
+    Router::new().route("/rpc/1/repeat", repeat).merge(router())
 }
 
 #[tokio::test]
@@ -296,6 +298,16 @@ async fn a_stream_that_nobody_reads_holds_little_and_holds_up_no_call() {
     let removed = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap_err();
     assert_eq!(removed.kind(), io::ErrorKind::PermissionDenied);
     server.set_book(BTreeMap::new(), 0);
+    // A connection for calls would not be cut off, so no stream is there.
+    let call = peers.call(NodeId(1), "/rpc/1/repeat", vec![7], LIMIT).await;
+    assert!(matches!(call, Err(CallError::NoAnswer(_))), "{call:?}");
+    // To a node that is removed, they are cut off on this side.
+    let mut stream = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap();
+    peers.set(BTreeMap::new());
+    let cut = tokio::time::timeout(LIMIT, stream.receiving.frame()).await;
+    let cut = cut.expect("it is cut off").unwrap().unwrap_err();
+    assert!(cut.to_string().contains("removed"), "{cut}");
+    knows(&peers, 1, &address, &key);
     // Nothing is there under another name, and nobody under another number.
     let missing = peers.open(NodeId(1), "/rpc/1/nothing").await.unwrap_err();
     assert!(missing.to_string().contains("another version"), "{missing}");

@@ -20,11 +20,11 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mill_core::name::NodeId;
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::stream::{Carries, PiecesBody, Stream, WINDOW, pieces};
+use super::stream::{Carries, PiecesBody, Stream, WINDOW, WhileKnown, pieces};
 use super::whole::Whole;
 use super::{BODY_MAX, Dial, tls};
 use crate::pki::{Credentials, key_in};
@@ -110,6 +110,14 @@ impl std::fmt::Debug for Inner {
 struct Slot {
     peer: Peer,
     connection: Option<Dialling>,
+    /// Streams end when this is dropped.
+    known: watch::Sender<()>,
+}
+
+impl Slot {
+    fn new(peer: Peer) -> Slot {
+        Slot { peer, connection: None, known: watch::Sender::default() }
+    }
 }
 
 impl<D: Dial> Peers<D> {
@@ -125,12 +133,13 @@ impl<D: Dial> Peers<D> {
         Ok(Peers { dial, shared: Arc::new(shared) })
     }
 
-    /// Who can be called from now on. Connections to those that stay as they are stay, too.
+    /// Who can be called from now on. Connections to those that stay as they are stay, too; of
+    /// the others, streams are cut off.
     pub fn set(&self, peers: BTreeMap<NodeId, Peer>) {
         let mut known = self.lock();
         known.retain(|node, slot| peers.get(node) == Some(&slot.peer));
         for (node, peer) in peers {
-            known.entry(node).or_insert(Slot { peer, connection: None });
+            known.entry(node).or_insert_with(|| Slot::new(peer));
         }
     }
 
@@ -166,8 +175,8 @@ impl<D: Dial> Peers<D> {
     /// # Errors
     /// When the node is not known, cannot be reached, or does not take it.
     pub async fn open(&self, to: NodeId, path: &str) -> Result<Stream, CallError> {
-        let peer = self.lock().get(&to).map(|slot| slot.peer.clone());
-        let peer = peer.ok_or_else(|| CallError::NotAsked(unknown(to)))?;
+        let found = self.lock().get(&to).map(|slot| (slot.peer.clone(), slot.known.subscribe()));
+        let (peer, known) = found.ok_or_else(|| CallError::NotAsked(unknown(to)))?;
         let opening = async {
             let _place = self.shared.opening.acquire().await.expect("it is never closed");
             let name = tls::server_name(Some(to), &self.shared.cluster)?;
@@ -180,7 +189,7 @@ impl<D: Dial> Peers<D> {
             let text = format!("node {to} did not take a stream within {TAKEN_WITHIN:?}");
             CallError::NoAnswer(io::Error::new(io::ErrorKind::TimedOut, text))
         };
-        timeout(TAKEN_WITHIN, begin(sender, path)).await.map_err(slow)?
+        timeout(TAKEN_WITHIN, begin(sender, path, known)).await.map_err(slow)?
     }
 
     /// The connection to a node, or the dialling that leads to one.
@@ -311,7 +320,11 @@ async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> Result<Bytes
 }
 
 /// Begins the one stream of a connection.
-async fn begin(mut sender: Sender<PiecesBody>, path: &str) -> Result<Stream, CallError> {
+async fn begin(
+    mut sender: Sender<PiecesBody>,
+    path: &str,
+    known: watch::Receiver<()>,
+) -> Result<Stream, CallError> {
     let (sending, body) = pieces();
     let request = Request::post(format!("https://node.mill{path}")).body(body);
     let request = request.map_err(|error| CallError::NotAsked(io::Error::other(error)))?;
@@ -319,7 +332,8 @@ async fn begin(mut sender: Sender<PiecesBody>, path: &str) -> Result<Stream, Cal
     let response = response.map_err(|error| CallError::NoAnswer(of_hyper(error)))?;
     match response.status() {
         StatusCode::OK => {
-            Ok(Stream { sending, receiving: axum::body::Body::new(response.into_body()) })
+            let receiving = WhileKnown::new(response.into_body(), known);
+            Ok(Stream { sending, receiving: axum::body::Body::new(receiving) })
         }
         StatusCode::GONE => Err(CallError::Removed),
         StatusCode::NOT_FOUND => {

@@ -17,6 +17,8 @@ pub mod frame;
 mod logs;
 mod merge;
 mod place;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
-use axum::{Extension, Router};
+use axum::{Extension, Router, middleware};
 use mill_core::api::{ApiError, ErrorCode};
 use mill_core::name::{AllocId, NodeId};
 use serde::{Deserialize, Serialize};
@@ -44,7 +46,7 @@ pub(crate) use self::merge::LogsWish;
 use self::place::{Copy, Holder};
 use crate::daemon::Handle;
 use crate::docker::{Command, Engine, ExecWish};
-use crate::rpc::{CallError, Caller, Peers, Stream, Tcp, pieces};
+use crate::rpc::{CallError, Caller, Peers, Stream, Tcp, only_streams, pieces};
 
 /// Where other nodes open streams.
 const STREAM_PATH: &str = "/rpc/1/stream";
@@ -142,7 +144,8 @@ impl Streams {
 
     /// Where other nodes open streams to this one.
     pub(crate) fn router(self) -> Router {
-        Router::new().route(STREAM_PATH, post(open)).with_state(self)
+        let open = post(open).layer(middleware::from_fn(only_streams));
+        Router::new().route(STREAM_PATH, open).with_state(self)
     }
 
     /// A place among the streams of clients; it is theirs until it is dropped.

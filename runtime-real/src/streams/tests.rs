@@ -1,0 +1,79 @@
+//! Streams of a node whose copy of the cluster is a test's, to and from others on this machine.
+
+use std::collections::BTreeMap;
+
+use mill_core::api::{Outcome, Request};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::docker::EngineOptions;
+use crate::pki::{Authority, Credentials, NodeKey};
+use crate::rpc::{Limits, Peer, Server};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A node of a cluster, which others can open streams to.
+struct Node {
+    streams: Streams,
+    peer: Peer,
+}
+
+/// A node's credentials, and its key's fingerprint.
+fn member(authority: &Authority, node: u64) -> (Credentials, String) {
+    let key = NodeKey::generate().unwrap();
+    let print = key.fingerprint();
+    let signed = authority.sign(&key.request().unwrap(), NodeId(node), "c1").unwrap();
+    (Credentials::new("c1".to_owned(), authority.certificate().clone(), signed, key), print)
+}
+
+impl Node {
+    /// Its engine does not run; what its own copy of the cluster says is `answer`'s.
+    async fn start(
+        authority: &Authority,
+        node: u64,
+        answer: impl FnMut(Request) -> Outcome + Send + 'static,
+    ) -> Node {
+        let (credentials, key) = member(authority, node);
+        let options = EngineOptions {
+            host: Some("unix:///nonexistent/docker.sock".to_owned()),
+            cluster: "c1".to_owned(),
+            node: NodeId(node),
+            config: None,
+        };
+        let engine = Engine::connect(options).unwrap();
+        let peers = Peers::new(Tcp, &credentials).unwrap();
+        let me = (NodeId(node), &*format!("m{node}"));
+        let streams = Streams::new(Handle::answered(answer), engine, peers, me);
+        let server =
+            Server::new(&credentials, streams.clone().router(), Limits::default()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = server.clone();
+                drop(tokio::spawn(async move { server.serve(stream).await }));
+            }
+        }));
+        Node { streams, peer: Peer { address, key } }
+    }
+}
+
+fn nothing(_: Request) -> Outcome {
+    Err(ApiError::new(ErrorCode::NotFound, "nothing is there"))
+}
+
+#[tokio::test]
+async fn a_stream_is_only_opened_where_it_would_be_cut_off() {
+    let authority = Authority::found("c1").unwrap();
+    let one = Node::start(&authority, 1, nothing).await;
+    let two = Node::start(&authority, 2, nothing).await;
+    let peers = &two.streams.peers;
+    peers.set(BTreeMap::from([(NodeId(1), one.peer)]));
+    let here = Here::Forward { alloc: AllocId::known("web.0-a") };
+    let (_sender, mut receiver) = two.streams.ask(NodeId(1), &here).await.unwrap();
+    let first = receiver.next().await.unwrap();
+    assert!(matches!(first, Some(Frame::Failed(_))), "{first:?}");
+    // On a connection for calls, which a removed node keeps, the path is not there.
+    let called = peers.call(NodeId(1), STREAM_PATH, Vec::new(), LIMIT).await;
+    assert!(matches!(called, Err(CallError::NoAnswer(_))), "{called:?}");
+}
