@@ -14,6 +14,8 @@ mod logs;
 mod observe;
 mod ports;
 mod probe;
+#[cfg(test)]
+pub(crate) mod stand_in;
 mod stop;
 
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ use mill_core::name::{AllocId, NodeId};
 use tokio::time::timeout;
 
 pub use self::events::EngineSignal;
-pub(crate) use self::exec::{Command, CommandHandle, Ended, Input, Output, Part};
+pub(crate) use self::exec::{Command, CommandHandle, Ended, Input, NotBegun, Output, Part};
 pub use self::exec::{ExecWish, Terminal};
 pub use self::logs::{LogLine, LogOptions, LogStream};
 use crate::docker::errors::error;

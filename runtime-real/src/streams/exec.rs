@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::frame::{BEAT_EVERY, Frame, Opened, Receiver, Sender, Size};
 use super::{Streams, why};
-use crate::docker::{Command, CommandHandle, Ended, ExecWish, Input, Output, Part};
+use crate::docker::{Command, CommandHandle, Ended, ExecWish, Input, NotBegun, Output, Part};
 
 /// As much of what is printed first is kept until it is known whether the command could be begun.
 const HELD_MAX: usize = 4 << 10;
@@ -27,9 +27,16 @@ impl Streams {
         alloc: &AllocId,
         wish: ExecWish,
     ) -> Result<Command, ApiError> {
-        self.engine.begin_exec(alloc, wish).await.map_err(|error| self.refusal(alloc, error))
+        self.engine.begin_exec(alloc, wish).await.map_err(|error| match error {
+            NotBegun::Refused(error) => self.refusal(alloc, error),
+            // So it is not tried on another replica.
+            NotBegun::Unknown(detail) => {
+                ApiError::new(ErrorCode::Unknown, format!("{detail} (on node {})", self.name))
+            }
+        })
     }
 
+    /// Of a command that did not begin.
     fn refusal(&self, alloc: &AllocId, error: OpError) -> ApiError {
         let message = format!("{} (on node {})", error.detail, self.name);
         match error.kind {
@@ -46,11 +53,9 @@ impl Streams {
             | OpErrorKind::ImageMissing
             | OpErrorKind::RegistryDown
             | OpErrorKind::RegistryRefused
-            | OpErrorKind::PortTaken => ApiError::new(ErrorCode::Internal, message),
-            // It may have begun, so it is not tried on another replica.
-            OpErrorKind::TimedOut | OpErrorKind::Other => {
-                ApiError::new(ErrorCode::Unknown, message)
-            }
+            | OpErrorKind::PortTaken
+            | OpErrorKind::TimedOut
+            | OpErrorKind::Other => ApiError::new(ErrorCode::Internal, message),
         }
     }
 }

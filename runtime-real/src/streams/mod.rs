@@ -275,19 +275,21 @@ impl Streams {
         let asked = self.ask(*node, &here).await;
         let (sender, mut receiver) = asked.map_err(|e| lost(ErrorCode::Internal, e.to_string()))?;
         let first = timeout(OPEN_WITHIN, receiver.next()).await;
-        // From here on the command may have begun; a connection to a replica may be tried again.
-        let code = match here {
-            Here::Exec { .. } => ErrorCode::Unknown,
-            Here::Forward { .. } | Here::Logs(_) => ErrorCode::Internal,
+        // A connection to a replica may be tried again.
+        let lost = |why: String| match here {
+            Here::Exec { .. } => {
+                lost(ErrorCode::Unknown, format!("{why}; the command may have begun there"))
+            }
+            Here::Forward { .. } | Here::Logs(_) => lost(ErrorCode::Internal, why),
         };
         match first {
             Ok(Ok(Some(Frame::Opened(opened)))) => {
                 Ok(Reached::Node { name: name.clone(), sender, receiver, opened })
             }
             Ok(Ok(Some(Frame::Failed(error)))) => Err(error),
-            Ok(Ok(_)) => Err(lost(code, "it ended the stream".to_owned())),
-            Ok(Err(error)) => Err(lost(code, why(&error))),
-            Err(_) => Err(lost(code, format!("it said nothing for {OPEN_WITHIN:?}"))),
+            Ok(Ok(_)) => Err(lost("it ended the stream".to_owned())),
+            Ok(Err(error)) => Err(lost(why(&error))),
+            Err(_) => Err(lost(format!("it said nothing for {OPEN_WITHIN:?}"))),
         }
     }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use mill_core::api::{Outcome, Request};
+use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::docker::EngineOptions;
+use crate::docker::stand_in::{self, Says};
 use crate::pki::{Authority, Credentials, NodeKey};
 use crate::rpc::{Limits, Peer, Server};
 
@@ -27,20 +29,14 @@ fn member(authority: &Authority, node: u64) -> (Credentials, String) {
 }
 
 impl Node {
-    /// Its engine does not run; what its own copy of the cluster says is `answer`'s.
+    /// What its own copy of the cluster says is `answer`'s.
     async fn start(
         authority: &Authority,
         node: u64,
+        engine: Engine,
         answer: impl FnMut(Request) -> Outcome + Send + 'static,
     ) -> Node {
         let (credentials, key) = member(authority, node);
-        let options = EngineOptions {
-            host: Some("unix:///nonexistent/docker.sock".to_owned()),
-            cluster: "c1".to_owned(),
-            node: NodeId(node),
-            config: None,
-        };
-        let engine = Engine::connect(options).unwrap();
         let peers = Peers::new(Tcp, &credentials).unwrap();
         let me = (NodeId(node), &*format!("m{node}"));
         let streams = Streams::new(Handle::answered(answer), engine, peers, me);
@@ -58,6 +54,13 @@ impl Node {
     }
 }
 
+/// An engine that does not run.
+fn no_engine() -> Engine {
+    let host = Some("unix:///nonexistent/docker.sock".to_owned());
+    let cluster = "c1".to_owned();
+    Engine::connect(EngineOptions { host, cluster, node: NodeId(1), config: None }).unwrap()
+}
+
 fn nothing(_: Request) -> Outcome {
     Err(ApiError::new(ErrorCode::NotFound, "nothing is there"))
 }
@@ -65,8 +68,8 @@ fn nothing(_: Request) -> Outcome {
 #[tokio::test]
 async fn a_stream_is_only_opened_where_it_would_be_cut_off() {
     let authority = Authority::found("c1").unwrap();
-    let one = Node::start(&authority, 1, nothing).await;
-    let two = Node::start(&authority, 2, nothing).await;
+    let one = Node::start(&authority, 1, no_engine(), nothing).await;
+    let two = Node::start(&authority, 2, no_engine(), nothing).await;
     let peers = &two.streams.peers;
     peers.set(BTreeMap::from([(NodeId(1), one.peer)]));
     let here = Here::Forward { alloc: AllocId::known("web.0-a") };
@@ -76,4 +79,26 @@ async fn a_stream_is_only_opened_where_it_would_be_cut_off() {
     // On a connection for calls, which a removed node keeps, the path is not there.
     let called = peers.call(NodeId(1), STREAM_PATH, Vec::new(), LIMIT).await;
     assert!(matches!(called, Err(CallError::NoAnswer(_))), "{called:?}");
+}
+
+#[tokio::test]
+async fn only_a_command_that_may_have_begun_keeps_others_from_being_tried() {
+    let paused = || Says::Json(409, json!({ "message": "container 0a1b is paused" }));
+    let create = "/containers/mill-web.0-a/exec";
+    let cases: [(&str, fn() -> Says, ErrorCode); 4] = [
+        (create, paused, ErrorCode::Conflict),
+        (create, || Says::Json(500, json!({ "message": "new" })), ErrorCode::Internal),
+        ("/exec/e1/start", paused, ErrorCode::Conflict),
+        ("/exec/e1/start", || Says::Nothing, ErrorCode::Unknown),
+    ];
+    let authority = Authority::found("c1").unwrap();
+    for (asked, says, code) in cases {
+        let (engine, _dir) = stand_in::engine(move |path| (path == asked).then(says));
+        let node = Node::start(&authority, 1, engine, nothing).await;
+        let wish = ExecWish { command: vec!["true".to_owned()], stdin: false, tty: None };
+        let begun = node.streams.begin_exec(&AllocId::known("web.0-a"), wish).await;
+        let Err(error) = begun.map(|_| ()) else { panic!("{asked} was refused") };
+        assert_eq!(error.code, code, "{error:?}");
+        assert_eq!(error.message.contains("may have begun"), code == ErrorCode::Unknown);
+    }
 }
