@@ -166,6 +166,48 @@ async fn those_that_do_not_say_who_they_are_lock_out_nobody_for_long() {
     while peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await.is_err() {}
 }
 
+/// This machine's network, where nobody ever answers at one of the addresses.
+#[derive(Clone, Debug)]
+struct PartlySilent;
+
+impl Dial for PartlySilent {
+    type Stream = tokio::net::TcpStream;
+
+    async fn dial(&self, address: String) -> io::Result<tokio::net::TcpStream> {
+        match address.as_str() {
+            "silent" => std::future::pending().await,
+            _ => Tcp.dial(address).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_to_a_node_that_does_not_answer_hold_up_none_to_others() {
+    let authority = Authority::found("c1").unwrap();
+    let ((one, key), (two, _)) = (member(&authority, 1), member(&authority, 2));
+    let (over, _is_over) = tokio::sync::mpsc::unbounded_channel();
+    let address = serve(Server::new(&one, repeating(over), Limits::default()).unwrap()).await;
+    let peers = Peers::new(PartlySilent, &two).unwrap();
+    let known = [(1, address.as_str()), (3, "silent")].map(|(node, address)| {
+        (NodeId(node), Peer { address: address.to_owned(), key: key.clone() })
+    });
+    peers.set(BTreeMap::from(known));
+    let waiting =
+        futures_util::future::join_all((0..20).map(|_| peers.open(NodeId(3), "/rpc/1/repeat")));
+    tokio::pin!(waiting);
+    tokio::select! {
+        // Those begin first.
+        biased;
+        _ = &mut waiting => panic!("one waits for the others"),
+        opened = peers.open(NodeId(1), "/rpc/1/repeat") => drop(opened.unwrap()),
+    }
+    // Nobody waits for long to be next.
+    let refused = tokio::time::timeout(LIMIT, waiting).await.expect("each is told");
+    let crowded = |error: &CallError| error.to_string().contains("are being opened already");
+    let refused = refused.into_iter().map(Result::unwrap_err);
+    assert_eq!(refused.filter(crowded).count(), 4);
+}
+
 /// The simulated network.
 #[derive(Clone, Debug)]
 struct Simulated;

@@ -39,8 +39,10 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_WITHIN: Duration = Duration::from_secs(2);
 /// Whether a stream is taken is said by then.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
-/// Streams that are opened at a time; more wait. Others let few greet them at a time.
+/// Streams to one node that are opened at a time; more wait, but only so long. Others let few
+/// greet them at a time.
 const OPENING_MAX: usize = 8;
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where a node is reached, and the key that it must show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +99,6 @@ struct Inner {
     cluster: String,
     tls: Arc<ClientConfig>,
     tls_of_streams: Arc<ClientConfig>,
-    opening: Semaphore,
     peers: Mutex<BTreeMap<NodeId, Slot>>,
 }
 
@@ -112,11 +113,14 @@ struct Slot {
     connection: Option<Dialling>,
     /// Streams end when this is dropped.
     known: watch::Sender<()>,
+    /// Room for more streams that are opened: one that does not answer holds up no other.
+    opening: Arc<Semaphore>,
 }
 
 impl Slot {
     fn new(peer: Peer) -> Slot {
-        Slot { peer, connection: None, known: watch::Sender::default() }
+        let opening = Arc::new(Semaphore::new(OPENING_MAX));
+        Slot { peer, connection: None, known: watch::Sender::default(), opening }
     }
 }
 
@@ -128,8 +132,8 @@ impl<D: Dial> Peers<D> {
     pub fn new(dial: D, credentials: &Credentials) -> io::Result<Peers<D>> {
         let tls = tls::client(credentials)?;
         let cluster = credentials.cluster.clone();
-        let (tls_of_streams, opening) = (tls::of_streams(&tls), Semaphore::new(OPENING_MAX));
-        let shared = Inner { cluster, tls, tls_of_streams, opening, peers: Mutex::default() };
+        let tls_of_streams = tls::of_streams(&tls);
+        let shared = Inner { cluster, tls, tls_of_streams, peers: Mutex::default() };
         Ok(Peers { dial, shared: Arc::new(shared) })
     }
 
@@ -173,12 +177,23 @@ impl<D: Dial> Peers<D> {
     /// Opens a stream to a path of a node, on a connection of its own.
     ///
     /// # Errors
-    /// When the node is not known, cannot be reached, or does not take it.
+    /// When the node is not known, cannot be reached, does not take it, or too many wait for it.
     pub async fn open(&self, to: NodeId, path: &str) -> Result<Stream, CallError> {
-        let found = self.lock().get(&to).map(|slot| (slot.peer.clone(), slot.known.subscribe()));
-        let (peer, known) = found.ok_or_else(|| CallError::NotAsked(unknown(to)))?;
+        let found = self
+            .lock()
+            .get(&to)
+            .map(|slot| (slot.peer.clone(), slot.known.subscribe(), slot.opening.clone()));
+        let (peer, known, places) = found.ok_or_else(|| CallError::NotAsked(unknown(to)))?;
         let opening = async {
-            let _place = self.shared.opening.acquire().await.expect("it is never closed");
+            let crowded = |_| {
+                let text = format!(
+                    "{OPENING_MAX} streams to node {to} are being opened already, and no place \
+                     became free within {PLACE_WITHIN:?}"
+                );
+                io::Error::new(io::ErrorKind::TimedOut, text)
+            };
+            let place = timeout(PLACE_WITHIN, places.acquire()).await.map_err(crowded)?;
+            let _place = place.expect("it is never closed");
             let name = tls::server_name(Some(to), &self.shared.cluster)?;
             let shows = Shows { name, key: Some(&peer.key) };
             let config = self.shared.tls_of_streams.clone();
