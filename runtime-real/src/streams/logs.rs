@@ -5,6 +5,7 @@
 //! across engines that go away for a while. Each line comes once. What keeps output from being
 //! read is told in its place.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -68,11 +69,14 @@ impl Place {
         Place { at, sent: 0 }
     }
 
+    /// A line of that millisecond was sent.
     pub(super) fn pass(&mut self, at: u64) {
-        if at > self.at {
-            *self = Place::at(at);
+        match at.cmp(&self.at) {
+            Ordering::Greater => *self = Place { at, sent: 1 },
+            Ordering::Equal => self.sent += 1,
+            // Output and errors may come in another order than that in which they were written.
+            Ordering::Less => {}
         }
-        self.sent += 1;
     }
 }
 
@@ -334,5 +338,21 @@ impl Follower {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_counts_lines_of_its_own_millisecond_alone() {
+        let mut place = Place::at(5);
+        for at in [5, 5, 4, 3, 5] {
+            place.pass(at);
+        }
+        assert_eq!((place.at, place.sent), (5, 3));
+        place.pass(6);
+        assert_eq!((place.at, place.sent), (6, 1));
     }
 }
