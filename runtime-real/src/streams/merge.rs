@@ -83,9 +83,11 @@ impl Streams {
             }
         }
         let (told, receiver) = mpsc::channel(LINES_WAITING);
-        let merge = Merge { streams: self.clone(), by_node: wish.of(views), wish, told };
+        let by_node = wish.of(views);
+        let (streams, asked, unknown) = (self.clone(), BTreeSet::new(), BTreeMap::new());
+        let merge = Merge { streams, wish, asked, unknown, told };
         tokio::spawn(async move {
-            merge.run().await;
+            merge.run(by_node).await;
             drop(place);
         });
         Ok(receiver)
@@ -95,14 +97,15 @@ impl Streams {
 struct Merge {
     streams: Streams,
     wish: LogsWish,
-    by_node: ByNode,
+    /// Nodes that were asked. One that joins again has another number.
+    asked: BTreeSet<NodeId>,
+    /// Nodes that are to be asked once they are known, and from where on.
+    unknown: BTreeMap<String, Option<Places>>,
     told: mpsc::Sender<Told>,
 }
 
 impl Merge {
-    async fn run(mut self) {
-        let by_node = mem::take(&mut self.by_node);
-        let mut known: BTreeSet<String> = by_node.keys().cloned().collect();
+    async fn run(mut self, by_node: ByNode) {
         let mut sources = self.begin(by_node, None).await;
         if self.past(&mut sources).await.is_none() || !self.wish.follow {
             return;
@@ -120,8 +123,7 @@ impl Merge {
                 _ = look.tick() => {
                     // Its own copy can always be asked, but while the daemon stops.
                     let views = self.streams.allocs(Copy::Own).await.unwrap_or_default();
-                    let mut by_node = self.wish.of(views);
-                    by_node.retain(|node, _| known.insert(node.clone()));
+                    let by_node = self.wish.of(views);
                     // What came to a node that had nothing of it is read from its beginning.
                     let sources = self.begin(by_node, Some(Places::default())).await;
                     live.extend(sources.into_iter().map(|source| stream_of(source.words)));
@@ -131,37 +133,51 @@ impl Merge {
         }
     }
 
-    /// Asks nodes for what they hold.
-    async fn begin(&self, by_node: ByNode, from: Option<Places>) -> Vec<Source> {
+    /// Asks those nodes for what they hold that were not asked yet.
+    async fn begin(&mut self, by_node: ByNode, from: Option<Places>) -> Vec<Source> {
         if by_node.is_empty() {
             return Vec::new();
         }
         let numbers = self.streams.numbers().await.unwrap_or_default();
         let mut sources = Vec::new();
         for (name, allocs) in by_node {
+            let Some(node) = numbers.get(&name).copied() else {
+                self.wait_for(name, from.clone()).await;
+                continue;
+            };
+            if !self.asked.insert(node) {
+                continue;
+            }
             let (words, waiting) = mpsc::channel(LINES_WAITING);
-            let query = self.wish.on_node(allocs, from.clone());
+            let from = self.unknown.remove(&name).unwrap_or_else(|| from.clone());
+            let query = self.wish.on_node(allocs, from);
             let streams = self.streams.clone();
-            match numbers.get(&name) {
-                Some(node) if *node == streams.node => {
-                    tokio::spawn(tell(streams, query, words));
-                }
-                Some(node) => {
-                    let (node, name) = (*node, name.clone());
-                    let asker = Asker { streams, node, name, query, words, has_told: false };
-                    tokio::spawn(asker.run());
-                }
-                None => {
-                    let error = format!("node {name} is not known here yet; ask again");
-                    let told = Told::Trouble { alloc: None, node: Some(name.clone()), error };
-                    // Who does not read any more is noticed with the next line.
-                    let _ = self.told.send(told).await;
-                    continue;
-                }
+            if node == streams.node {
+                tokio::spawn(tell(streams, query, words));
+            } else {
+                let name = name.clone();
+                let asker = Asker { streams, node, name, query, words, has_told: false };
+                tokio::spawn(asker.run());
             }
             sources.push(Source { node: name, words: waiting, head: None });
         }
         sources
+    }
+
+    /// Of a node that this one has not heard of yet.
+    async fn wait_for(&mut self, name: String, from: Option<Places>) {
+        if self.unknown.contains_key(&name) {
+            return;
+        }
+        let then = match self.wish.follow {
+            true => "what runs there comes when it is",
+            false => "ask again",
+        };
+        let error = format!("node {name} is not known here yet; {then}");
+        let told = Told::Trouble { alloc: None, node: Some(name.clone()), error };
+        self.unknown.insert(name, from);
+        // Who does not read any more is noticed with the next line.
+        let _ = self.told.send(told).await;
     }
 
     /// Sends what was written before; `None` if nobody reads any more.
@@ -246,6 +262,9 @@ impl Asker {
                 () = words.closed() => return,
             };
             let Err(why) = asked else { return };
+            if self.was_removed().await {
+                return;
+            }
             if !mem::replace(&mut self.has_told, true) {
                 let error = self.trouble(&why);
                 let told = Told::Trouble { alloc: None, node: Some(self.name.clone()), error };
@@ -260,6 +279,13 @@ impl Asker {
             }
             sleep(ASK_AGAIN).await;
         }
+    }
+
+    /// It was known, so it is gone if it is known no more.
+    async fn was_removed(&self) -> bool {
+        // Its own copy can always be asked, but while the daemon stops.
+        let numbers = self.streams.numbers().await;
+        numbers.is_ok_and(|numbers| !numbers.values().any(|node| *node == self.node))
     }
 
     fn trouble(&self, why: &str) -> String {

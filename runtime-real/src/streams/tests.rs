@@ -1,8 +1,9 @@
 //! Streams of a node whose copy of the cluster is a test's, to and from others on this machine.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
-use mill_core::api::{Outcome, Request};
+use mill_core::api::{Answer, Outcome, Request};
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -61,6 +62,45 @@ fn no_engine() -> Engine {
     Engine::connect(EngineOptions { host, cluster, node: NodeId(1), config: None }).unwrap()
 }
 
+/// A copy of the cluster: an alloc on the node that is called m2, whose number is that.
+#[derive(Clone, Default)]
+struct Cluster(Arc<Mutex<Option<u64>>>);
+
+impl Cluster {
+    fn set_number(&self, node: u64) {
+        *self.0.lock().unwrap() = Some(node);
+    }
+
+    fn answer(&self) -> impl FnMut(Request) -> Outcome + Send + 'static {
+        let number = self.0.clone();
+        move |request| match request {
+            Request::Allocs { .. } => Ok(Answer::Allocs(vec![view(json!({
+                "id": "web.0-a", "slot": "web.0", "node": "m2", "host": "", "port": null,
+                "phase": "healthy", "stopping": false, "version": 1, "image": "", "restarts": 0,
+                "trouble": null,
+            }))])),
+            Request::Status { .. } => {
+                let number = *number.lock().unwrap();
+                let nodes = number.map(|id| {
+                    json!({
+                        "id": id, "name": "m2", "up": true, "advertise": "", "cpu": [0, 0],
+                        "memory": [0, 0], "allocs": 1, "version": "",
+                    })
+                });
+                Ok(Answer::Status(view(json!({
+                    "cluster": "c1", "revision": "1.1", "node": 1, "leader": 1,
+                    "nodes": nodes.as_slice(), "services": [], "deploy": null,
+                }))))
+            }
+            _ => panic!("{request:?}"),
+        }
+    }
+}
+
+fn view<T: for<'a> Deserialize<'a>>(json: serde_json::Value) -> T {
+    serde_json::from_value(json).unwrap()
+}
+
 fn nothing(_: Request) -> Outcome {
     Err(ApiError::new(ErrorCode::NotFound, "nothing is there"))
 }
@@ -101,4 +141,38 @@ async fn only_a_command_that_may_have_begun_keeps_others_from_being_tried() {
         assert_eq!(error.code, code, "{error:?}");
         assert_eq!(error.message.contains("may have begun"), code == ErrorCode::Unknown);
     }
+}
+
+/// The next trouble: of which node or alloc, and what.
+async fn trouble(told: &mut tokio::sync::mpsc::Receiver<Told>) -> (String, String) {
+    let told = timeout(LIMIT, told.recv()).await.expect("it is told").unwrap();
+    let Told::Trouble { alloc, node, error } = told else { panic!("{told:?}") };
+    (alloc.map(|alloc| alloc.to_string()).or(node).unwrap(), error)
+}
+
+#[tokio::test]
+async fn a_node_is_followed_once_it_is_known_and_again_when_it_has_joined_again() {
+    let authority = Authority::found("c1").unwrap();
+    let cluster = Cluster::default();
+    let asked = Node::start(&authority, 1, no_engine(), cluster.answer()).await;
+    let [first, second] =
+        [2, 3].map(|node| Node::start(&authority, node, no_engine(), cluster.answer()));
+    let (first, second) = (first.await, second.await);
+    let wish = LogsWish { names: Vec::new(), tail: 5, follow: true, since: None, all: false };
+    let mut told = asked.streams.logs(wish).await.unwrap();
+    let (whose, why) = trouble(&mut told).await;
+    assert_eq!(whose, "m2");
+    assert!(why.contains("not known here yet"), "{why}");
+    asked.streams.peers.set(BTreeMap::from([(NodeId(2), first.peer)]));
+    cluster.set_number(2);
+    // The alloc cannot be read, so it was asked for; once before it is followed, and then.
+    for _ in 0..2 {
+        assert_eq!(trouble(&mut told).await.0, "web.0-a");
+    }
+    // Another machine under the same name, also in the place of one that was lost meanwhile.
+    cluster.set_number(3);
+    asked.streams.peers.set(BTreeMap::from([(NodeId(3), second.peer)]));
+    assert_eq!(trouble(&mut told).await.0, "web.0-a");
+    let more = timeout(Duration::from_secs(2), told.recv()).await;
+    assert!(more.is_err(), "nobody asks the first one any more: {more:?}");
 }
