@@ -47,7 +47,7 @@ pub(super) struct NodeLogs {
 }
 
 /// Up to where the output of a node's allocs was read.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Places {
     /// That of every alloc that is not among the others.
     pub(super) begun: Place,
@@ -55,7 +55,7 @@ pub(super) struct Places {
 }
 
 /// Up to where the output of an alloc was sent.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     /// When the last line was written; nothing that is older is sent.
     at: u64,

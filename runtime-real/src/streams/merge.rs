@@ -156,8 +156,7 @@ impl Merge {
                 tokio::spawn(tell(streams, query, words));
             } else {
                 let name = name.clone();
-                let asker = Asker { streams, node, name, query, words, has_told: false };
-                tokio::spawn(asker.run());
+                tokio::spawn(Asker::new(streams, (node, name), query, words).run());
             }
             sources.push(Source { node: name, words: waiting, head: None });
         }
@@ -251,9 +250,20 @@ struct Asker {
     words: Words,
     /// Whether it was told that the node does not answer, since it last did.
     has_told: bool,
+    passed: Passed,
 }
 
 impl Asker {
+    fn new(
+        streams: Streams,
+        (node, name): (NodeId, String),
+        query: NodeLogs,
+        words: Words,
+    ) -> Asker {
+        let passed = Passed { from: query.from.clone(), has_caught: query.from.is_some() };
+        Asker { streams, node, name, query, words, has_told: false, passed }
+    }
+
     async fn run(mut self) {
         let words = self.words.clone();
         loop {
@@ -302,7 +312,8 @@ impl Asker {
 
     /// Asks, and passes on what is told until that is all.
     async fn once(&mut self) -> Result<(), String> {
-        let asked = self.streams.ask(self.node, &Here::Logs(self.query.clone())).await;
+        let query = NodeLogs { from: self.passed.from.clone(), ..self.query.clone() };
+        let asked = self.streams.ask(self.node, &Here::Logs(query)).await;
         // What is dropped ends the stream, so the sending side is kept.
         let (_sender, mut receiver) =
             asked.map_err(CallError::into_io).map_err(|e| e.to_string())?;
@@ -311,7 +322,7 @@ impl Asker {
                 Some(Frame::Data(json)) => {
                     let word = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
                     self.has_told = false;
-                    self.note(&word);
+                    self.passed.note(&word);
                     if self.words.send(word).await.is_err() {
                         return Ok(());
                     }
@@ -332,21 +343,71 @@ impl Asker {
             }
         }
     }
+}
 
-    /// Keeps from where to go on, should the node be lost.
+/// Up to where a node's output was passed on.
+struct Passed {
+    /// From where to go on, should the node be lost; `None` before anything was.
+    from: Option<Places>,
+    /// Whether all that was written before was passed on.
+    has_caught: bool,
+}
+
+impl Passed {
+    /// In the midst of what was written before, the last line's moment is where every alloc goes
+    /// on, since the lines come sorted.
     fn note(&mut self, word: &Word) {
         match word {
-            Word::Begun(begun) => {
-                self.query.from = Some(Places { begun: *begun, allocs: BTreeMap::new() });
-            }
-            Word::Caught(places) => self.query.from = Some(places.clone()),
+            Word::Begun(_) => self.has_caught = false,
+            Word::Caught(places) => *self = Passed { from: Some(places.clone()), has_caught: true },
             Word::Told(Told::Line { alloc, line }) => {
-                if let Some(from) = &mut self.query.from {
-                    let place = from.allocs.entry(alloc.clone());
-                    place.or_insert(Place::at(line.at)).pass(line.at);
+                let from = self.from.get_or_insert_default();
+                if !self.has_caught {
+                    from.begun = Place::at(line.at);
                 }
+                let place = from.allocs.entry(alloc.clone());
+                place.or_insert(Place::at(line.at)).pass(line.at);
             }
             Word::Told(Told::Trouble { .. }) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::{LogLine, LogStream};
+
+    fn line(alloc: &str, at: u64) -> Word {
+        let line = LogLine { at, stream: LogStream::Stdout, text: String::new() };
+        Word::Told(Told::Line { alloc: AllocId::known(alloc), line })
+    }
+
+    fn passed(words: &[Word]) -> Option<Places> {
+        let mut passed = Passed { from: None, has_caught: false };
+        words.iter().for_each(|word| passed.note(word));
+        passed.from
+    }
+
+    fn places(begun: u64, allocs: &[(&str, &[u64])]) -> Places {
+        let place = |lines: &[u64]| {
+            let mut place = Place::at(lines[0]);
+            lines.iter().for_each(|at| place.pass(*at));
+            place
+        };
+        let allocs = allocs.iter().map(|(id, lines)| (AllocId::known(id), place(lines)));
+        Places { begun: Place::at(begun), allocs: allocs.collect() }
+    }
+
+    #[test]
+    fn what_a_lost_node_has_not_told_of_before_is_told_when_it_is_back() {
+        let begun = || Word::Begun(Place::at(100));
+        assert_eq!(passed(&[begun()]), None);
+        // Another alloc's lines of before may have come next, and be of the same millisecond.
+        let lost = passed(&[begun(), line("web.0-a", 7), line("web.0-a", 9), line("web.0-a", 9)]);
+        assert_eq!(lost, Some(places(9, &[("web.0-a", &[9, 9])])));
+        let told = places(100, &[("web.0-a", &[9])]);
+        let lost = passed(&[begun(), line("web.0-a", 9), Word::Caught(told), line("web.1-b", 103)]);
+        assert_eq!(lost, Some(places(100, &[("web.0-a", &[9]), ("web.1-b", &[103])])));
     }
 }
