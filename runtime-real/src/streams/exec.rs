@@ -5,6 +5,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use mill_core::api::{ApiError, ErrorCode};
 use mill_core::container::{OpError, OpErrorKind};
 use mill_core::name::AllocId;
@@ -92,8 +93,7 @@ async fn tell(
     mut output: Output,
     sender: &mut Sender,
 ) -> io::Result<Frame> {
-    let mut held = Vec::new();
-    let mut is_held = true;
+    let mut held = Held::default();
     loop {
         let piece = match timeout(BEAT_EVERY, output.next()).await {
             Ok(Ok(piece)) => piece,
@@ -105,48 +105,72 @@ async fn tell(
             }
         };
         let Some((part, bytes)) = piece else { break };
-        if is_held {
-            held.extend_from_slice(&bytes);
-            let common = held.len().min(SUSPECT.len());
-            is_held = held[..common] == SUSPECT[..common] && held.len() <= HELD_MAX;
-            if is_held {
-                continue;
-            }
-            sender.send(frame_of(part, std::mem::take(&mut held).into())).await?;
-            continue;
+        for (part, bytes) in held.pass(part, bytes).into_iter().flatten() {
+            sender.send(frame_of(part, bytes)).await?;
         }
+    }
+    let ended = handle.ended(&held.words).await;
+    let is_engines = matches!(ended, Ok(Ended::NotFound(_) | Ended::NotExecutable(_)));
+    if let Some((part, bytes)) = held.release().filter(|_| !is_engines) {
         sender.send(frame_of(part, bytes)).await?;
     }
-    let ended = match handle.ended(&held).await {
-        Ok(ended) => ended,
-        Err(error) => {
-            let message = format!("how the command ended is not known: {}", error.detail);
-            return Ok(Frame::Failed(ApiError::new(ErrorCode::Unknown, message)));
-        }
-    };
     Ok(match ended {
-        Ended::NotFound(said) => {
+        Ok(Ended::NotFound(said)) => {
             Frame::Failed(ApiError::new(ErrorCode::NotFound, format!("command not found: {said}")))
         }
-        Ended::NotExecutable(said) => {
+        Ok(Ended::NotExecutable(said)) => {
             let message = format!("the command cannot be run: {said}");
             Frame::Failed(ApiError::new(ErrorCode::Forbidden, message))
         }
-        Ended::Exited(code) => {
-            if !held.is_empty() {
-                sender.send(frame_of(Part::Output, held.into())).await?;
-            }
-            Frame::Exited(code)
-        }
-        Ended::Runs => {
+        Ok(Ended::Exited(code)) => Frame::Exited(code),
+        Ok(Ended::Runs) => {
             handle.clone().hang_up().await;
             let message = "the engine stopped to carry what the command prints; it was ended";
             Frame::Failed(ApiError::new(ErrorCode::Internal, message))
         }
+        Err(error) => {
+            let message = format!("how the command ended is not known: {}", error.detail);
+            Frame::Failed(ApiError::new(ErrorCode::Unknown, message))
+        }
     })
 }
 
-fn frame_of(part: Part, bytes: bytes::Bytes) -> Frame {
+/// What is printed first, while it may be the engine's words in place of the command's.
+#[derive(Default)]
+struct Held {
+    words: Vec<u8>,
+    /// It is the command's.
+    is_over: bool,
+}
+
+impl Held {
+    /// What is to be passed on now that this was printed, in that order.
+    fn pass(&mut self, part: Part, bytes: Bytes) -> [Option<(Part, Bytes)>; 2] {
+        if self.is_over {
+            return [Some((part, bytes)), None];
+        }
+        match part {
+            // Engines say it where the command's output would be.
+            Part::Output => {
+                self.words.extend_from_slice(&bytes);
+                let common = self.words.len().min(SUSPECT.len());
+                let is_suspect = self.words[..common] == SUSPECT[..common];
+                let is_held = is_suspect && self.words.len() <= HELD_MAX;
+                [if is_held { None } else { self.release() }, None]
+            }
+            Part::Error => [self.release(), Some((part, bytes))],
+        }
+    }
+
+    /// Nothing is held from now on.
+    fn release(&mut self) -> Option<(Part, Bytes)> {
+        self.is_over = true;
+        let words = std::mem::take(&mut self.words);
+        (!words.is_empty()).then(|| (Part::Output, words.into()))
+    }
+}
+
+fn frame_of(part: Part, bytes: Bytes) -> Frame {
     match part {
         Part::Output => Frame::Data(bytes),
         Part::Error => Frame::Error(bytes),
@@ -197,5 +221,75 @@ async fn resizing(handle: CommandHandle, mut sizes: watch::Receiver<Option<Size>
         if let Some(size) = size {
             handle.clone().resize(size).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::over_socket;
+    use super::*;
+    use crate::docker::stand_in::{self, Says};
+    use serde_json::{Value, json};
+
+    /// What a client is told of a command that prints these, and ends so.
+    async fn told(printed: &[(Part, &str)], exec: Value) -> Vec<Frame> {
+        let framed = printed.iter().map(|(part, text)| {
+            let kind = if *part == Part::Output { 1 } else { 2 };
+            let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+            [&[kind, 0, 0, 0], &length[..], text.as_bytes()].concat()
+        });
+        let framed: Vec<Vec<u8>> = framed.collect();
+        let (engine, _dir) = stand_in::engine(move |path| match path {
+            "/exec/e1/start" => Some(Says::Carries(framed.clone())),
+            "/exec/e1/json" if exec.is_null() => Some(Says::Nothing),
+            "/exec/e1/json" => Some(Says::Json(200, exec.clone())),
+            _ => None,
+        });
+        let wish = ExecWish { command: Vec::new(), stdin: false, tty: None };
+        let alloc = AllocId::known("web.0-a");
+        let command = engine.begin_exec(&alloc, wish).await.unwrap_or_else(|e| panic!("{e:?}"));
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let (sender, receiver) = over_socket(ours);
+        let opened = Opened { alloc, node: "m1".to_owned() };
+        tokio::spawn(run(command, opened, sender, receiver));
+        let (_sender, mut receiver) = over_socket(theirs);
+        let mut frames = Vec::new();
+        while let Some(frame) = receiver.next().await.unwrap() {
+            let is_last = matches!(frame, Frame::Exited(_) | Frame::Failed(_));
+            frames.push(frame);
+            if is_last {
+                break;
+            }
+        }
+        assert!(matches!(frames.remove(0), Frame::Opened(_)), "{frames:?}");
+        frames
+    }
+
+    fn text(kind: fn(Bytes) -> Frame, text: &'static str) -> Frame {
+        kind(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn what_a_command_prints_is_passed_on_though_it_begins_as_an_engine_does() {
+        let ended = |code: i32| json!({ "Running": false, "ExitCode": code });
+        let printed = [(Part::Output, "OCI "), (Part::Error, "no\n"), (Part::Output, "runtime")];
+        let frames = told(&printed, ended(1)).await;
+        let whole = [
+            text(Frame::Data, "OCI "),
+            text(Frame::Error, "no\n"),
+            text(Frame::Data, "runtime"),
+            Frame::Exited(1),
+        ];
+        assert_eq!(frames, whole);
+        // What the engine is not suspected of is the command's own.
+        let frames = told(&[(Part::Error, "OCI runtime exec failed")], ended(127)).await;
+        assert_eq!(frames, [text(Frame::Error, "OCI runtime exec failed"), Frame::Exited(127)]);
+        let frames = told(&[(Part::Output, "OCI runtime exec failed: no")], ended(127)).await;
+        assert!(matches!(&frames[..], [Frame::Failed(_)]), "{frames:?}");
+        // How it ended is not found out, and what it printed is not lost.
+        let frames = told(&[(Part::Output, "OCI")], Value::Null).await;
+        let [printed, Frame::Failed(error)] = &frames[..] else { panic!("{frames:?}") };
+        assert_eq!(*printed, text(Frame::Data, "OCI"));
+        assert_eq!(error.code, ErrorCode::Unknown);
     }
 }
