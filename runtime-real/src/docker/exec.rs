@@ -5,6 +5,7 @@
 //! where it happens to look alike. An engine cannot end a command: its process group is
 //! signalled, where that can be seen from here. Tested in `cli/tests/streams.rs`.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -37,9 +38,10 @@ const DETACH_KEYS: &str = "ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl
 /// A terminal can be given its size only once its process is there.
 const RESIZE_TRIES: u32 = 20;
 const RESIZE_PAUSE: Duration = Duration::from_millis(25);
-/// How often is looked whether a command has ended, and for how long.
+/// How often is looked whether a command has ended: at first, for so many times, and later.
 const END_PAUSE: Duration = Duration::from_millis(50);
 const END_LOOKS: u32 = 100;
+const LATE_END_PAUSE: Duration = Duration::from_millis(500);
 /// As often a command is asked to end, at each look, before it is made to.
 const HANG_UPS: u32 = 40;
 /// How often is looked whether one that nobody watches has begun, and for how long it may take to
@@ -118,8 +120,6 @@ pub(crate) enum Ended {
     NotFound(String),
     /// The program cannot be run.
     NotExecutable(String),
-    /// It has not: the engine only stopped to carry what it prints.
-    Runs,
 }
 
 /// What an engine answers that does not do what it is asked.
@@ -286,13 +286,15 @@ impl CommandHandle {
         }
     }
 
-    /// How it ended, once it prints nothing any more; `said` is how that began.
+    /// Waits until it has ended, and says how; `said` is how that began which it printed.
     pub(crate) async fn ended(&self, said: &[u8]) -> Result<Ended, OpError> {
-        for _ in 0..END_LOOKS {
+        let mut looks = 0;
+        loop {
             let looked = self.docker.inspect_exec(&self.id);
             let exec = within(CALL_WITHIN, &self.doing, looked).await?;
             let Some(code) = exec.exit_code.filter(|_| exec.running != Some(true)) else {
-                sleep(END_PAUSE).await;
+                sleep(if looks < END_LOOKS { END_PAUSE } else { LATE_END_PAUSE }).await;
+                looks = (looks + 1).min(END_LOOKS);
                 continue;
             };
             let why = || errors::cleaned(&String::from_utf8_lossy(said));
@@ -308,7 +310,6 @@ impl CommandHandle {
                 code => Ended::Exited(i32::try_from(code).unwrap_or(i32::MAX)),
             });
         }
-        Ok(Ended::Runs)
     }
 
     /// Ends it, as a terminal does that is closed, and by force if that does not help. Of what it
@@ -372,7 +373,8 @@ impl Input {
 }
 
 impl Output {
-    /// The next piece; `None` at the end. Nothing is lost when this is given up.
+    /// The next piece; `None` at the end, which may be before that of the command. Nothing is lost
+    /// when this is given up.
     pub(crate) async fn next(&mut self) -> std::io::Result<Option<(Part, Bytes)>> {
         loop {
             if let Some(piece) = self.piece()? {
@@ -380,7 +382,10 @@ impl Output {
             }
             self.buffer.reserve(PIECE_BYTES);
             if self.from.read_buf(&mut self.buffer).await? == 0 {
-                return Ok(None);
+                return match (self.buffer.is_empty(), self.part) {
+                    (true, None) => Ok(None),
+                    (false, _) | (_, Some(_)) => Err(ErrorKind::UnexpectedEof.into()),
+                };
             }
         }
     }

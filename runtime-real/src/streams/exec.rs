@@ -4,6 +4,7 @@
 //! printed a beat is sent now and then: so whoever is gone is noticed, and the command is ended.
 
 use std::io;
+use std::pin::pin;
 
 use bytes::Bytes;
 use mill_core::api::{ApiError, ErrorCode};
@@ -94,26 +95,30 @@ async fn tell(
     sender: &mut Sender,
 ) -> io::Result<Frame> {
     let mut held = Held::default();
-    loop {
-        let piece = match timeout(BEAT_EVERY, output.next()).await {
-            Ok(Ok(piece)) => piece,
-            // The engine was lost: how the command ended may still be found out.
-            Ok(Err(_)) => None,
+    let is_whole = loop {
+        let (part, bytes) = match timeout(BEAT_EVERY, output.next()).await {
+            Ok(Ok(Some(piece))) => piece,
+            Ok(Ok(None)) => break true,
+            Ok(Err(_)) => break false,
             Err(_) => {
                 sender.send(Frame::Beat).await?;
                 continue;
             }
         };
-        let Some((part, bytes)) = piece else { break };
         for (part, bytes) in held.pass(part, bytes).into_iter().flatten() {
             sender.send(frame_of(part, bytes)).await?;
         }
-    }
-    let ended = handle.ended(&held.words).await;
-    let is_engines = matches!(ended, Ok(Ended::NotFound(_) | Ended::NotExecutable(_)));
+    };
+    let ended = end_of(handle, &held.words, is_whole, sender).await?;
+    let is_engines = matches!(ended, Some(Ok(Ended::NotFound(_) | Ended::NotExecutable(_))));
     if let Some((part, bytes)) = held.release().filter(|_| !is_engines) {
         sender.send(frame_of(part, bytes)).await?;
     }
+    let Some(ended) = ended else {
+        tokio::spawn(handle.clone().hang_up());
+        let message = "the engine stopped to carry what the command prints; it is ended";
+        return Ok(Frame::Failed(ApiError::new(ErrorCode::Internal, message)));
+    };
     Ok(match ended {
         Ok(Ended::NotFound(said)) => {
             Frame::Failed(ApiError::new(ErrorCode::NotFound, format!("command not found: {said}")))
@@ -123,16 +128,30 @@ async fn tell(
             Frame::Failed(ApiError::new(ErrorCode::Forbidden, message))
         }
         Ok(Ended::Exited(code)) => Frame::Exited(code),
-        Ok(Ended::Runs) => {
-            handle.clone().hang_up().await;
-            let message = "the engine stopped to carry what the command prints; it was ended";
-            Frame::Failed(ApiError::new(ErrorCode::Internal, message))
-        }
         Err(error) => {
+            tokio::spawn(handle.clone().hang_up());
             let message = format!("how the command ended is not known: {}", error.detail);
             Frame::Failed(ApiError::new(ErrorCode::Unknown, message))
         }
     })
+}
+
+/// How the command ended, which may be long after all was read that it prints. If that was not
+/// read to its end, `None` for a command that goes on.
+async fn end_of(
+    handle: &CommandHandle,
+    said: &[u8],
+    is_whole: bool,
+    sender: &mut Sender,
+) -> io::Result<Option<Result<Ended, OpError>>> {
+    let mut ended = pin!(handle.ended(said));
+    loop {
+        match timeout(BEAT_EVERY, &mut ended).await {
+            Ok(ended) => return Ok(Some(ended)),
+            Err(_) if is_whole => sender.send(Frame::Beat).await?,
+            Err(_) => return Ok(None),
+        }
+    }
 }
 
 /// What is printed first, while it may be the engine's words in place of the command's.
@@ -230,19 +249,35 @@ mod tests {
     use super::*;
     use crate::docker::stand_in::{self, Says};
     use serde_json::{Value, json};
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     /// What a client is told of a command that prints these, and ends so.
     async fn told(printed: &[(Part, &str)], exec: Value) -> Vec<Frame> {
+        told_of(framed(printed), move |_| exec.clone()).await
+    }
+
+    /// As an engine writes it.
+    fn framed(printed: &[(Part, &str)]) -> Vec<Vec<u8>> {
         let framed = printed.iter().map(|(part, text)| {
             let kind = if *part == Part::Output { 1 } else { 2 };
             let length = u32::try_from(text.len()).unwrap().to_be_bytes();
             [&[kind, 0, 0, 0], &length[..], text.as_bytes()].concat()
         });
-        let framed: Vec<Vec<u8>> = framed.collect();
+        framed.collect()
+    }
+
+    /// The same, of what the engine writes and says at each look.
+    async fn told_of(
+        framed: Vec<Vec<u8>>,
+        exec: impl Fn(u32) -> Value + Send + Sync + 'static,
+    ) -> Vec<Frame> {
+        let looks = AtomicU32::new(0);
         let (engine, _dir) = stand_in::engine(move |path| match path {
             "/exec/e1/start" => Some(Says::Carries(framed.clone())),
-            "/exec/e1/json" if exec.is_null() => Some(Says::Nothing),
-            "/exec/e1/json" => Some(Says::Json(200, exec.clone())),
+            "/exec/e1/json" => Some(match exec(looks.fetch_add(1, Ordering::Relaxed)) {
+                Value::Null => Says::Nothing,
+                exec => Says::Json(200, exec),
+            }),
             _ => None,
         });
         let wish = ExecWish { command: Vec::new(), stdin: false, tty: None };
@@ -291,5 +326,22 @@ mod tests {
         let [printed, Frame::Failed(error)] = &frames[..] else { panic!("{frames:?}") };
         assert_eq!(*printed, text(Frame::Data, "OCI"));
         assert_eq!(error.code, ErrorCode::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_command_goes_on_that_prints_no_more_and_not_one_that_cannot_be_heard() {
+        // That is longer than the first looks at it.
+        let late = |look| match look < 105 {
+            true => json!({ "Running": true, "Pid": 0 }),
+            false => json!({ "Running": false, "ExitCode": 3 }),
+        };
+        let frames = told_of(Vec::new(), late).await;
+        let [beats @ .., Frame::Exited(3)] = &frames[..] else { panic!("{frames:?}") };
+        assert!(!beats.is_empty() && beats.iter().all(|frame| *frame == Frame::Beat));
+        let cut = vec![framed(&[(Part::Output, "whole")]).concat(), vec![1, 0, 0]];
+        let frames = told_of(cut, |_| json!({ "Running": true, "Pid": 0 })).await;
+        let [printed, Frame::Failed(error)] = &frames[..] else { panic!("{frames:?}") };
+        assert_eq!(*printed, text(Frame::Data, "whole"));
+        assert!(error.message.contains("stopped to carry"), "{error:?}");
     }
 }
