@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use futures_util::stream::{BoxStream, StreamExt as _};
+use mill_core::api::{ApiError, ErrorCode};
 use mill_core::container::{OpError, OpErrorKind};
 use mill_core::name::AllocId;
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,13 @@ pub(super) async fn answer(
             word = waiting.recv() => match word {
                 Some(word) => {
                     let json = serde_json::to_vec(&word).expect("a line has text keys only");
-                    sender.send(Frame::Data(json.into())).await?;
+                    match sender.send(Frame::Data(json.into())).await {
+                        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                            let error = ApiError::new(ErrorCode::Internal, error.to_string());
+                            return sender.send(Frame::Failed(error)).await;
+                        }
+                        sent => sent?,
+                    }
                 }
                 None => break,
             },

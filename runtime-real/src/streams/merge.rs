@@ -312,6 +312,10 @@ impl Asker {
 
     /// Asks, and passes on what is told until that is all.
     async fn once(&mut self) -> Result<(), String> {
+        // Its own copy can always be asked, but while the daemon stops.
+        if let Ok(views) = self.streams.allocs(Copy::Own).await {
+            self.passed.forget_all_but(&views.into_iter().map(|view| view.id).collect());
+        }
         let query = NodeLogs { from: self.passed.from.clone(), ..self.query.clone() };
         let asked = self.streams.ask(self.node, &Here::Logs(query)).await;
         // What is dropped ends the stream, so the sending side is kept.
@@ -371,6 +375,13 @@ impl Passed {
             Word::Told(Told::Trouble { .. }) => {}
         }
     }
+
+    /// Of what is not in the cluster any more nothing is told either, so it need not be asked for.
+    fn forget_all_but(&mut self, known: &BTreeSet<AllocId>) {
+        if let Some(from) = &mut self.from {
+            from.allocs.retain(|alloc, _| known.contains(alloc));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -409,5 +420,13 @@ mod tests {
         let told = places(100, &[("web.0-a", &[9])]);
         let lost = passed(&[begun(), line("web.0-a", 9), Word::Caught(told), line("web.1-b", 103)]);
         assert_eq!(lost, Some(places(100, &[("web.0-a", &[9]), ("web.1-b", &[103])])));
+    }
+
+    #[test]
+    fn what_is_gone_is_not_asked_for() {
+        let from = Some(places(100, &[("web.0-a", &[9]), ("web.1-b", &[103])]));
+        let mut passed = Passed { from, has_caught: true };
+        passed.forget_all_but(&BTreeSet::from([AllocId::known("web.1-b")]));
+        assert_eq!(passed.from, Some(places(100, &[("web.1-b", &[103])])));
     }
 }
