@@ -164,7 +164,12 @@ pub(super) async fn tell(streams: Streams, query: NodeLogs, words: Words) {
             if words.send(Word::Begun(begun)).await.is_err() {
                 return;
             }
-            let Some(allocs) = send_past(&streams, &query, &words).await else { return };
+            let past = tokio::select! {
+                past = send_past(&streams, &query, &words) => past,
+                // An engine that hangs may never say what it was asked.
+                () = words.closed() => return,
+            };
+            let Some(allocs) = past else { return };
             Places { begun, allocs }
         }
     };

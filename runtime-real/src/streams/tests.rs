@@ -151,6 +151,35 @@ async fn trouble(told: &mut tokio::sync::mpsc::Receiver<Told>) -> (String, Strin
 }
 
 #[tokio::test]
+async fn nobody_waits_for_an_engine_that_hangs_once_nobody_reads() {
+    let (asked, mut is_asked) = tokio::sync::mpsc::unbounded_channel();
+    let (engine, _dir) = stand_in::engine(move |path| {
+        path.ends_with("/logs").then(|| {
+            asked.send(()).unwrap();
+            Says::Never
+        })
+    });
+    let authority = Authority::found("c1").unwrap();
+    let cluster = Cluster::default();
+    let node = Node::start(&authority, 1, engine, cluster.answer()).await;
+    let (words, mut waiting) = tokio::sync::mpsc::channel(1);
+    let query = NodeLogs {
+        names: Vec::new(),
+        allocs: [AllocId::known("web.0-a")].into(),
+        tail: 5,
+        follow: true,
+        since: None,
+        all: false,
+        from: None,
+    };
+    let telling = tokio::spawn(logs::tell(node.streams.clone(), query, words));
+    assert!(matches!(waiting.recv().await, Some(logs::Word::Begun(_))));
+    is_asked.recv().await.unwrap();
+    drop(waiting);
+    timeout(LIMIT, telling).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
 async fn a_node_is_followed_once_it_is_known_and_again_when_it_has_joined_again() {
     let authority = Authority::found("c1").unwrap();
     let cluster = Cluster::default();
