@@ -3,7 +3,8 @@
 //! The engine carries input and output over a connection that it takes over from HTTP. That is
 //! read here and not by bollard, which takes what a terminal prints for the engine's own framing
 //! where it happens to look alike. An engine cannot end a command: its process group is
-//! signalled, where that can be seen from here. Tested in `cli/tests/streams.rs`.
+//! signalled, where that can be seen from here. Tested in `cli/tests/streams.rs`, and here against
+//! an engine that misbehaves.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -272,7 +273,7 @@ impl CommandHandle {
     }
 
     fn unknown(&self, why: &str) -> String {
-        format!("{}: it may have begun, and is ended then: {why}", self.doing)
+        format!("{}: the command may have begun, and is ended if it has: {why}", self.doing)
     }
 
     /// Gives its terminal another size.
@@ -462,7 +463,7 @@ mod tests {
         });
         let begun = engine.begin_exec(&AllocId::known("web.0-a"), wish()).await;
         let Err(NotBegun::Unknown(why)) = begun.map(|_| ()) else { panic!("it is not known") };
-        assert!(why.contains("it may have begun"), "{why}");
+        assert!(why.contains("the command may have begun"), "{why}");
         let ended = tokio::task::spawn_blocking(move || late.wait().unwrap());
         let ended = timeout(CALL_WITHIN, ended).await.expect("it is ended").unwrap();
         assert_eq!(ended.signal(), Some(Signal::HUP.as_raw()));

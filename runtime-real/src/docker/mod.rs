@@ -2,7 +2,8 @@
 //!
 //! It decides nothing: no retry, no backoff, no policy. Docker's notions stay in here, and every
 //! error becomes core's at one place (`errors`). A container belongs to us if it carries the
-//! labels of our cluster and node. Tested against a real engine in `tests/docker`.
+//! labels of our cluster and node. Tested against a real engine in `tests/docker`, and against a
+//! `stand_in` where a real one is hard to bring to it.
 
 mod create;
 mod credentials;

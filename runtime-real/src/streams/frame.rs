@@ -182,7 +182,7 @@ impl Sender {
     /// Sends a frame, as soon as the other side has room for it.
     ///
     /// # Errors
-    /// When the stream is gone, or the frame carries more than [`FRAME_MAX`]; then nothing was sent.
+    /// When the stream is gone, or the frame carries more than [`FRAME_MAX`]: nothing is sent then.
     pub async fn send(&mut self, frame: Frame) -> io::Result<()> {
         let bytes = frame.encode()?;
         match &mut self.0 {

@@ -9,7 +9,8 @@
 //! - `exec`, `forward`: a command in a container, a connection to its port
 //! - `logs`: what the containers of this node print; `merge`: those of all nodes
 //!
-//! Tested in `cli/tests/streams.rs` and, between machines, in `cli/tests/cluster/streams.rs`.
+//! Tested in `cli/tests/streams.rs` and, between machines, in `cli/tests/cluster/streams.rs`; what
+//! a real engine or cluster seldom does, in `tests`.
 
 mod exec;
 mod forward;

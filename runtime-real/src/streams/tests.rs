@@ -125,7 +125,8 @@ async fn a_stream_is_only_opened_where_it_would_be_cut_off() {
 async fn only_a_command_that_may_have_begun_keeps_others_from_being_tried() {
     let paused = || Says::Json(409, json!({ "message": "container 0a1b is paused" }));
     let create = "/containers/mill-web.0-a/exec";
-    let cases: [(&str, fn() -> Says, ErrorCode); 4] = [
+    type Case = (&'static str, fn() -> Says, ErrorCode);
+    let cases: [Case; 4] = [
         (create, paused, ErrorCode::Conflict),
         (create, || Says::Json(500, json!({ "message": "new" })), ErrorCode::Internal),
         ("/exec/e1/start", paused, ErrorCode::Conflict),
