@@ -84,7 +84,7 @@ impl Streams {
         }
         let (told, receiver) = mpsc::channel(LINES_WAITING);
         let by_node = wish.of(views);
-        let (streams, asked, unknown) = (self.clone(), BTreeSet::new(), BTreeMap::new());
+        let (streams, asked, unknown) = (self.clone(), BTreeMap::new(), BTreeMap::new());
         let merge = Merge { streams, wish, asked, unknown, told };
         tokio::spawn(async move {
             merge.run(by_node).await;
@@ -97,8 +97,8 @@ impl Streams {
 struct Merge {
     streams: Streams,
     wish: LogsWish,
-    /// Nodes that were asked. One that joins again has another number.
-    asked: BTreeSet<NodeId>,
+    /// Nodes that were asked, and their names. One that joins again has another number.
+    asked: BTreeMap<NodeId, String>,
     /// Nodes that are to be asked once they are known, and from where on.
     unknown: BTreeMap<String, Option<Places>>,
     told: mpsc::Sender<Told>,
@@ -145,7 +145,7 @@ impl Merge {
                 self.wait_for(name, from.clone()).await;
                 continue;
             };
-            if !self.asked.insert(node) {
+            if self.asked.insert(node, name.clone()).is_some() {
                 continue;
             }
             let (words, waiting) = mpsc::channel(LINES_WAITING);
@@ -165,16 +165,24 @@ impl Merge {
 
     /// Of a node that this one has not heard of yet.
     async fn wait_for(&mut self, name: String, from: Option<Places>) {
-        if self.unknown.contains_key(&name) {
+        let was_asked = self.asked.values().any(|known| *known == name);
+        // One that was asked was removed, and has said what it had to say.
+        if was_asked || self.unknown.contains_key(&name) {
             return;
         }
-        let then = match self.wish.follow {
-            true => "what runs there comes when it is",
-            false => "ask again",
+        let is_live = from.is_some();
+        self.unknown.insert(name.clone(), from);
+        let error = match (name.as_str(), self.wish.follow) {
+            // A node that was removed has no name any more.
+            ("", _) if is_live => return,
+            ("", _) => "what ran on nodes that were removed is missing here".to_owned(),
+            (name, true) => {
+                format!("node {name} is not known here yet; what runs there comes when it is")
+            }
+            (name, false) => format!("node {name} is not known here yet; ask again"),
         };
-        let error = format!("node {name} is not known here yet; {then}");
-        let told = Told::Trouble { alloc: None, node: Some(name.clone()), error };
-        self.unknown.insert(name, from);
+        let node = Some(name).filter(|name| !name.is_empty());
+        let told = Told::Trouble { alloc: None, node, error };
         // Who does not read any more is noticed with the next line.
         let _ = self.told.send(told).await;
     }

@@ -62,25 +62,32 @@ fn no_engine() -> Engine {
     Engine::connect(EngineOptions { host, cluster, node: NodeId(1), config: None }).unwrap()
 }
 
-/// A copy of the cluster: an alloc on the node that is called m2, whose number is that.
-#[derive(Clone, Default)]
-struct Cluster(Arc<Mutex<Option<u64>>>);
+/// A copy of the cluster: an alloc on a node of that name, and the number of m2.
+#[derive(Clone)]
+struct Cluster(Arc<Mutex<(&'static str, Option<u64>)>>);
 
 impl Cluster {
+    fn on(node: &'static str) -> Cluster {
+        Cluster(Arc::new(Mutex::new((node, None))))
+    }
+
     fn set_number(&self, node: u64) {
-        *self.0.lock().unwrap() = Some(node);
+        self.0.lock().unwrap().1 = Some(node);
     }
 
     fn answer(&self) -> impl FnMut(Request) -> Outcome + Send + 'static {
-        let number = self.0.clone();
+        let known = self.0.clone();
         move |request| match request {
-            Request::Allocs { .. } => Ok(Answer::Allocs(vec![view(json!({
-                "id": "web.0-a", "slot": "web.0", "node": "m2", "host": "", "port": null,
-                "phase": "healthy", "stopping": false, "version": 1, "image": "", "restarts": 0,
-                "trouble": null,
-            }))])),
+            Request::Allocs { .. } => {
+                let node = known.lock().unwrap().0;
+                Ok(Answer::Allocs(vec![view(json!({
+                    "id": "web.0-a", "slot": "web.0", "node": node, "host": "", "port": null,
+                    "phase": "healthy", "stopping": false, "version": 1, "image": "",
+                    "restarts": 0, "trouble": null,
+                }))]))
+            }
             Request::Status { .. } => {
-                let number = *number.lock().unwrap();
+                let number = known.lock().unwrap().1;
                 let nodes = number.map(|id| {
                     json!({
                         "id": id, "name": "m2", "up": true, "advertise": "", "cpu": [0, 0],
@@ -148,7 +155,7 @@ async fn only_a_command_that_may_have_begun_keeps_others_from_being_tried() {
 async fn trouble(told: &mut tokio::sync::mpsc::Receiver<Told>) -> (String, String) {
     let told = timeout(LIMIT, told.recv()).await.expect("it is told").unwrap();
     let Told::Trouble { alloc, node, error } = told else { panic!("{told:?}") };
-    (alloc.map(|alloc| alloc.to_string()).or(node).unwrap(), error)
+    (alloc.map(|alloc| alloc.to_string()).or(node).unwrap_or_default(), error)
 }
 
 #[tokio::test]
@@ -161,7 +168,7 @@ async fn nobody_waits_for_an_engine_that_hangs_once_nobody_reads() {
         })
     });
     let authority = Authority::found("c1").unwrap();
-    let cluster = Cluster::default();
+    let cluster = Cluster::on("m1");
     let node = Node::start(&authority, 1, engine, cluster.answer()).await;
     let (words, mut waiting) = tokio::sync::mpsc::channel(1);
     let query = NodeLogs {
@@ -183,7 +190,7 @@ async fn nobody_waits_for_an_engine_that_hangs_once_nobody_reads() {
 #[tokio::test]
 async fn a_node_is_followed_once_it_is_known_and_again_when_it_has_joined_again() {
     let authority = Authority::found("c1").unwrap();
-    let cluster = Cluster::default();
+    let cluster = Cluster::on("m2");
     let asked = Node::start(&authority, 1, no_engine(), cluster.answer()).await;
     let [first, second] =
         [2, 3].map(|node| Node::start(&authority, node, no_engine(), cluster.answer()));
@@ -205,4 +212,16 @@ async fn a_node_is_followed_once_it_is_known_and_again_when_it_has_joined_again(
     assert_eq!(trouble(&mut told).await.0, "web.0-a");
     let more = timeout(Duration::from_secs(2), told.recv()).await;
     assert!(more.is_err(), "nobody asks the first one any more: {more:?}");
+}
+
+#[tokio::test]
+async fn what_ran_on_a_node_that_was_removed_is_said_to_be_missing() {
+    let authority = Authority::found("c1").unwrap();
+    // It has no name any more.
+    let node = Node::start(&authority, 1, no_engine(), Cluster::on("").answer()).await;
+    let wish = LogsWish { names: Vec::new(), tail: 5, follow: false, since: None, all: true };
+    let mut told = node.streams.logs(wish).await.unwrap();
+    let (_, why) = trouble(&mut told).await;
+    assert_eq!(why, "what ran on nodes that were removed is missing here");
+    assert!(told.recv().await.is_none());
 }
