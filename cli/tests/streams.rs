@@ -82,6 +82,8 @@ fn a_command_prints_complains_reads_and_exits_as_if_it_ran_here() {
         (&["web", "--", "nosuch"][..], 127, "command not found"),
         (&["web", "--", "/www/healthz"], 126, "cannot be run"),
         (&["web", "--", "sh", "-c", "echo OCI runtime; exit 126"], 126, "OCI runtime"),
+        // It may go on for longer than it can be heard.
+        (&["web", "--", "sh", "-c", "exec >&- 2>&-; sleep 7; exit 3"], 3, ""),
         (&["nobody", "--", "sh"], 1, "there is no service, slot or alloc `nobody`"),
         (&["-t", "web", "--", "sh"], 2, "leave out -t"),
         (&["web"], 2, "COMMAND"),

@@ -15,7 +15,8 @@ use http_body_util::BodyExt as _;
 use mill_core::name::NodeId;
 use mill_runtime_real::pki::{Authority, Credentials, NodeKey, fingerprint};
 use mill_runtime_real::rpc::{
-    Caller, Dial, JOIN_PATH, Limits, Peer, Peers, Server, Tcp, call_stranger, pieces,
+    CallError, Caller, Dial, JOIN_PATH, Limits, Peer, Peers, Server, Tcp, call_stranger,
+    only_streams, pieces,
 };
 use tokio::net::TcpListener;
 
@@ -165,6 +166,48 @@ async fn those_that_do_not_say_who_they_are_lock_out_nobody_for_long() {
     while peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await.is_err() {}
 }
 
+/// This machine's network, where nobody ever answers at one of the addresses.
+#[derive(Clone, Debug)]
+struct PartlySilent;
+
+impl Dial for PartlySilent {
+    type Stream = tokio::net::TcpStream;
+
+    async fn dial(&self, address: String) -> io::Result<tokio::net::TcpStream> {
+        match address.as_str() {
+            "silent" => std::future::pending().await,
+            _ => Tcp.dial(address).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn streams_to_a_node_that_does_not_answer_hold_up_none_to_others() {
+    let authority = Authority::found("c1").unwrap();
+    let ((one, key), (two, _)) = (member(&authority, 1), member(&authority, 2));
+    let (over, _is_over) = tokio::sync::mpsc::unbounded_channel();
+    let address = serve(Server::new(&one, repeating(over), Limits::default()).unwrap()).await;
+    let peers = Peers::new(PartlySilent, &two).unwrap();
+    let known = [(1, address.as_str()), (3, "silent")].map(|(node, address)| {
+        (NodeId(node), Peer { address: address.to_owned(), key: key.clone() })
+    });
+    peers.set(BTreeMap::from(known));
+    let waiting =
+        futures_util::future::join_all((0..20).map(|_| peers.open(NodeId(3), "/rpc/1/repeat")));
+    tokio::pin!(waiting);
+    tokio::select! {
+        // Those begin first.
+        biased;
+        _ = &mut waiting => panic!("one waits for the others"),
+        opened = peers.open(NodeId(1), "/rpc/1/repeat") => drop(opened.unwrap()),
+    }
+    // Nobody waits for long to be next.
+    let refused = tokio::time::timeout(LIMIT, waiting).await.expect("each is told");
+    let crowded = |error: &CallError| error.to_string().contains("are being opened already");
+    let refused = refused.into_iter().map(Result::unwrap_err);
+    assert_eq!(refused.filter(crowded).count(), 4);
+}
+
 /// The simulated network.
 #[derive(Clone, Debug)]
 struct Simulated;
@@ -253,7 +296,8 @@ fn repeating(over: tokio::sync::mpsc::UnboundedSender<bool>) -> Router {
         });
         axum::body::Body::new(body)
     };
-    Router::new().route("/rpc/1/repeat", post(repeat)).merge(router())
+    let repeat = post(repeat).layer(axum::middleware::from_fn(only_streams));
+    Router::new().route("/rpc/1/repeat", repeat).merge(router())
 }
 
 #[tokio::test]
@@ -296,6 +340,16 @@ async fn a_stream_that_nobody_reads_holds_little_and_holds_up_no_call() {
     let removed = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap_err();
     assert_eq!(removed.kind(), io::ErrorKind::PermissionDenied);
     server.set_book(BTreeMap::new(), 0);
+    // A connection for calls would not be cut off, so no stream is there.
+    let call = peers.call(NodeId(1), "/rpc/1/repeat", vec![7], LIMIT).await;
+    assert!(matches!(call, Err(CallError::NoAnswer(_))), "{call:?}");
+    // To a node that is removed, they are cut off on this side.
+    let mut stream = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap();
+    peers.set(BTreeMap::new());
+    let cut = tokio::time::timeout(LIMIT, stream.receiving.frame()).await;
+    let cut = cut.expect("it is cut off").unwrap().unwrap_err();
+    assert!(cut.to_string().contains("removed"), "{cut}");
+    knows(&peers, 1, &address, &key);
     // Nothing is there under another name, and nobody under another number.
     let missing = peers.open(NodeId(1), "/rpc/1/nothing").await.unwrap_err();
     assert!(missing.to_string().contains("another version"), "{missing}");

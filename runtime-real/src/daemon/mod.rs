@@ -247,6 +247,19 @@ impl Handle {
         self.requests.send(Asked { request, origin, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
+
+    /// Of a node that is a test's.
+    #[cfg(test)]
+    pub(crate) fn answered(mut answer: impl FnMut(Request) -> Outcome + Send + 'static) -> Handle {
+        let (requests, mut asked) = mpsc::channel::<Asked>(REQUESTS_WAITING);
+        drop(tokio::spawn(async move {
+            while let Some(Asked { request, reply, .. }) = asked.recv().await {
+                // Who does not wait any more needs no answer.
+                let _ = reply.send(answer(request));
+            }
+        }));
+        Handle { requests }
+    }
 }
 
 impl Daemon {

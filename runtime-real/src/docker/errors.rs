@@ -108,6 +108,7 @@ const CONTAINERS: &[Phrase] = &[
     ("no such image", OpErrorKind::ImageMissing, CHECK_NAME),
     ("no such container", OpErrorKind::Gone, ""),
     ("is not running", OpErrorKind::Unhealthy, ""),
+    ("is paused", OpErrorKind::Unhealthy, "`docker unpause` lets it go on"),
     (
         "unable to find user",
         OpErrorKind::Rejected,
@@ -284,6 +285,11 @@ mod tests {
             ),
             (404, "No such container: mill-web.0-abcd", OpErrorKind::Gone),
             (404, "No such image: web@sha256:00", OpErrorKind::ImageMissing),
+            (
+                409,
+                "container 0a1b is paused, unpause the container before exec",
+                OpErrorKind::Unhealthy,
+            ),
             (
                 500,
                 "connection error: desc = \"transport: dial unix: connect: connection refused\"",

@@ -3,15 +3,19 @@
 //! The engine carries input and output over a connection that it takes over from HTTP. That is
 //! read here and not by bollard, which takes what a terminal prints for the engine's own framing
 //! where it happens to look alike. An engine cannot end a command: its process group is
-//! signalled, where that can be seen from here. Tested in `cli/tests/streams.rs`.
+//! signalled, where that can be seen from here. Tested in `cli/tests/streams.rs`, and here against
+//! an engine that misbehaves.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use bollard::Docker;
+use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions};
 use bollard::models::ExecInspectResponse;
 use bytes::{Buf as _, Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, StatusCode};
@@ -35,11 +39,16 @@ const DETACH_KEYS: &str = "ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl-^,ctrl
 /// A terminal can be given its size only once its process is there.
 const RESIZE_TRIES: u32 = 20;
 const RESIZE_PAUSE: Duration = Duration::from_millis(25);
-/// How often is looked whether a command has ended, and for how long.
+/// How often is looked whether a command has ended: at first, for so many times, and later.
 const END_PAUSE: Duration = Duration::from_millis(50);
 const END_LOOKS: u32 = 100;
-/// Looks between the signal that asks a command to end and the one that does not.
-const HANG_UP_LOOKS: u32 = 40;
+const LATE_END_PAUSE: Duration = Duration::from_millis(500);
+/// As often a command is asked to end, at each look, before it is made to.
+const HANG_UPS: u32 = 40;
+/// How often is looked whether one that nobody watches has begun, and for how long it may take to
+/// end that.
+const BEGIN_PAUSE: Duration = Duration::from_millis(250);
+const HANG_UP_WITHIN: Duration = Duration::from_secs(600);
 /// The most of what an engine says that is told.
 const SAID_MAX: usize = 4 << 10;
 /// What an engine prints where the command should, when that cannot be begun.
@@ -112,95 +121,161 @@ pub(crate) enum Ended {
     NotFound(String),
     /// The program cannot be run.
     NotExecutable(String),
-    /// It has not: the engine only stopped to carry what it prints.
-    Runs,
+}
+
+/// What an engine answers that does not do what it is asked.
+#[derive(Deserialize)]
+struct Refusal {
+    message: String,
+}
+
+/// Why there is no command.
+#[derive(Debug)]
+pub(crate) enum NotBegun {
+    /// It certainly did not begin.
+    Refused(OpError),
+    /// The engine was asked to begin it and did not say whether it has. Should it begin later, it
+    /// is ended.
+    Unknown(String),
+}
+
+impl From<OpError> for NotBegun {
+    fn from(error: OpError) -> NotBegun {
+        NotBegun::Refused(error)
+    }
 }
 
 impl Engine {
     /// Begins a command in an alloc's container.
     ///
     /// # Errors
-    /// When the container is not there or does not run, or the engine refuses.
+    /// When the container is not there or does not run, or the engine refuses, or does not answer.
     pub(crate) async fn begin_exec(
         &self,
         alloc: &AllocId,
         wish: ExecWish,
-    ) -> Result<Command, OpError> {
+    ) -> Result<Command, NotBegun> {
         let docker = self.docker().await?;
         let doing = format!("running a command in {alloc}");
-        match self.find(&docker, alloc).await?.map(|found| found.state) {
-            Some(ContainerState::Running) => {}
-            Some(ContainerState::Created) => {
-                let detail = format!("{alloc} is not running: its container was not started yet");
-                return Err(error(OpErrorKind::Unhealthy, detail));
-            }
-            Some(ContainerState::Exited(exit)) => {
-                let code = exit.code;
-                let detail = format!("{alloc} is not running: it ended with exit code {code}");
-                return Err(error(OpErrorKind::Unhealthy, detail));
-            }
-            None => {
-                let detail = format!("{alloc} has no container any more, or not yet");
-                return Err(error(OpErrorKind::Gone, detail));
-            }
-        }
-        let kind = wish.tty.as_ref().and_then(|tty| tty.kind.as_ref());
-        let options = CreateExecOptions {
-            attach_stdin: Some(wish.stdin),
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            tty: Some(wish.tty.is_some()),
-            detach_keys: Some(DETACH_KEYS.to_owned()),
-            env: kind.map(|kind| vec![format!("TERM={kind}")]),
-            cmd: Some(wish.command),
-            ..CreateExecOptions::default()
-        };
+        self.has_to_run(&docker, alloc).await?;
+        let size = wish.tty.as_ref().map(|tty| tty.size);
         let container = name(alloc);
-        let created = docker.create_exec(&container, options);
+        let created = docker.create_exec(&container, options(wish));
         let id = within(CALL_WITHIN, &doing, created).await?.id;
-        let is_tty = wish.tty.is_some();
-        let started = timeout(CALL_WITHIN, self.take_over(&id, is_tty)).await;
-        // Whoever reads this must not run it elsewhere: it may have begun.
-        let failed = |why| error(OpErrorKind::Other, format!("{doing}: {why}"));
-        let silent = |_| failed("the engine did not say whether it began".to_owned());
-        let started = started.map_err(silent)?;
-        let (read, write) = split(TokioIo::new(started.map_err(failed)?));
         let handle = CommandHandle { docker, id, doing };
-        if let Some(tty) = wish.tty {
-            tokio::spawn(handle.clone().resize(tty.size));
+        let asking = self.asking(&handle.doing).await?;
+        let asked = timeout(CALL_WITHIN, handle.take_over(asking, size.is_some())).await;
+        let silent = |_| NotBegun::Unknown(handle.unknown("the engine did not answer"));
+        let socket = match asked.map_err(silent).flatten() {
+            Ok(socket) => socket,
+            Err(error) => {
+                if matches!(error, NotBegun::Unknown(_)) {
+                    tokio::spawn(handle.hang_up());
+                }
+                return Err(error);
+            }
+        };
+        let (read, write) = split(TokioIo::new(socket));
+        if let Some(size) = size {
+            tokio::spawn(handle.clone().resize(size));
         }
+        let is_tty = size.is_some();
         let output = Output { from: read, buffer: BytesMut::new(), part: None, is_tty };
         Ok(Command { handle, input: Input(write), output })
     }
 
+    async fn has_to_run(&self, docker: &Docker, alloc: &AllocId) -> Result<(), OpError> {
+        let (kind, detail) = match self.find(docker, alloc).await?.map(|found| found.state) {
+            Some(ContainerState::Running) => return Ok(()),
+            Some(ContainerState::Created) => {
+                let detail = format!("{alloc} is not running: its container was not started yet");
+                (OpErrorKind::Unhealthy, detail)
+            }
+            Some(ContainerState::Exited(exit)) => {
+                let code = exit.code;
+                let detail = format!("{alloc} is not running: it ended with exit code {code}");
+                (OpErrorKind::Unhealthy, detail)
+            }
+            None => (OpErrorKind::Gone, format!("{alloc} has no container any more, or not yet")),
+        };
+        Err(error(kind, detail))
+    }
+
+    /// A connection that is not shared, since a command takes it over.
+    async fn asking(&self, doing: &str) -> Result<Asking, OpError> {
+        let connecting = async {
+            let socket = UnixStream::connect(&self.shared.socket).await;
+            let socket = socket.map_err(|cause| cause.to_string())?;
+            let greeted = http1::handshake(TokioIo::new(socket)).await;
+            let (asking, connection) = greeted.map_err(|cause| errors::chain(&cause))?;
+            tokio::spawn(connection.with_upgrades());
+            Ok(asking)
+        };
+        let connected = timeout(CALL_WITHIN, connecting).await;
+        let connected = connected.map_err(|_| errors::silent(doing))?;
+        connected.map_err(|why: String| {
+            let detail = format!("{doing}: the container engine does not answer ({why})");
+            error(OpErrorKind::EngineDown, detail)
+        })
+    }
+}
+
+type Asking = http1::SendRequest<Full<Bytes>>;
+
+fn options(wish: ExecWish) -> CreateExecOptions<String> {
+    let kind = wish.tty.as_ref().and_then(|tty| tty.kind.as_ref());
+    CreateExecOptions {
+        attach_stdin: Some(wish.stdin),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        tty: Some(wish.tty.is_some()),
+        detach_keys: Some(DETACH_KEYS.to_owned()),
+        env: kind.map(|kind| vec![format!("TERM={kind}")]),
+        cmd: Some(wish.command),
+        ..CreateExecOptions::default()
+    }
+}
+
+impl CommandHandle {
     /// Starts it, and takes its input and output over.
-    async fn take_over(&self, id: &str, is_tty: bool) -> Result<Upgraded, String> {
-        let socket = UnixStream::connect(&self.shared.socket).await;
-        let socket = socket.map_err(|cause| format!("the engine does not answer: {cause}"))?;
-        let of = |cause: hyper::Error| errors::chain(&cause);
-        let greeted = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await;
-        let (mut sender, connection) = greeted.map_err(of)?;
-        tokio::spawn(connection.with_upgrades());
+    async fn take_over(&self, mut asking: Asking, is_tty: bool) -> Result<Upgraded, NotBegun> {
+        let unknown = |cause: &hyper::Error| NotBegun::Unknown(self.unknown(&errors::chain(cause)));
+        let refused = |detail: String| {
+            let detail = format!("{}: {detail}", self.doing);
+            NotBegun::Refused(error(OpErrorKind::Other, detail))
+        };
         let body = json!({ "Detach": false, "Tty": is_tty }).to_string();
-        let request = Request::post(format!("/exec/{id}/start"))
+        let request = Request::post(format!("/exec/{}/start", self.id))
             .header(HOST, "engine")
             .header(CONTENT_TYPE, "application/json")
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "tcp")
             .body(Full::new(Bytes::from(body)));
-        let request = request.map_err(|cause| cause.to_string())?;
-        let response = sender.send_request(request).await.map_err(of)?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return hyper::upgrade::on(response).await.map_err(of);
-        }
+        let request = request.map_err(|cause| refused(cause.to_string()))?;
+        let answered = asking.try_send_request(request).await;
+        let response = answered.map_err(|mut failed| match failed.take_message() {
+            // What comes back was not sent.
+            Some(_) => refused(errors::chain(failed.error())),
+            None => unknown(failed.error()),
+        })?;
         let status = response.status();
-        let said = response.into_body().collect().await.map_err(of)?.to_bytes();
-        let said = &said[..said.len().min(SAID_MAX)];
-        Err(format!("the engine answered {status}: {}", String::from_utf8_lossy(said)))
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return hyper::upgrade::on(response).await.map_err(|cause| unknown(&cause));
+        }
+        // It switches before it begins.
+        let said = Limited::new(response.into_body(), SAID_MAX).collect().await;
+        let said = said.map(|said| said.to_bytes()).unwrap_or_default();
+        let refusal = serde_json::from_slice(&said).map(|Refusal { message }| message);
+        let message = refusal.unwrap_or_else(|_| String::from_utf8_lossy(&said).into_owned());
+        let status_code = status.as_u16();
+        let cause = Error::DockerResponseServerError { status_code, message };
+        Err(NotBegun::Refused(errors::of(&self.doing, &cause)))
     }
-}
 
-impl CommandHandle {
+    fn unknown(&self, why: &str) -> String {
+        format!("{}: the command may have begun, and is ended if it has: {why}", self.doing)
+    }
+
     /// Gives its terminal another size.
     pub(crate) async fn resize(self, size: Size) {
         let options = ResizeExecOptions { height: size.rows, width: size.columns };
@@ -212,13 +287,15 @@ impl CommandHandle {
         }
     }
 
-    /// How it ended, once it prints nothing any more; `said` is how that began.
+    /// Waits until it has ended, and says how; `said` is how that began which it printed.
     pub(crate) async fn ended(&self, said: &[u8]) -> Result<Ended, OpError> {
-        for _ in 0..END_LOOKS {
+        let mut looks = 0;
+        loop {
             let looked = self.docker.inspect_exec(&self.id);
             let exec = within(CALL_WITHIN, &self.doing, looked).await?;
             let Some(code) = exec.exit_code.filter(|_| exec.running != Some(true)) else {
-                sleep(END_PAUSE).await;
+                sleep(if looks < END_LOOKS { END_PAUSE } else { LATE_END_PAUSE }).await;
+                looks = (looks + 1).min(END_LOOKS);
                 continue;
             };
             let why = || errors::cleaned(&String::from_utf8_lossy(said));
@@ -234,24 +311,37 @@ impl CommandHandle {
                 code => Ended::Exited(i32::try_from(code).unwrap_or(i32::MAX)),
             });
         }
-        Ok(Ended::Runs)
     }
 
     /// Ends it, as a terminal does that is closed, and by force if that does not help. Of what it
-    /// has begun, that ends with it which is in its process group or that of its terminal.
+    /// has begun, that ends with it which is in its process group or that of its terminal. If it
+    /// has not begun yet, it is waited for: an engine that hangs may begin it when it goes on.
     pub(crate) async fn hang_up(self) {
-        for look in 0..END_LOOKS {
-            match timeout(CALL_WITHIN, self.docker.inspect_exec(&self.id)).await {
-                Ok(Ok(exec)) if exec.exit_code.is_none() => {
-                    let signal = if look < HANG_UP_LOOKS { Signal::HUP } else { Signal::KILL };
+        if timeout(HANG_UP_WITHIN, self.hanging_up()).await.is_err() {
+            tracing::warn!(doing = self.doing, "a command may go on that nobody watches");
+        }
+    }
+
+    async fn hanging_up(&self) {
+        let mut signals = 0;
+        loop {
+            let pause = match timeout(CALL_WITHIN, self.docker.inspect_exec(&self.id)).await {
+                Ok(Ok(exec)) if exec.exit_code.is_some() => return,
+                Ok(Ok(exec)) if exec.pid.is_some_and(|pid| pid > 0) => {
+                    let signal = if signals < HANG_UPS { Signal::HUP } else { Signal::KILL };
                     signal_exec(&exec, signal);
+                    signals += 1;
+                    if signals == END_LOOKS {
+                        return;
+                    }
+                    END_PAUSE
                 }
-                // It has ended; or its container is gone, and it with it.
-                Ok(Ok(_)) | Ok(Err(_)) => return,
-                // The engine is busy.
-                Err(_) => {}
-            }
-            sleep(END_PAUSE).await;
+                // Its container is gone, and it with it.
+                Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => return,
+                // It has not begun, or the engine is busy or away.
+                Ok(Ok(_) | Err(_)) | Err(_) => BEGIN_PAUSE,
+            };
+            sleep(pause).await;
         }
     }
 }
@@ -284,7 +374,8 @@ impl Input {
 }
 
 impl Output {
-    /// The next piece; `None` at the end. Nothing is lost when this is given up.
+    /// The next piece; `None` at the end, which may be before that of the command. Nothing is lost
+    /// when this is given up.
     pub(crate) async fn next(&mut self) -> std::io::Result<Option<(Part, Bytes)>> {
         loop {
             if let Some(piece) = self.piece()? {
@@ -292,7 +383,10 @@ impl Output {
             }
             self.buffer.reserve(PIECE_BYTES);
             if self.from.read_buf(&mut self.buffer).await? == 0 {
-                return Ok(None);
+                return match (self.buffer.is_empty(), self.part) {
+                    (true, None) => Ok(None),
+                    (false, _) | (_, Some(_)) => Err(ErrorKind::UnexpectedEof.into()),
+                };
             }
         }
     }
@@ -340,7 +434,62 @@ fn cut(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::stand_in::{self, Says};
     use super::*;
+
+    fn wish() -> ExecWish {
+        ExecWish { command: vec!["true".to_owned()], stdin: false, tty: None }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_the_engine_begins_late_is_ended() {
+        let mut command = std::process::Command::new("sleep");
+        let mut late = command.arg("1000").process_group(0).spawn().unwrap();
+        let (pid, looks) = (late.id(), AtomicU32::new(0));
+        let (engine, _dir) = stand_in::engine(move |path| match path {
+            "/exec/e1/start" => Some(Says::Nothing),
+            "/exec/e1/json" => {
+                let has_begun = looks.fetch_add(1, Ordering::Relaxed) >= 3;
+                let pid = if has_begun { pid } else { 0 };
+                // Every process is in a group that has that in its name.
+                let exec = json!({ "Running": has_begun, "Pid": pid, "ContainerID": ":" });
+                Some(Says::Json(200, exec))
+            }
+            _ => None,
+        });
+        let begun = engine.begin_exec(&AllocId::known("web.0-a"), wish()).await;
+        let Err(NotBegun::Unknown(why)) = begun.map(|_| ()) else { panic!("it is not known") };
+        assert!(why.contains("the command may have begun"), "{why}");
+        let ended = tokio::task::spawn_blocking(move || late.wait().unwrap());
+        let ended = timeout(CALL_WITHIN, ended).await.expect("it is ended").unwrap();
+        assert_eq!(ended.signal(), Some(Signal::HUP.as_raw()));
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_before_it_is_started_has_not_begun() {
+        let create = "/containers/mill-web.0-a/exec";
+        let paused = "container 0a1b is paused, unpause the container before exec";
+        let cases = [
+            (create, 409, paused, OpErrorKind::Unhealthy),
+            (create, 500, "something new", OpErrorKind::Other),
+            ("/exec/e1/start", 404, "No such exec instance: e1", OpErrorKind::Gone),
+            ("/exec/e1/start", 409, paused, OpErrorKind::Unhealthy),
+            ("/exec/e1/start", 500, "something new", OpErrorKind::Other),
+        ];
+        for (refused, status, message, kind) in cases {
+            let (engine, _dir) = stand_in::engine(move |path| {
+                (path == refused).then(|| Says::Json(status, json!({ "message": message })))
+            });
+            let begun = engine.begin_exec(&AllocId::known("web.0-a"), wish()).await;
+            let Err(NotBegun::Refused(error)) = begun.map(|_| ()) else { panic!("{message}") };
+            assert_eq!(error.kind, kind, "{error:?}");
+            assert!(error.detail.contains(message), "{error:?}");
+        }
+    }
 
     #[test]
     fn output_and_errors_are_told_apart_however_they_arrive() {

@@ -2,7 +2,8 @@
 //!
 //! It decides nothing: no retry, no backoff, no policy. Docker's notions stay in here, and every
 //! error becomes core's at one place (`errors`). A container belongs to us if it carries the
-//! labels of our cluster and node. Tested against a real engine in `tests/docker`.
+//! labels of our cluster and node. Tested against a real engine in `tests/docker`, and against a
+//! `stand_in` where a real one is hard to bring to it.
 
 mod create;
 mod credentials;
@@ -14,6 +15,8 @@ mod logs;
 mod observe;
 mod ports;
 mod probe;
+#[cfg(test)]
+pub(crate) mod stand_in;
 mod stop;
 
 use std::path::PathBuf;
@@ -26,7 +29,7 @@ use mill_core::name::{AllocId, NodeId};
 use tokio::time::timeout;
 
 pub use self::events::EngineSignal;
-pub(crate) use self::exec::{Command, CommandHandle, Ended, Input, Output, Part};
+pub(crate) use self::exec::{Command, CommandHandle, Ended, Input, NotBegun, Output, Part};
 pub use self::exec::{ExecWish, Terminal};
 pub use self::logs::{LogLine, LogOptions, LogStream};
 use crate::docker::errors::error;

@@ -20,11 +20,11 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mill_core::name::NodeId;
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::stream::{Carries, PiecesBody, Stream, WINDOW, pieces};
+use super::stream::{Carries, PiecesBody, Stream, WINDOW, WhileKnown, pieces};
 use super::whole::Whole;
 use super::{BODY_MAX, Dial, tls};
 use crate::pki::{Credentials, key_in};
@@ -39,8 +39,10 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_WITHIN: Duration = Duration::from_secs(2);
 /// Whether a stream is taken is said by then.
 const TAKEN_WITHIN: Duration = Duration::from_secs(5);
-/// Streams that are opened at a time; more wait. Others let few greet them at a time.
+/// Streams to one node that are opened at a time; more wait, but only so long. Others let few
+/// greet them at a time.
 const OPENING_MAX: usize = 8;
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where a node is reached, and the key that it must show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +99,6 @@ struct Inner {
     cluster: String,
     tls: Arc<ClientConfig>,
     tls_of_streams: Arc<ClientConfig>,
-    opening: Semaphore,
     peers: Mutex<BTreeMap<NodeId, Slot>>,
 }
 
@@ -110,6 +111,17 @@ impl std::fmt::Debug for Inner {
 struct Slot {
     peer: Peer,
     connection: Option<Dialling>,
+    /// Streams end when this is dropped.
+    known: watch::Sender<()>,
+    /// Room for more streams that are opened: one that does not answer holds up no other.
+    opening: Arc<Semaphore>,
+}
+
+impl Slot {
+    fn new(peer: Peer) -> Slot {
+        let opening = Arc::new(Semaphore::new(OPENING_MAX));
+        Slot { peer, connection: None, known: watch::Sender::default(), opening }
+    }
 }
 
 impl<D: Dial> Peers<D> {
@@ -120,17 +132,18 @@ impl<D: Dial> Peers<D> {
     pub fn new(dial: D, credentials: &Credentials) -> io::Result<Peers<D>> {
         let tls = tls::client(credentials)?;
         let cluster = credentials.cluster.clone();
-        let (tls_of_streams, opening) = (tls::of_streams(&tls), Semaphore::new(OPENING_MAX));
-        let shared = Inner { cluster, tls, tls_of_streams, opening, peers: Mutex::default() };
+        let tls_of_streams = tls::of_streams(&tls);
+        let shared = Inner { cluster, tls, tls_of_streams, peers: Mutex::default() };
         Ok(Peers { dial, shared: Arc::new(shared) })
     }
 
-    /// Who can be called from now on. Connections to those that stay as they are stay, too.
+    /// Who can be called from now on. Connections to those that stay as they are stay, too; of
+    /// the others, streams are cut off.
     pub fn set(&self, peers: BTreeMap<NodeId, Peer>) {
         let mut known = self.lock();
         known.retain(|node, slot| peers.get(node) == Some(&slot.peer));
         for (node, peer) in peers {
-            known.entry(node).or_insert(Slot { peer, connection: None });
+            known.entry(node).or_insert_with(|| Slot::new(peer));
         }
     }
 
@@ -164,12 +177,23 @@ impl<D: Dial> Peers<D> {
     /// Opens a stream to a path of a node, on a connection of its own.
     ///
     /// # Errors
-    /// When the node is not known, cannot be reached, or does not take it.
+    /// When the node is not known, cannot be reached, does not take it, or too many wait for it.
     pub async fn open(&self, to: NodeId, path: &str) -> Result<Stream, CallError> {
-        let peer = self.lock().get(&to).map(|slot| slot.peer.clone());
-        let peer = peer.ok_or_else(|| CallError::NotAsked(unknown(to)))?;
+        let found = self
+            .lock()
+            .get(&to)
+            .map(|slot| (slot.peer.clone(), slot.known.subscribe(), slot.opening.clone()));
+        let (peer, known, places) = found.ok_or_else(|| CallError::NotAsked(unknown(to)))?;
         let opening = async {
-            let _place = self.shared.opening.acquire().await.expect("it is never closed");
+            let crowded = |_| {
+                let text = format!(
+                    "{OPENING_MAX} streams to node {to} are being opened already, and no place \
+                     became free within {PLACE_WITHIN:?}"
+                );
+                io::Error::new(io::ErrorKind::TimedOut, text)
+            };
+            let place = timeout(PLACE_WITHIN, places.acquire()).await.map_err(crowded)?;
+            let _place = place.expect("it is never closed");
             let name = tls::server_name(Some(to), &self.shared.cluster)?;
             let shows = Shows { name, key: Some(&peer.key) };
             let config = self.shared.tls_of_streams.clone();
@@ -180,7 +204,7 @@ impl<D: Dial> Peers<D> {
             let text = format!("node {to} did not take a stream within {TAKEN_WITHIN:?}");
             CallError::NoAnswer(io::Error::new(io::ErrorKind::TimedOut, text))
         };
-        timeout(TAKEN_WITHIN, begin(sender, path)).await.map_err(slow)?
+        timeout(TAKEN_WITHIN, begin(sender, path, known)).await.map_err(slow)?
     }
 
     /// The connection to a node, or the dialling that leads to one.
@@ -311,7 +335,11 @@ async fn exchange(mut sender: Sender, path: &str, body: Vec<u8>) -> Result<Bytes
 }
 
 /// Begins the one stream of a connection.
-async fn begin(mut sender: Sender<PiecesBody>, path: &str) -> Result<Stream, CallError> {
+async fn begin(
+    mut sender: Sender<PiecesBody>,
+    path: &str,
+    known: watch::Receiver<()>,
+) -> Result<Stream, CallError> {
     let (sending, body) = pieces();
     let request = Request::post(format!("https://node.mill{path}")).body(body);
     let request = request.map_err(|error| CallError::NotAsked(io::Error::other(error)))?;
@@ -319,7 +347,8 @@ async fn begin(mut sender: Sender<PiecesBody>, path: &str) -> Result<Stream, Cal
     let response = response.map_err(|error| CallError::NoAnswer(of_hyper(error)))?;
     match response.status() {
         StatusCode::OK => {
-            Ok(Stream { sending, receiving: axum::body::Body::new(response.into_body()) })
+            let receiving = WhileKnown::new(response.into_body(), known);
+            Ok(Stream { sending, receiving: axum::body::Body::new(receiving) })
         }
         StatusCode::GONE => Err(CallError::Removed),
         StatusCode::NOT_FOUND => {

@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub use self::client::{CallError, Peer, Peers, call_stranger};
 pub use self::server::{Caller, JOIN_PATH, Limits, Server};
-pub use self::stream::{Pieces, PiecesBody, Stream, pieces};
+pub use self::stream::{Pieces, PiecesBody, Stream, only_streams, pieces};
 pub use self::tls::is_wrong_authority;
 
 /// The most bytes in one request or answer.

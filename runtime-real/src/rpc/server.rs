@@ -117,7 +117,8 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Answers with `router`, whose handlers find a [`Caller`] among the extensions.
+    /// Answers with `router`, whose handlers find a [`Caller`] among the extensions, and whose
+    /// streams stand behind [`only_streams`](super::only_streams).
     ///
     /// # Errors
     /// When the credentials do not fit together.
@@ -247,6 +248,7 @@ impl Server {
                 match caller {
                     Ok(caller) => {
                         request.extensions_mut().insert(caller);
+                        request.extensions_mut().insert(carries);
                         router.call(request).await
                     }
                     Err(Refused::Removed) => Ok::<Response, _>(StatusCode::GONE.into_response()),

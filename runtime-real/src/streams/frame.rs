@@ -69,7 +69,7 @@ pub struct Size {
 }
 
 impl Frame {
-    fn encode(&self) -> Bytes {
+    fn encode(&self) -> io::Result<Bytes> {
         let (kind, bytes) = match self {
             Frame::Ask(bytes) => (0, bytes.clone()),
             Frame::Opened(opened) => (1, json(opened)),
@@ -81,11 +81,27 @@ impl Frame {
             Frame::Failed(error) => (7, json(error)),
             Frame::Beat => (8, Bytes::new()),
         };
+        let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= FRAME_MAX);
+        let length = length.ok_or_else(|| {
+            let (what, length) = (self.what(), bytes.len());
+            let text = format!("{what} of {length} bytes, where {FRAME_MAX} is the most");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?;
         let mut whole = BytesMut::with_capacity(HEAD_BYTES + bytes.len());
         whole.put_u8(kind);
-        whole.put_u32(u32::try_from(bytes.len()).expect("what is sent is within FRAME_MAX"));
+        whole.put_u32(length);
         whole.put(bytes);
-        whole.freeze()
+        Ok(whole.freeze())
+    }
+
+    fn what(&self) -> &'static str {
+        match self {
+            Frame::Ask(_) => "a question",
+            Frame::Opened(_) => "the name of a place",
+            Frame::Data(_) | Frame::Error(_) => "a piece of output",
+            Frame::Failed(_) => "an error",
+            Frame::End | Frame::Resize(_) | Frame::Exited(_) | Frame::Beat => "a word",
+        }
     }
 
     /// Takes the next frame that is whole; `None` while none is.
@@ -166,9 +182,9 @@ impl Sender {
     /// Sends a frame, as soon as the other side has room for it.
     ///
     /// # Errors
-    /// When the stream is gone.
+    /// When the stream is gone, or the frame carries more than [`FRAME_MAX`]: nothing is sent then.
     pub async fn send(&mut self, frame: Frame) -> io::Result<()> {
-        let bytes = frame.encode();
+        let bytes = frame.encode()?;
         match &mut self.0 {
             Way::Socket(socket) => {
                 socket.write_all(&bytes).await?;
@@ -258,6 +274,20 @@ mod tests {
         assert_eq!(Frame::decode(&mut buffer).unwrap(), None);
         buffer = BytesMut::from(&[2, 255, 0, 0, 0][..]);
         assert!(Frame::decode(&mut buffer).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_not_sent_and_what_comes_after_it_is() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let ((mut sender, _ours), (_theirs, mut receiver)) =
+            (over_socket(ours), over_socket(theirs));
+        let large = Frame::Ask(Bytes::from(vec![b' '; FRAME_MAX + 1]));
+        let refused = sender.send(large).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        let text = "a question of 262145 bytes, where 262144 is the most";
+        assert_eq!(refused.to_string(), text);
+        sender.send(Frame::End).await.unwrap();
+        assert_eq!(receiver.next().await.unwrap(), Some(Frame::End));
     }
 
     #[tokio::test]

@@ -5,10 +5,12 @@
 //! across engines that go away for a while. Each line comes once. What keeps output from being
 //! read is told in its place.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use futures_util::stream::{BoxStream, StreamExt as _};
+use mill_core::api::{ApiError, ErrorCode};
 use mill_core::container::{OpError, OpErrorKind};
 use mill_core::name::AllocId;
 use serde::{Deserialize, Serialize};
@@ -46,7 +48,7 @@ pub(super) struct NodeLogs {
 }
 
 /// Up to where the output of a node's allocs was read.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Places {
     /// That of every alloc that is not among the others.
     pub(super) begun: Place,
@@ -54,7 +56,7 @@ pub(super) struct Places {
 }
 
 /// Up to where the output of an alloc was sent.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     /// When the last line was written; nothing that is older is sent.
     at: u64,
@@ -68,11 +70,14 @@ impl Place {
         Place { at, sent: 0 }
     }
 
+    /// A line of that millisecond was sent.
     pub(super) fn pass(&mut self, at: u64) {
-        if at > self.at {
-            *self = Place::at(at);
+        match at.cmp(&self.at) {
+            Ordering::Greater => *self = Place { at, sent: 1 },
+            Ordering::Equal => self.sent += 1,
+            // Output and errors may come in another order than that in which they were written.
+            Ordering::Less => {}
         }
-        self.sent += 1;
     }
 }
 
@@ -132,7 +137,13 @@ pub(super) async fn answer(
             word = waiting.recv() => match word {
                 Some(word) => {
                     let json = serde_json::to_vec(&word).expect("a line has text keys only");
-                    sender.send(Frame::Data(json.into())).await?;
+                    match sender.send(Frame::Data(json.into())).await {
+                        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                            let error = ApiError::new(ErrorCode::Internal, error.to_string());
+                            return sender.send(Frame::Failed(error)).await;
+                        }
+                        sent => sent?,
+                    }
                 }
                 None => break,
             },
@@ -153,7 +164,12 @@ pub(super) async fn tell(streams: Streams, query: NodeLogs, words: Words) {
             if words.send(Word::Begun(begun)).await.is_err() {
                 return;
             }
-            let Some(allocs) = send_past(&streams, &query, &words).await else { return };
+            let past = tokio::select! {
+                past = send_past(&streams, &query, &words) => past,
+                // An engine that hangs may never say what it was asked.
+                () = words.closed() => return,
+            };
+            let Some(allocs) = past else { return };
             Places { begun, allocs }
         }
     };
@@ -334,5 +350,21 @@ impl Follower {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_counts_lines_of_its_own_millisecond_alone() {
+        let mut place = Place::at(5);
+        for at in [5, 5, 4, 3, 5] {
+            place.pass(at);
+        }
+        assert_eq!((place.at, place.sent), (5, 3));
+        place.pass(6);
+        assert_eq!((place.at, place.sent), (6, 1));
     }
 }

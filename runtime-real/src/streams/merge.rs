@@ -83,9 +83,11 @@ impl Streams {
             }
         }
         let (told, receiver) = mpsc::channel(LINES_WAITING);
-        let merge = Merge { streams: self.clone(), by_node: wish.of(views), wish, told };
+        let by_node = wish.of(views);
+        let (streams, asked, unknown) = (self.clone(), BTreeMap::new(), BTreeMap::new());
+        let merge = Merge { streams, wish, asked, unknown, told };
         tokio::spawn(async move {
-            merge.run().await;
+            merge.run(by_node).await;
             drop(place);
         });
         Ok(receiver)
@@ -95,14 +97,15 @@ impl Streams {
 struct Merge {
     streams: Streams,
     wish: LogsWish,
-    by_node: ByNode,
+    /// Nodes that were asked, and their names. One that joins again has another number.
+    asked: BTreeMap<NodeId, String>,
+    /// Nodes that are to be asked once they are known, and from where on.
+    unknown: BTreeMap<String, Option<Places>>,
     told: mpsc::Sender<Told>,
 }
 
 impl Merge {
-    async fn run(mut self) {
-        let by_node = mem::take(&mut self.by_node);
-        let mut known: BTreeSet<String> = by_node.keys().cloned().collect();
+    async fn run(mut self, by_node: ByNode) {
         let mut sources = self.begin(by_node, None).await;
         if self.past(&mut sources).await.is_none() || !self.wish.follow {
             return;
@@ -120,8 +123,7 @@ impl Merge {
                 _ = look.tick() => {
                     // Its own copy can always be asked, but while the daemon stops.
                     let views = self.streams.allocs(Copy::Own).await.unwrap_or_default();
-                    let mut by_node = self.wish.of(views);
-                    by_node.retain(|node, _| known.insert(node.clone()));
+                    let by_node = self.wish.of(views);
                     // What came to a node that had nothing of it is read from its beginning.
                     let sources = self.begin(by_node, Some(Places::default())).await;
                     live.extend(sources.into_iter().map(|source| stream_of(source.words)));
@@ -131,37 +133,58 @@ impl Merge {
         }
     }
 
-    /// Asks nodes for what they hold.
-    async fn begin(&self, by_node: ByNode, from: Option<Places>) -> Vec<Source> {
+    /// Asks those nodes for what they hold that were not asked yet.
+    async fn begin(&mut self, by_node: ByNode, from: Option<Places>) -> Vec<Source> {
         if by_node.is_empty() {
             return Vec::new();
         }
         let numbers = self.streams.numbers().await.unwrap_or_default();
         let mut sources = Vec::new();
         for (name, allocs) in by_node {
+            let Some(node) = numbers.get(&name).copied() else {
+                self.wait_for(name, from.clone()).await;
+                continue;
+            };
+            if self.asked.insert(node, name.clone()).is_some() {
+                continue;
+            }
             let (words, waiting) = mpsc::channel(LINES_WAITING);
-            let query = self.wish.on_node(allocs, from.clone());
+            let from = self.unknown.remove(&name).unwrap_or_else(|| from.clone());
+            let query = self.wish.on_node(allocs, from);
             let streams = self.streams.clone();
-            match numbers.get(&name) {
-                Some(node) if *node == streams.node => {
-                    tokio::spawn(tell(streams, query, words));
-                }
-                Some(node) => {
-                    let (node, name) = (*node, name.clone());
-                    let asker = Asker { streams, node, name, query, words, has_told: false };
-                    tokio::spawn(asker.run());
-                }
-                None => {
-                    let error = format!("node {name} is not known here yet; ask again");
-                    let told = Told::Trouble { alloc: None, node: Some(name.clone()), error };
-                    // Who does not read any more is noticed with the next line.
-                    let _ = self.told.send(told).await;
-                    continue;
-                }
+            if node == streams.node {
+                tokio::spawn(tell(streams, query, words));
+            } else {
+                let name = name.clone();
+                tokio::spawn(Asker::new(streams, (node, name), query, words).run());
             }
             sources.push(Source { node: name, words: waiting, head: None });
         }
         sources
+    }
+
+    /// Of a node that this one has not heard of yet.
+    async fn wait_for(&mut self, name: String, from: Option<Places>) {
+        let was_asked = self.asked.values().any(|known| *known == name);
+        // One that was asked was removed, and has said what it had to say.
+        if was_asked || self.unknown.contains_key(&name) {
+            return;
+        }
+        let is_live = from.is_some();
+        self.unknown.insert(name.clone(), from);
+        let error = match (name.as_str(), self.wish.follow) {
+            // A node that was removed has no name any more.
+            ("", _) if is_live => return,
+            ("", _) => "what ran on nodes that were removed is missing here".to_owned(),
+            (name, true) => {
+                format!("node {name} is not known here yet; what runs there comes when it is")
+            }
+            (name, false) => format!("node {name} is not known here yet; ask again"),
+        };
+        let node = Some(name).filter(|name| !name.is_empty());
+        let told = Told::Trouble { alloc: None, node, error };
+        // Who does not read any more is noticed with the next line.
+        let _ = self.told.send(told).await;
     }
 
     /// Sends what was written before; `None` if nobody reads any more.
@@ -235,9 +258,20 @@ struct Asker {
     words: Words,
     /// Whether it was told that the node does not answer, since it last did.
     has_told: bool,
+    passed: Passed,
 }
 
 impl Asker {
+    fn new(
+        streams: Streams,
+        (node, name): (NodeId, String),
+        query: NodeLogs,
+        words: Words,
+    ) -> Asker {
+        let passed = Passed { from: query.from.clone(), has_caught: query.from.is_some() };
+        Asker { streams, node, name, query, words, has_told: false, passed }
+    }
+
     async fn run(mut self) {
         let words = self.words.clone();
         loop {
@@ -246,6 +280,9 @@ impl Asker {
                 () = words.closed() => return,
             };
             let Err(why) = asked else { return };
+            if self.was_removed().await {
+                return;
+            }
             if !mem::replace(&mut self.has_told, true) {
                 let error = self.trouble(&why);
                 let told = Told::Trouble { alloc: None, node: Some(self.name.clone()), error };
@@ -262,6 +299,13 @@ impl Asker {
         }
     }
 
+    /// It was known, so it is gone if it is known no more.
+    async fn was_removed(&self) -> bool {
+        // Its own copy can always be asked, but while the daemon stops.
+        let numbers = self.streams.numbers().await;
+        numbers.is_ok_and(|numbers| !numbers.values().any(|node| *node == self.node))
+    }
+
     fn trouble(&self, why: &str) -> String {
         let name = &self.name;
         match self.query.follow {
@@ -276,7 +320,12 @@ impl Asker {
 
     /// Asks, and passes on what is told until that is all.
     async fn once(&mut self) -> Result<(), String> {
-        let asked = self.streams.ask(self.node, &Here::Logs(self.query.clone())).await;
+        // Its own copy can always be asked, but while the daemon stops.
+        if let Ok(views) = self.streams.allocs(Copy::Own).await {
+            self.passed.forget_all_but(&views.into_iter().map(|view| view.id).collect());
+        }
+        let query = NodeLogs { from: self.passed.from.clone(), ..self.query.clone() };
+        let asked = self.streams.ask(self.node, &Here::Logs(query)).await;
         // What is dropped ends the stream, so the sending side is kept.
         let (_sender, mut receiver) =
             asked.map_err(CallError::into_io).map_err(|e| e.to_string())?;
@@ -285,7 +334,7 @@ impl Asker {
                 Some(Frame::Data(json)) => {
                     let word = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
                     self.has_told = false;
-                    self.note(&word);
+                    self.passed.note(&word);
                     if self.words.send(word).await.is_err() {
                         return Ok(());
                     }
@@ -306,21 +355,86 @@ impl Asker {
             }
         }
     }
+}
 
-    /// Keeps from where to go on, should the node be lost.
+/// Up to where a node's output was passed on.
+struct Passed {
+    /// From where to go on, should the node be lost; `None` before anything was.
+    from: Option<Places>,
+    /// Whether all that was written before was passed on.
+    has_caught: bool,
+}
+
+impl Passed {
+    /// In the midst of what was written before, the last line's moment is where every alloc goes
+    /// on, since the lines come sorted.
     fn note(&mut self, word: &Word) {
         match word {
-            Word::Begun(begun) => {
-                self.query.from = Some(Places { begun: *begun, allocs: BTreeMap::new() });
-            }
-            Word::Caught(places) => self.query.from = Some(places.clone()),
+            Word::Begun(_) => self.has_caught = false,
+            Word::Caught(places) => *self = Passed { from: Some(places.clone()), has_caught: true },
             Word::Told(Told::Line { alloc, line }) => {
-                if let Some(from) = &mut self.query.from {
-                    let place = from.allocs.entry(alloc.clone());
-                    place.or_insert(Place::at(line.at)).pass(line.at);
+                let from = self.from.get_or_insert_default();
+                if !self.has_caught {
+                    from.begun = Place::at(line.at);
                 }
+                let place = from.allocs.entry(alloc.clone());
+                place.or_insert(Place::at(line.at)).pass(line.at);
             }
             Word::Told(Told::Trouble { .. }) => {}
         }
+    }
+
+    /// Of what is not in the cluster any more nothing is told either, so it need not be asked for.
+    fn forget_all_but(&mut self, known: &BTreeSet<AllocId>) {
+        if let Some(from) = &mut self.from {
+            from.allocs.retain(|alloc, _| known.contains(alloc));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::{LogLine, LogStream};
+
+    fn line(alloc: &str, at: u64) -> Word {
+        let line = LogLine { at, stream: LogStream::Stdout, text: String::new() };
+        Word::Told(Told::Line { alloc: AllocId::known(alloc), line })
+    }
+
+    fn passed(words: &[Word]) -> Option<Places> {
+        let mut passed = Passed { from: None, has_caught: false };
+        words.iter().for_each(|word| passed.note(word));
+        passed.from
+    }
+
+    fn places(begun: u64, allocs: &[(&str, &[u64])]) -> Places {
+        let place = |lines: &[u64]| {
+            let mut place = Place::at(lines[0]);
+            lines.iter().for_each(|at| place.pass(*at));
+            place
+        };
+        let allocs = allocs.iter().map(|(id, lines)| (AllocId::known(id), place(lines)));
+        Places { begun: Place::at(begun), allocs: allocs.collect() }
+    }
+
+    #[test]
+    fn what_a_lost_node_has_not_told_of_before_is_told_when_it_is_back() {
+        let begun = || Word::Begun(Place::at(100));
+        assert_eq!(passed(&[begun()]), None);
+        // Another alloc's lines of before may have come next, and be of the same millisecond.
+        let lost = passed(&[begun(), line("web.0-a", 7), line("web.0-a", 9), line("web.0-a", 9)]);
+        assert_eq!(lost, Some(places(9, &[("web.0-a", &[9, 9])])));
+        let told = places(100, &[("web.0-a", &[9])]);
+        let lost = passed(&[begun(), line("web.0-a", 9), Word::Caught(told), line("web.1-b", 103)]);
+        assert_eq!(lost, Some(places(100, &[("web.0-a", &[9]), ("web.1-b", &[103])])));
+    }
+
+    #[test]
+    fn what_is_gone_is_not_asked_for() {
+        let from = Some(places(100, &[("web.0-a", &[9]), ("web.1-b", &[103])]));
+        let mut passed = Passed { from, has_caught: true };
+        passed.forget_all_but(&BTreeSet::from([AllocId::known("web.1-b")]));
+        assert_eq!(passed.from, Some(places(100, &[("web.1-b", &[103])])));
     }
 }

@@ -9,7 +9,8 @@
 //! - `exec`, `forward`: a command in a container, a connection to its port
 //! - `logs`: what the containers of this node print; `merge`: those of all nodes
 //!
-//! Tested in `cli/tests/streams.rs` and, between machines, in `cli/tests/cluster/streams.rs`.
+//! Tested in `cli/tests/streams.rs` and, between machines, in `cli/tests/cluster/streams.rs`; what
+//! a real engine or cluster seldom does, in `tests`.
 
 mod exec;
 mod forward;
@@ -17,6 +18,8 @@ pub mod frame;
 mod logs;
 mod merge;
 mod place;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -28,7 +31,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
-use axum::{Extension, Router};
+use axum::{Extension, Router, middleware};
 use mill_core::api::{ApiError, ErrorCode};
 use mill_core::name::{AllocId, NodeId};
 use serde::{Deserialize, Serialize};
@@ -44,7 +47,7 @@ pub(crate) use self::merge::LogsWish;
 use self::place::{Copy, Holder};
 use crate::daemon::Handle;
 use crate::docker::{Command, Engine, ExecWish};
-use crate::rpc::{CallError, Caller, Peers, Stream, Tcp, pieces};
+use crate::rpc::{CallError, Caller, Peers, Stream, Tcp, only_streams, pieces};
 
 /// Where other nodes open streams.
 const STREAM_PATH: &str = "/rpc/1/stream";
@@ -142,7 +145,8 @@ impl Streams {
 
     /// Where other nodes open streams to this one.
     pub(crate) fn router(self) -> Router {
-        Router::new().route(STREAM_PATH, post(open)).with_state(self)
+        let open = post(open).layer(middleware::from_fn(only_streams));
+        Router::new().route(STREAM_PATH, open).with_state(self)
     }
 
     /// A place among the streams of clients; it is theirs until it is dropped.
@@ -272,19 +276,21 @@ impl Streams {
         let asked = self.ask(*node, &here).await;
         let (sender, mut receiver) = asked.map_err(|e| lost(ErrorCode::Internal, e.to_string()))?;
         let first = timeout(OPEN_WITHIN, receiver.next()).await;
-        // From here on the command may have begun; a connection to a replica may be tried again.
-        let code = match here {
-            Here::Exec { .. } => ErrorCode::Unknown,
-            Here::Forward { .. } | Here::Logs(_) => ErrorCode::Internal,
+        // A connection to a replica may be tried again.
+        let lost = |why: String| match here {
+            Here::Exec { .. } => {
+                lost(ErrorCode::Unknown, format!("{why}; the command may have begun there"))
+            }
+            Here::Forward { .. } | Here::Logs(_) => lost(ErrorCode::Internal, why),
         };
         match first {
             Ok(Ok(Some(Frame::Opened(opened)))) => {
                 Ok(Reached::Node { name: name.clone(), sender, receiver, opened })
             }
             Ok(Ok(Some(Frame::Failed(error)))) => Err(error),
-            Ok(Ok(_)) => Err(lost(code, "it ended the stream".to_owned())),
-            Ok(Err(error)) => Err(lost(code, why(&error))),
-            Err(_) => Err(lost(code, format!("it said nothing for {OPEN_WITHIN:?}"))),
+            Ok(Ok(_)) => Err(lost("it ended the stream".to_owned())),
+            Ok(Err(error)) => Err(lost(why(&error))),
+            Err(_) => Err(lost(format!("it said nothing for {OPEN_WITHIN:?}"))),
         }
     }
 
