@@ -67,4 +67,35 @@ fn a_deploy_is_cancelled_while_another_person_watches_it() {
     assert_eq!(word(&host), "first");
     let again = host.mill(&["deploys", "cancel"]);
     assert!(said(&again).contains("no deploy runs"), "{}", said(&again));
+    let happened = said(&host.mill(&["events", "#2"]));
+    assert!(happened.contains("went back: it was cancelled"), "{happened}");
+}
+
+#[test]
+fn a_canary_is_watched_until_a_person_promotes_it() {
+    let Some(host) = Host::with_daemon() else { return };
+    let two = WEB.replace("port = 8080", "port = 8080\nreplicas = 2");
+    host.deploy(&two);
+    // Only a person can end a watch of an hour.
+    let watched = "update = { canary = 1, healthy_for = \"1h\", deadline = \"2h\" }";
+    let update = WEB.lines().find(|line| line.starts_with("update")).unwrap();
+    host.config(&two.replace("first", "second").replace(update, watched));
+    let plan = said(&host.mill(&["plan"]));
+    assert!(plan.contains("one as a canary, then one at a time"), "{plan}");
+    let refused = host.mill(&["deploys", "promote"]);
+    assert!(said(&refused).contains("no deploy runs"), "{}", said(&refused));
+    host.mill(&["deploy", "--yes", "--detach"]);
+    let shown = |host: &Host| said(&host.mill(&["deploys", "show"]));
+    host.eventually("its canary is watched", || {
+        let shown = shown(&host);
+        shown.contains("is healthy and being watched")
+            && shown.contains("waiting until the canaries are promoted")
+    });
+    let promoted = host.mill(&["deploys", "promote", "2", "--service", "web"]);
+    assert!(promoted.status.success(), "{}", said(&promoted));
+    host.eventually("the other follows", || shown(&host).contains("2/2"));
+    let happened = said(&host.mill(&["events", "#2"]));
+    assert!(happened.contains("the canaries of web were promoted by hand"), "{happened}");
+    let cancelled = host.mill(&["deploys", "cancel"]);
+    assert!(cancelled.status.success(), "{}", said(&cancelled));
 }

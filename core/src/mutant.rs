@@ -65,6 +65,12 @@ pub enum Mutant {
     ReturnKeepsTheNew,
     /// Going back takes what an image means now for what it meant then.
     ReturnResolvesAnew,
+    /// Replicas do not wait for the canaries.
+    CanariesNotAwaited,
+    /// Canaries are promoted before they were watched.
+    PromotedTooEarly,
+    /// Canaries are promoted that are not healthy.
+    PromotedUnhealthy,
 }
 
 /// Whether that bug is there. Never, in what ships.

@@ -11,7 +11,7 @@ use mill_core::cluster::Revision;
 use mill_core::cluster::alloc::{Alloc, Desired, Phase, Status, StopReason};
 use mill_core::config::model::UpdateOrder;
 use mill_core::name::{AllocId, NodeId, Slot};
-use mill_core::rollout::{Input, Pace, Step, Target, View, step};
+use mill_core::rollout::{Canaries, Input, Pace, Step, Target, View, Waiting, step};
 use mill_core::units::{Bytes, Millicores, Millis};
 
 struct World {
@@ -30,7 +30,16 @@ fn target(template: u64, slots: u64, order: UpdateOrder, parallel: u32) -> Targe
         parallel,
         healthy_for: Millis::secs(5),
         surplus: StopReason::ScaledDown,
+        canaries: None,
+        promoted: None,
     }
+}
+
+/// The same after version 1 in as many slots, with the first so many as canaries.
+fn watched(slots: u64, order: UpdateOrder, canaries: u64) -> Target {
+    let canaries =
+        Canaries { slots: (0..canaries).collect(), before: 1, before_slots: (0..slots).collect() };
+    Target { canaries: Some(canaries), ..target(2, slots, order, 1) }
 }
 
 impl World {
@@ -259,6 +268,72 @@ fn a_node_is_emptied_as_carefully_as_a_version_is_rolled_out() {
         assert_eq!(lowest, floor, "{order:?}: {:#?}", world.transcript);
         assert!(world.allocs.values().all(|(alloc, ..)| alloc.node == NodeId(2)));
     }
+}
+
+#[test]
+fn canaries_come_together_and_nothing_else_moves_until_they_are_promoted() {
+    let mut world = World::new().with(1, 4);
+    let wanted = watched(4, UpdateOrder::StartFirst, 2);
+    let decided = world.decide(Some(wanted.clone()), Pace::Rolling, false);
+    assert_eq!((placed(&decided), decided.stop.len()), (vec![0, 1], 0), "beside what is there");
+    for index in placed(&decided) {
+        let new = world.place(2, index);
+        world.set(&new, Phase::Healthy);
+    }
+    let decided = world.decide(Some(wanted), Pace::Rolling, false);
+    assert!(decided.canaries_ready && !decided.settled);
+    assert_eq!((placed(&decided), decided.stop.len()), (vec![], 2), "only what they replace goes");
+    let held = decided.waiting.iter().filter(|(_, waiting)| *waiting == Waiting::Canaries);
+    assert_eq!(held.map(|(slot, _)| *slot).collect::<Vec<_>>(), [2, 3]);
+    world.play(&target(2, 4, UpdateOrder::StartFirst, 1), Pace::Rolling, false);
+    assert_eq!(world.healthy(), 4);
+}
+
+#[test]
+fn canaries_that_own_something_take_turns_at_the_floor() {
+    let world = World::new().with(1, 3);
+    let wanted = watched(3, UpdateOrder::StopFirst, 2);
+    let first = world.decide(Some(wanted), Pace::Rolling, false);
+    let stopped: Vec<_> = first.stop.iter().map(|(id, _)| id.clone()).collect();
+    assert_eq!(stopped, [world.only(1, 0)]);
+}
+
+#[test]
+fn a_slot_that_is_lost_while_it_waits_for_canaries_gets_back_what_it_ran() {
+    let mut world = World::new().with(1, 3);
+    let lost = world.only(1, 2);
+    world.allocs.get_mut(&lost).unwrap().1 = false;
+    let mut wanted = watched(3, UpdateOrder::StartFirst, 1);
+    let decided = world.decide(Some(wanted.clone()), Pace::Rolling, false);
+    assert_eq!(placed(&decided), [0, 2]);
+    let again = world.place(1, 2);
+    world.set(&again, Phase::Healthy);
+    let decided = world.decide(Some(wanted.clone()), Pace::Rolling, false);
+    assert_eq!(decided.stop, [(lost, StopReason::Replaced)]);
+    // One that it did not have before has nothing to run until then.
+    wanted.slots.push(3);
+    assert_eq!(placed(&world.decide(Some(wanted), Pace::Rolling, false)), [0]);
+}
+
+#[test]
+fn what_was_promoted_by_hand_is_not_watched_any_longer() {
+    let mut world = World::new().with(1, 2);
+    let canary = world.place(2, 0);
+    world.set(&canary, Phase::Healthy);
+    world.allocs.get_mut(&canary).unwrap().2 = Some(Millis(0));
+    let mut wanted = target(2, 2, UpdateOrder::StartFirst, 1);
+    assert_eq!(world.decide(Some(wanted.clone()), Pace::Rolling, false).stop, []);
+    wanted.promoted = Some(Revision { epoch: 0, index: world.next });
+    let decided = world.decide(Some(wanted.clone()), Pace::Rolling, false);
+    assert_eq!((placed(&decided), decided.stop.len()), (vec![1], 1));
+    let follower = world.place(2, 1);
+    world.set(&follower, Phase::Healthy);
+    world.allocs.get_mut(&follower).unwrap().2 = Some(Millis(0));
+    assert_eq!(
+        world.decide(Some(wanted), Pace::Rolling, false).ready,
+        1,
+        "what follows is watched"
+    );
 }
 
 #[test]

@@ -128,8 +128,10 @@ impl Draft {
             3 if known => {
                 let parallel = self.rng.between(1, 3);
                 let order = self.order();
+                let canary = self.rng.below(3);
                 self.on(&name, |spec| {
                     spec.update.parallel = u32::try_from(parallel).expect("at most 3");
+                    spec.update.canary = u32::try_from(canary).expect("at most 2");
                     spec.update.order = order;
                 });
             }

@@ -137,6 +137,12 @@ bugs! {
         within 60, by ["returned"];
     a_return_resolves_anew: Core(Mutant::ReturnResolvesAnew),
         within 60, by ["returned"];
+    replicas_do_not_wait_for_canaries: Core(Mutant::CanariesNotAwaited),
+        within 60, by ["canaries"];
+    canaries_are_promoted_too_early: Core(Mutant::PromotedTooEarly),
+        within 60, by ["canaries"];
+    canaries_are_promoted_unhealthy: Core(Mutant::PromotedUnhealthy),
+        within 60, by ["canaries"];
     a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),
         within 5, by ["votes", "one leader"];
     an_entry_is_acknowledged_before_its_sync: Consensus(RaftMutant::LogNotSynced),

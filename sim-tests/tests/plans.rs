@@ -163,6 +163,7 @@ fn generated(seed: u64) -> String {
             let (image, replicas) = (1 + rng.below(2), rng.below(4));
             let memory = [128, 256, 512][usize::try_from(rng.below(3)).unwrap()];
             let parallel = 1 + rng.below(2);
+            let canary = if changed && replicas > 1 { rng.below(2) } else { 0 };
             let order = if *shape % 4 == 0 { "stop-first" } else { "start-first" };
             let port = if *shape == 1 { "fixed_port = true" } else { "" };
             let spread = if *shape == 2 { "place = { spread = \"zone\" }" } else { "" };
@@ -170,7 +171,7 @@ fn generated(seed: u64) -> String {
                 config,
                 "[service.s{service}]\nimage = \"shop/s:{image}\"\nport = {}\n{port}\n{spread}\n\
                  replicas = {replicas}\nmemory = \"{memory}MiB\"\n\
-                 update = {{ order = \"{order}\", parallel = {parallel} }}",
+                 update = {{ order = \"{order}\", parallel = {parallel}, canary = {canary} }}",
                 8000 + service
             )
             .unwrap();

@@ -15,7 +15,9 @@ pub use self::nodes::{
     NodeCommand, NodeDrain, NodeInspect, NodeLabel, NodeLs, NodeName, NodeRm, PortRange, Recover,
     TokenCommand, TokenCreate, TokenRevoke, absolute,
 };
-pub use self::past::{CancelDeploy, DeploysCommand, HistoryArgs, Rollback, WhichDeploy};
+pub use self::past::{
+    CancelDeploy, DeploysCommand, HistoryArgs, PromoteDeploy, Rollback, WhichDeploy,
+};
 pub use self::streams::{Exec, Forward, Ports};
 
 /// A container orchestrator for 3 to 20 nodes, in one binary.
@@ -102,6 +104,9 @@ pub enum Command {
     /// Show the output of services, merged in time order.
     #[command(after_help = "Example:\n  mill logs web api -f -n 20")]
     Logs(Logs),
+    /// What happened and why: what was placed, stopped, lost, deployed, and by whom.
+    #[command(after_help = "Examples:\n  mill events -f\n  mill events web '#12'")]
+    Events(Events),
     /// Replace the containers of a service, one after the other.
     #[command(after_help = "Example:\n  mill restart web")]
     Restart(Restart),
@@ -114,7 +119,7 @@ pub enum Command {
     /// List past deploys.
     #[command(after_help = "Example:\n  mill history -n 5")]
     History(HistoryArgs),
-    /// Look at a deploy, watch it, or cancel it.
+    /// Look at a deploy, watch it, cancel it, or promote its canaries.
     #[command(subcommand, after_help = "Example:\n  mill deploys cancel")]
     Deploys(DeploysCommand),
     /// Run a command in a container, on whichever node that is.
@@ -263,6 +268,23 @@ pub struct Logs {
     /// Also allocs that have ended.
     #[arg(short, long)]
     pub all: bool,
+}
+
+/// `mill events`.
+#[derive(Debug, ClapArgs)]
+pub struct Events {
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub stale: Stale,
+    /// Services, slots, allocs, nodes by number, or deploys as `#12`; everything by default.
+    pub names: Vec<String>,
+    /// Go on with what happens from now on.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many at most to begin with, the latest.
+    #[arg(short = 'n', long, default_value_t = 50)]
+    pub lines: usize,
 }
 
 /// `mill restart`.

@@ -10,7 +10,7 @@ use super::{Stale, Target};
 pub struct Rollback {
     #[command(flatten)]
     pub target: Target,
-    /// To what ran after this deploy; by default, before the last successful one.
+    /// To what ran after this deploy; by default, the latest that differs from what runs now.
     #[arg(long, value_name = "N")]
     pub to: Option<u64>,
     /// Which project, if there are several.
@@ -54,6 +54,11 @@ pub enum DeploysCommand {
     /// Stop the running deploy, and bring everything back to what it ran before.
     #[command(after_help = "Example:\n  mill deploys cancel")]
     Cancel(CancelDeploy),
+    /// Let the other replicas follow their canaries now, before those were watched to the end.
+    #[command(
+        after_help = "Examples:\n  mill deploys promote\n  mill deploys promote --service web"
+    )]
+    Promote(PromoteDeploy),
 }
 
 /// One deploy.
@@ -63,6 +68,16 @@ pub struct WhichDeploy {
     pub target: Target,
     /// Its number; the latest by default.
     pub number: Option<u64>,
+}
+
+/// `mill deploys promote`.
+#[derive(Debug, ClapArgs)]
+pub struct PromoteDeploy {
+    #[command(flatten)]
+    pub which: WhichDeploy,
+    /// Only this service's; can be repeated.
+    #[arg(long = "service", value_name = "NAME")]
+    pub services: Vec<Name>,
 }
 
 /// `mill deploys cancel`.

@@ -19,11 +19,11 @@ use crate::render::progress::{self, Progress};
 
 /// How long the daemon may hold a question about a deploy that does not move. What a deploy waits
 /// for is not always a change of the replicated state, so people are not left longer without it.
-const HOLD_MS: u64 = 2_000;
+pub const HOLD_MS: u64 = 2_000;
 /// Between two tries to reach a daemon that was lost while a deploy is watched.
-const RETRY: Duration = Duration::from_millis(500);
+pub const RETRY: Duration = Duration::from_millis(500);
 /// Tries until the watcher gives up; the deploy goes on without it.
-const TRIES: u32 = 120;
+pub const TRIES: u32 = 120;
 
 /// Refusals that a waiter takes while no deploy runs: one may have ended just then.
 const VAIN_MAX: u32 = 3;
@@ -214,7 +214,7 @@ pub async fn follow(client: &Client, number: u64, json: bool) -> Result<DeployVi
 }
 
 /// Whether it may work in a moment: a daemon that restarts, a leader that changes.
-fn is_passing(failure: &Failure) -> bool {
+pub fn is_passing(failure: &Failure) -> bool {
     match failure {
         Failure::Unreachable(_) => true,
         Failure::Refused(error) => error.code == ErrorCode::NoLeader,

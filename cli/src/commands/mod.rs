@@ -5,6 +5,7 @@ mod daemon;
 mod deploy;
 mod dev;
 mod doctor;
+mod events;
 mod exec;
 mod forward;
 mod logs;
@@ -47,6 +48,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Ps(args) => client_runtime()?.block_on(show::ps(args, json)),
         Command::Why(args) => client_runtime()?.block_on(show::why(args, json)),
         Command::Logs(args) => client_runtime()?.block_on(logs::logs(args, json)),
+        Command::Events(args) => client_runtime()?.block_on(events::events(args, json)),
         Command::Restart(args) => client_runtime()?.block_on(operate::restart(args, json)),
         Command::Scale(args) => client_runtime()?.block_on(operate::scale(args, json)),
         Command::Rollback(args) => client_runtime()?.block_on(past::rollback(args, json)),

@@ -11,7 +11,9 @@ use mill_core::units::Millis;
 use serde_json::json;
 
 use super::{Outcome, deploy, done, pretty};
-use crate::args::{CancelDeploy, DeploysCommand, HistoryArgs, Rollback, WhichDeploy};
+use crate::args::{
+    CancelDeploy, DeploysCommand, HistoryArgs, PromoteDeploy, Rollback, WhichDeploy,
+};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::render::table;
@@ -96,6 +98,7 @@ pub async fn deploys(command: DeploysCommand, json: bool) -> Outcome {
         DeploysCommand::Show(args) => show(args, json).await,
         DeploysCommand::Attach(args) => attach(args, json).await,
         DeploysCommand::Cancel(args) => cancel(args, json).await,
+        DeploysCommand::Promote(args) => promote(args, json).await,
     }
 }
 
@@ -115,14 +118,39 @@ async fn attach(args: WhichDeploy, json: bool) -> Outcome {
     deploy::finish(&client, number, false, json).await
 }
 
+async fn promote(args: PromoteDeploy, json: bool) -> Outcome {
+    let client = Client::new(&args.which.target.address)?;
+    let hint = "`mill history` shows those that did";
+    let number = running(&client, args.which.number, hint).await?;
+    let path = format!("/v1/deploys/{number}/promote");
+    let Answer::Done = client.post(&path, &json!({ "services": args.services })).await? else {
+        return unexpected();
+    };
+    match json {
+        true => println!("{}", pretty(&json!({ "promoted": number }))),
+        false => {
+            println!(
+                "deploy #{number}: the other replicas follow; `mill deploys attach` watches it"
+            );
+        }
+    }
+    done()
+}
+
+/// The number of the deploy that runs, unless one is named.
+async fn running(client: &Client, named: Option<u64>, hint: &str) -> Result<u64, Failure> {
+    let latest = look(client, named).await?;
+    if named.is_none() && latest.state.is_end() {
+        let error = ApiError::new(ErrorCode::Conflict, "no deploy runs");
+        return Err(Failure::Refused(error.hint(hint)));
+    }
+    Ok(latest.number)
+}
+
 async fn cancel(args: CancelDeploy, json: bool) -> Outcome {
     let client = Client::new(&args.which.target.address)?;
-    let latest = look(&client, args.which.number).await?;
-    if args.which.number.is_none() && latest.state.is_end() {
-        let error = ApiError::new(ErrorCode::Conflict, "no deploy runs");
-        return Err(Failure::Refused(error.hint("`mill rollback` goes back to an earlier one")));
-    }
-    let number = latest.number;
+    let hint = "`mill rollback` goes back to an earlier one";
+    let number = running(&client, args.which.number, hint).await?;
     let Answer::Done = client.post(&format!("/v1/deploys/{number}/cancel"), &json!({})).await?
     else {
         return unexpected();
@@ -189,7 +217,8 @@ fn services(names: &[Name]) -> String {
     }
 }
 
-fn moment(Wall(millis): Wall) -> String {
+/// A moment, for people.
+pub fn moment(Wall(millis): Wall) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
 }
 

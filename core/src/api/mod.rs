@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::FeatureLevel;
 use crate::cluster::admission::Roles;
+use crate::cluster::history::Happened;
 use crate::config::model::Project;
 use crate::effect::Peer;
 use crate::name::{Name, NodeId};
@@ -137,6 +138,22 @@ pub enum Request {
         /// Its number; whichever runs if absent.
         number: Option<u64>,
     },
+    /// Replicas that wait for canaries follow them now.
+    Promote {
+        /// The deploy; whichever runs if absent.
+        number: Option<u64>,
+        /// Whose canaries; all that are waited for if empty.
+        services: Vec<Name>,
+    },
+    /// What happened lately, oldest first. Held until there is something, if `after` is all so far.
+    Events {
+        /// Only what came after this number; all that is kept if absent.
+        after: Option<u64>,
+        /// Answered after this long, empty or not; at most [`HOLD_MAX`].
+        hold: Millis,
+        /// Whether this node's own copy will do; never held then.
+        stale: bool,
+    },
     /// Every deploy that is kept.
     Deploys {
         /// Whether this node's own copy will do.
@@ -180,6 +197,7 @@ impl Request {
             | Request::Allocs { stale, .. }
             | Request::Why { stale, .. }
             | Request::Deploys { stale }
+            | Request::Events { stale, .. }
             | Request::Node { stale, .. } => *stale,
             Request::Plan { .. } | Request::Deployment { .. } | Request::State => false,
             Request::Deploy { .. }
@@ -187,6 +205,7 @@ impl Request {
             | Request::Scale { .. }
             | Request::Rollback { .. }
             | Request::Cancel { .. }
+            | Request::Promote { .. }
             | Request::Join(_)
             | Request::CreateToken { .. }
             | Request::RevokeTokens
@@ -206,6 +225,7 @@ impl Request {
             | Request::Plan { .. }
             | Request::Deployment { .. }
             | Request::Deploys { .. }
+            | Request::Events { .. }
             | Request::Rollback { expect: None, .. }
             | Request::State => false,
             Request::Deploy { .. }
@@ -213,6 +233,7 @@ impl Request {
             | Request::Scale { .. }
             | Request::Rollback { expect: Some(_), .. }
             | Request::Cancel { .. }
+            | Request::Promote { .. }
             | Request::Join(_)
             | Request::CreateToken { .. }
             | Request::RevokeTokens
@@ -251,6 +272,8 @@ pub enum Answer {
         /// What going back does.
         plan: Plan,
     },
+    /// To `Events`: oldest first.
+    Events(Vec<Happened>),
     /// To `Deploys`: the latest first.
     Deploys(Vec<view::DeploySummary>),
     /// To `Deployment`.

@@ -47,6 +47,16 @@ impl Brain {
         true
     }
 
+    /// The canaries that were watched for long enough are promoted.
+    pub(super) fn promote(draft: &mut Draft<'_>, steps: &[(&Name, Step)]) {
+        let Some((deploy, _)) = draft.cluster.running_deploy() else { return };
+        let watched = steps.iter().filter(|(_, step)| step.canaries_ready);
+        let services: Vec<Name> = watched.map(|(name, _)| (*name).clone()).collect();
+        if !services.is_empty() {
+            draft.commands.push(Command::Promote { deploy, services, early: false });
+        }
+    }
+
     /// Whether the deploy has been in its state for longer than allowed.
     fn overdue(&mut self, draft: &mut Draft<'_>, allowed: Millis) -> bool {
         let now = draft.now.mono;

@@ -7,7 +7,7 @@ use super::{Blocked, Brain, Draft, Retry};
 use crate::agent::FAILURE_WINDOW;
 use crate::cluster::alloc::{Alloc, Phase, StopReason};
 use crate::cluster::command::Command;
-use crate::cluster::deploy::{DeployState, Version};
+use crate::cluster::deploy::{DeployState, Promotion, Version};
 use crate::cluster::node::NodeRecord;
 use crate::cluster::{Cluster, Revision};
 use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
@@ -45,6 +45,8 @@ impl Brain {
         let moves = draft.commands.split_off(before);
         if !self.move_deploy(draft, &steps) {
             draft.commands.extend(moves);
+            // What comes after it in the same entry would be decided for what was wanted before.
+            Brain::promote(draft, &steps);
         }
     }
 
@@ -58,7 +60,7 @@ impl Brain {
     ) -> Step {
         let cluster = draft.cluster;
         let mut views = self.views(draft.now.mono, cluster, name, version);
-        let mut target = version.map(|version| target(cluster, version, pace));
+        let mut target = version.map(|version| target(cluster, name, version, pace));
         if let (Some(target), Some(version)) = (&mut target, version)
             && each_node(&version.spec)
         {
@@ -74,9 +76,7 @@ impl Brain {
         for (alloc, reason) in &step.stop {
             draft.commands.push(Command::Stop { alloc: alloc.clone(), reason: *reason });
         }
-        if let Some(version) = version {
-            blocked.extend(self.fill(draft, room, name, version, &step));
-        }
+        blocked.extend(self.fill(draft, room, name, &step));
         for (index, waiting) in &step.waiting {
             if let Waiting::Soak(alloc) = waiting
                 && let (Some((_, since)), Some(target)) =
@@ -120,20 +120,30 @@ impl Brain {
         draft: &mut Draft<'_>,
         room: &mut Room<'_, '_>,
         name: &Name,
-        version: &Version,
         step: &Step,
     ) -> Vec<Blocked> {
+        let cluster = draft.cluster;
+        let wanted = step.place.iter().filter_map(|fill| {
+            let slot = Slot { service: name.clone(), index: fill.index };
+            let version = cluster.wanted_in(&slot)?;
+            Some((fill.in_turn, slot, version))
+        });
+        let wanted: Vec<(bool, Slot, &Version)> = wanted.collect();
+        let together = |one: &(bool, Slot, &Version), next: &(bool, Slot, &Version)| {
+            !one.0 && !next.0 && one.2.template == next.2.template
+        };
         let mut blocked = Vec::new();
         let mut turns = step.turns;
-        for run in step.place.chunk_by(|one, next| !one.in_turn && !next.in_turn) {
-            let slots = run.iter().map(|fill| Slot { service: name.clone(), index: fill.index });
-            if run[0].in_turn && turns == 0 {
+        for run in wanted.chunk_by(together) {
+            let (in_turn, _, version) = run[0];
+            let slots = run.iter().map(|(_, slot, _)| slot.clone());
+            if in_turn && turns == 0 {
                 let waits = |slot| Blocked::Rollout { slot, waiting: Waiting::Turn };
                 blocked.extend(slots.map(waits));
                 continue;
             }
             let refused = self.place(draft, room, version, slots);
-            turns -= u32::from(run[0].in_turn && refused.is_empty());
+            turns -= u32::from(in_turn && refused.is_empty());
             blocked.extend(refused);
         }
         blocked
@@ -280,7 +290,11 @@ fn keep_what_has_no_place(
     step.stop.retain(|(id, _)| !kept.contains(id));
     step.waiting.retain(|(_, waiting)| match waiting {
         Waiting::Gone(id) => !kept.contains(id),
-        Waiting::Healthy(_) | Waiting::Soak(_) | Waiting::Turn | Waiting::Floor => true,
+        Waiting::Healthy(_)
+        | Waiting::Soak(_)
+        | Waiting::Turn
+        | Waiting::Canaries
+        | Waiting::Floor => true,
     });
     blocked
 }
@@ -335,19 +349,35 @@ pub(crate) fn update_order(cluster: &Cluster, spec: &ServiceSpec) -> UpdateOrder
     spec.update.order
 }
 
-fn target(cluster: &Cluster, version: &Version, pace: Pace) -> Target {
+fn target(cluster: &Cluster, name: &Name, version: &Version, pace: Pace) -> Target {
     let spec = &version.spec;
+    let canaries = cluster.canaries(name).map(|canaries| rollout::Canaries {
+        slots: canaries.slots,
+        before: canaries.before.template,
+        before_slots: canaries.before_slots,
+    });
     Target {
         template: version.template,
         slots: wanted_slots(cluster, spec),
         order: update_order(cluster, spec),
         parallel: spec.update.parallel.max(1),
         healthy_for: spec.update.healthy_for,
+        canaries,
+        promoted: promoted(cluster, name),
         surplus: match (each_node(spec), pace) {
             (_, Pace::Back) => StopReason::RolledBack,
             (true, Pace::Steady | Pace::Rolling) => StopReason::Unsuitable,
             (false, Pace::Steady | Pace::Rolling) => StopReason::ScaledDown,
         },
+    }
+}
+
+/// When the canaries of a service were promoted by hand, in the deploy that runs.
+fn promoted(cluster: &Cluster, name: &Name) -> Option<Revision> {
+    let (_, deploy) = cluster.running_deploy()?;
+    match deploy.changes.get(name)?.promoted? {
+        Promotion::Early(at) => Some(at),
+        Promotion::Soaked => None,
     }
 }
 

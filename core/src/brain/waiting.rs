@@ -57,7 +57,9 @@ impl Blocked {
     /// Whether it waits for slots that say themselves what is wrong.
     pub(super) fn is_for_others(&self) -> bool {
         match self {
-            Blocked::Rollout { waiting, .. } => matches!(waiting, Waiting::Turn | Waiting::Floor),
+            Blocked::Rollout { waiting, .. } => {
+                matches!(waiting, Waiting::Turn | Waiting::Floor | Waiting::Canaries)
+            }
             Blocked::Lost { .. } => true,
             Blocked::Unplaced { .. } | Blocked::Image { .. } | Blocked::Backoff { .. } => false,
         }
@@ -126,6 +128,9 @@ impl fmt::Display for Blocked {
                 Waiting::Soak(alloc) => write!(f, "{slot}: {alloc} is healthy and being watched"),
                 Waiting::Gone(alloc) => write!(f, "{slot}: waiting for {alloc} to be gone"),
                 Waiting::Turn => write!(f, "{slot}: waiting for its turn"),
+                Waiting::Canaries => {
+                    write!(f, "{slot}: waiting until the canaries are promoted")
+                }
                 Waiting::Floor => {
                     write!(f, "{slot}: waiting for other replicas, too few are healthy")
                 }

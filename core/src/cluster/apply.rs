@@ -192,6 +192,9 @@ impl Cluster {
                 self.advance_deploy(wall, *deploy, from, to)
             }
             Command::SettleService { deploy, service } => self.settle(*deploy, service),
+            Command::Promote { deploy, services, early } => {
+                self.promote(at, wall, *deploy, services, *early)
+            }
             Command::Place { alloc, slot, node, template, port } => {
                 self.place(at, wall, alloc, slot, *node, *template, *port)
             }
@@ -277,8 +280,8 @@ impl Cluster {
         }
         let service =
             self.services.get(&slot.service).ok_or_else(|| missing("service", &slot.service))?;
-        let target = self.wanted_version(&slot.service);
-        let target = target.ok_or_else(|| stale("the service is not to run"))?;
+        let target = self.wanted_in(slot);
+        let target = target.ok_or_else(|| stale("the slot is not to be filled now"))?;
         let version = service.versions.get(&template);
         let Some(version) = version.filter(|_| target.template == template) else {
             return Err(stale(format!("version {template} of `{}` is not wanted", slot.service)));

@@ -57,6 +57,7 @@ impl Command {
         match self {
             Command::AdvanceDeploy { .. }
             | Command::SettleService { .. }
+            | Command::Promote { .. }
             | Command::Place { .. }
             | Command::Stop { .. } => true,
             Command::Found { .. }
@@ -101,6 +102,7 @@ impl Command {
             | Command::StartDeploy { .. }
             | Command::PinImage { .. }
             | Command::SettleService { .. }
+            | Command::Promote { .. }
             | Command::Place { .. }
             | Command::Stop { .. }
             | Command::Forget { .. } => 0,
@@ -233,6 +235,16 @@ pub enum Command {
         deploy: u64,
         /// The service.
         service: Name,
+    },
+    /// The other replicas of services follow their canaries. Refused unless all of these wait for
+    /// theirs, and those are healthy.
+    Promote {
+        /// The deploy.
+        deploy: u64,
+        /// The services.
+        services: Vec<Name>,
+        /// Whether a person said so, before they were watched for long enough.
+        early: bool,
     },
     /// A new alloc. Refused if its id is taken, its node takes nothing new, the version is not wanted, or
     /// the slot has a wanted alloc of that template on a node that is up and does not drain.

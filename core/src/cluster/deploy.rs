@@ -148,6 +148,19 @@ pub struct Change {
     pub to: Option<u64>,
     /// Whether it got there.
     pub settled: bool,
+    /// How the others came to follow its canaries, once they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted: Option<Promotion>,
+}
+
+/// Why the other replicas of a service may follow its canaries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Promotion {
+    /// They were healthy for as long as the config asks.
+    Soaked,
+    /// A person said so then: what was placed before is not watched any longer.
+    Early(Revision),
 }
 
 /// A service in the replicated state.

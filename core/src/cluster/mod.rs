@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod alloc;
 mod apply;
+pub mod canary;
 pub mod command;
 pub mod deploy;
 mod features;

@@ -47,9 +47,10 @@ impl Cluster {
                 service.add_version(number, spec, restart.contains(name), images.get(name));
             }
             service.rolling = Some(to.map_or(Goal::Gone, Goal::Version));
-            deploy
-                .changes
-                .insert(name.clone(), Change { from: service.stable, to, settled: false });
+            deploy.changes.insert(
+                name.clone(),
+                Change { from: service.stable, to, settled: false, promoted: None },
+            );
         }
         for name in restart.iter().filter(|name| !changes.contains_key(*name)) {
             let Some(service) = self.services.get_mut(name) else { continue };
@@ -58,7 +59,8 @@ impl Cluster {
             };
             service.add_version(number, &spec, true, None);
             service.rolling = Some(Goal::Version(number));
-            let change = Change { from: service.stable, to: Some(number), settled: false };
+            let change =
+                Change { from: service.stable, to: Some(number), settled: false, promoted: None };
             deploy.changes.insert(name.clone(), change);
         }
         let changed = deploy.changes.keys().filter_map(|name| self.services.get(name));

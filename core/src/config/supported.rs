@@ -65,15 +65,14 @@ const ACME: Gap = Gap { field: "cluster.acme_email", what: "certificates" };
 const TASKS: Gap = Gap { field: "task", what: "tasks" };
 const BEFORE: Gap = Gap { field: "service.NAME.before", what: "tasks" };
 const SECRET_FILES: Gap = Gap { field: "service.NAME.secret_files", what: "secret files" };
-const CANARIES: Gap = Gap { field: "service.NAME.update.canary", what: "canaries" };
 const DRAIN: Gap = Gap { field: "service.NAME.stop.drain", what: "drain times" };
 const ROUTES: Gap = Gap { field: "service.NAME.route", what: "routes" };
 const VOLUMES: Gap = Gap { field: "service.NAME.volume", what: "volumes" };
 /// In interpolated strings; not a field, but spelled like one.
 const SECRETS: Gap = Gap { field: "${secret(NAME)}", what: "secrets" };
 const ADDRESSES: Gap = Gap { field: "${service.NAME.address}", what: "service addresses" };
-const GAPS: [Gap; 10] =
-    [ACME, TASKS, BEFORE, SECRET_FILES, CANARIES, DRAIN, ROUTES, VOLUMES, SECRETS, ADDRESSES];
+const GAPS: [Gap; 9] =
+    [ACME, TASKS, BEFORE, SECRET_FILES, DRAIN, ROUTES, VOLUMES, SECRETS, ADDRESSES];
 
 /// Follows what the schema and the reference say of such a field.
 pub(super) const NOT_YET: &str = " (not acted on yet)";
@@ -122,16 +121,13 @@ impl Found {
     fn service(&mut self, name: &Name, spec: &ServiceSpec) {
         let path = join("service", name.as_str());
         let ServiceSpec { replicas, before, container, update, routes, place } = spec;
+        let UpdateSpec { parallel: _, canary: _, order: _, healthy_for: _, deadline: _ } = update;
         let (Replicas::Count(_) | Replicas::EachNode) = replicas;
         let PlaceSpec { require: _, prefer: _, spread: _ } = place;
         if before.is_some() {
             self.push(join(&path, "before"), BEFORE.what);
         }
         self.container(&path, container);
-        let UpdateSpec { parallel: _, canary, order: _, healthy_for: _, deadline: _ } = update;
-        if *canary > 0 {
-            self.push(join(&join(&path, "update"), "canary"), CANARIES.what);
-        }
         for index in 0..routes.len() {
             self.push(item(&join(&path, "route"), index), ROUTES.what);
         }
@@ -214,8 +210,6 @@ replicas = 3
 command = ["./web", "--db", "${service.web.address}"]
 env = { B = "$${secret(not)}", A = "${secret(a)} at ${service.web.address}" }
 secret_files = { "/run/tls.key" = "${secret(key)}" }
-[service.web.update]
-canary = 1
 [service.web.stop]
 drain = "5s"
 [[service.web.route]]
@@ -253,7 +247,6 @@ env = { A = "${secret(a)}" }
                 "service.web.secret_files.\"/run/tls.key\": secret files",
                 "service.web.stop.drain: drain times",
                 "service.web.volume[0]: volumes",
-                "service.web.update.canary: canaries",
                 "service.web.route[0]: routes",
                 "service.web.route[1]: routes",
                 "task.migrate: tasks",
@@ -272,8 +265,7 @@ env = { A = "${secret(a)}" }
 
     #[test]
     fn what_holds_its_default_asks_for_nothing() {
-        let (parsed, _) =
-            parsed("[service.web]\nimage = \"web:1\"\nstop.drain = \"30s\"\nupdate.canary = 0\n");
+        let (parsed, _) = parsed("[service.web]\nimage = \"web:1\"\nstop.drain = \"30s\"\n");
         assert_eq!(unsupported(&parsed.project), []);
     }
 

@@ -4,6 +4,7 @@
 //! while this node leads. The runtimes feed it and do what it asks, in production and in every
 //! simulator alike.
 
+mod deploying;
 mod forwarding;
 mod freshness;
 mod members;

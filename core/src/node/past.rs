@@ -1,11 +1,12 @@
-//! Requests about deploys that were: looking at them, going back to one, cancelling the one that
-//! runs. Tested in `sim-tests/tests/scenarios/past.rs`.
+//! Requests about deploys that were: looking at them, going back to one; and about the one that
+//! runs: cancelling it, promoting its canaries. Tested in `sim-tests/tests/scenarios/past.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Node;
-use super::requests::{Then, as_shown, refused};
+use super::deploying::as_shown;
+use super::requests::{Then, refused};
 use crate::api::view::DeploySummary;
 use crate::api::{Answer, ApiError, ErrorCode, RequestId};
 use crate::cluster::Refusal;
@@ -181,17 +182,7 @@ impl Node {
         id: RequestId,
         number: Option<u64>,
     ) -> Result<Option<Answer>, ApiError> {
-        let number = match (number, self.cluster.running_deploy()) {
-            (Some(number), _) => number,
-            (None, Some((running, _))) => running,
-            (None, None) => {
-                let error = ApiError::new(ErrorCode::Conflict, "no deploy runs");
-                return Err(error.hint("`mill rollback` goes back to an earlier one"));
-            }
-        };
-        let Some(deploy) = self.cluster.deploys.get(&number) else {
-            return Err(refused(&Refusal::Missing { what: "deploy", name: number.to_string() }));
-        };
+        let (number, deploy) = self.deploy_meant(number)?;
         let reason = CANCELLED.to_owned();
         let to = match &deploy.state {
             // Nothing has moved yet.
@@ -217,6 +208,66 @@ impl Node {
         let from = deploy.state.clone();
         self.propose(now, id, Command::AdvanceDeploy { deploy: number, from, to }, Then::Moved);
         Ok(None)
+    }
+
+    /// Replicas that wait for canaries are to follow them.
+    pub(super) fn promote(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        number: Option<u64>,
+        mut services: Vec<Name>,
+    ) -> Result<Option<Answer>, ApiError> {
+        let (number, deploy) = self.deploy_meant(number)?;
+        if let Some(service) = services.iter().find(|name| !deploy.changes.contains_key(*name)) {
+            let message = format!("deploy #{number} does not touch a service `{service}`");
+            return Err(ApiError::new(ErrorCode::NotFound, message));
+        }
+        let waits = |name: &Name| !deploy.state.is_end() && self.cluster.canaries(name).is_some();
+        if services.is_empty() {
+            services = deploy.changes.keys().filter(|name| waits(name)).cloned().collect();
+        } else {
+            services.retain(waits);
+        }
+        if services.is_empty() {
+            let message = match deploy.state.is_end() {
+                true => format!("deploy #{number} has ended: {}", deploy.state.sentence()),
+                false => format!("deploy #{number} waits for no canaries"),
+            };
+            let error = ApiError::new(ErrorCode::Conflict, message);
+            return Err(error.hint("`mill deploys show` says how far it is"));
+        }
+        for name in &services {
+            let unhealthy = self.cluster.canaries(name);
+            let unhealthy = unhealthy.and_then(|c| self.cluster.unhealthy_canary(name, &c));
+            if let Some(slot) = unhealthy {
+                let message = format!("canary {slot} is not healthy, so it is not promoted");
+                let error = ApiError::new(ErrorCode::Conflict, message);
+                return Err(error.hint(format!("`mill why {slot}` says why")));
+            }
+        }
+        let command = Command::Promote { deploy: number, services, early: true };
+        self.propose(now, id, command, Then::Moved);
+        Ok(None)
+    }
+
+    /// The deploy of that number, or the one that runs.
+    fn deploy_meant(&self, number: Option<u64>) -> Result<(u64, &Deploy), ApiError> {
+        let number = match (number, self.cluster.running_deploy()) {
+            (Some(number), _) => number,
+            (None, Some((running, _))) => running,
+            (None, None) => {
+                let error = ApiError::new(ErrorCode::Conflict, "no deploy runs");
+                return Err(error.hint("`mill history` shows those that did"));
+            }
+        };
+        match self.cluster.deploys.get(&number) {
+            Some(deploy) => Ok((number, deploy)),
+            None => {
+                let name = number.to_string();
+                Err(refused(&Refusal::Missing { what: "deploy", name }))
+            }
+        }
     }
 }
 

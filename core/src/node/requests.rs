@@ -11,24 +11,19 @@ use crate::api::view::Age;
 use crate::api::{Answer, ApiError, ErrorCode, HOLD_MAX, Outcome, Request, RequestId};
 use crate::cluster::admission::JoinToken;
 use crate::cluster::command::{Command, ProposalId};
-use crate::cluster::deploy::{DeployKind, Service};
+use crate::cluster::history::Happened;
 use crate::cluster::{Refusal, Reply};
-use crate::config::model::{Project, Replicas, ServiceSpec};
-use crate::config::supported;
 use crate::effect::Effect;
 use crate::event::{Fate, Leadership, Origin};
 use crate::mutant::{self, Mutant};
-use crate::name::{Name, NodeId};
+use crate::name::NodeId;
 use crate::outbox::Outbox;
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::time::{Mono, Now};
 use crate::units::Millis;
 
 /// The most requests that wait at a time; one more is refused.
 pub const REQUESTS_MAX: usize = 1000;
-
-/// The most replicas of one service.
-pub const REPLICAS_MAX: u32 = 1000;
 
 /// Requests that wait.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -43,7 +38,7 @@ pub(super) struct Requests {
     unconfirmed: BTreeMap<RequestId, Request>,
     /// For an entry to be committed.
     proposed: BTreeMap<RequestId, Proposed>,
-    /// For a deploy to differ from what the caller has seen.
+    /// For something that the caller has not seen.
     held: BTreeMap<RequestId, Watched>,
     /// Whether the state changed since held requests were looked at.
     changed: bool,
@@ -77,12 +72,20 @@ pub(super) struct Leaderless {
     pub again: Option<Mono>,
 }
 
-/// A deploy that somebody watches, what they have seen of it, and how long they wait for more.
+/// What somebody watches, and how long they wait for more.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Watched {
-    number: Option<u64>,
-    seen: u64,
+    seen: Seen,
     until: Mono,
+}
+
+/// What they have seen of it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Seen {
+    /// Of a deploy, the last if there is no number: a view with this fingerprint.
+    Deploy { number: Option<u64>, fingerprint: u64 },
+    /// Of what happens: up to this number.
+    Events(u64),
 }
 
 /// A request that another node was asked.
@@ -270,15 +273,23 @@ impl Node {
             Request::Deployment { number, seen, hold } => {
                 let view = self.deploy_view(number)?;
                 let seen = seen.filter(|seen| *seen == view.fingerprint && !view.state.is_end());
-                let Some(seen) = seen else { return Ok(Some(Answer::Deployment(view))) };
-                let until = now.mono + Millis(hold.0.min(HOLD_MAX.0));
-                self.requests.held.insert(id, Watched { number, seen, until });
+                let Some(fingerprint) = seen else { return Ok(Some(Answer::Deployment(view))) };
+                self.hold(now, id, Seen::Deploy { number, fingerprint }, hold);
+                Ok(None)
+            }
+            Request::Events { after, hold, .. } => {
+                let events = self.events(after);
+                match after.filter(|_| events.is_empty() && hold > Millis(0)) {
+                    Some(seen) => self.hold(now, id, Seen::Events(seen), hold),
+                    None => return Ok(Some(Answer::Events(events))),
+                }
                 Ok(None)
             }
             Request::Rollback { project, to, expect } => {
                 self.go_back(now, id, (project, to), expect)
             }
             Request::Cancel { number } => self.cancel(now, id, number),
+            Request::Promote { number, services } => self.promote(now, id, number, services),
             Request::Join(ask) => self.join(now, id, &ask),
             Request::CreateToken { hash, roles, expires, once } => {
                 let token = JoinToken { roles, expires, once, spent: None };
@@ -314,6 +325,7 @@ impl Node {
             Request::Why { subject, .. } => self.why(&subject).map(Answer::Why),
             Request::Node { node, .. } => self.node_detail(&node).map(Answer::Node),
             Request::Deploys { .. } => Ok(Answer::Deploys(self.deploys())),
+            Request::Events { after, .. } => Ok(Answer::Events(self.events(after))),
             Request::State => {
                 let text = String::from_utf8(self.cluster.encode());
                 Ok(Answer::State(text.expect("JSON is text")))
@@ -325,6 +337,7 @@ impl Node {
             | Request::Scale { .. }
             | Request::Rollback { .. }
             | Request::Cancel { .. }
+            | Request::Promote { .. }
             | Request::Join(_)
             | Request::CreateToken { .. }
             | Request::RevokeTokens
@@ -336,151 +349,15 @@ impl Node {
         }
     }
 
-    fn plan_project(&self, project: &Project) -> Result<Plan, ApiError> {
-        self.plan_replacing(project, &BTreeSet::new())
+    fn hold(&mut self, now: Now, id: RequestId, seen: Seen, hold: Millis) {
+        let until = now.mono + Millis(hold.0.min(HOLD_MAX.0));
+        self.requests.held.insert(id, Watched { seen, until });
     }
 
-    pub(super) fn plan_replacing(
-        &self,
-        project: &Project,
-        again: &BTreeSet<&Name>,
-    ) -> Result<Plan, ApiError> {
-        let problems = plan::check(&self.cluster, project);
-        if !problems.is_empty() {
-            let mut error =
-                ApiError::new(ErrorCode::Invalid, "this config cannot be deployed here");
-            error.details = problems;
-            return Err(error);
-        }
-        Ok(plan::replacing(&self.cluster, project, again))
-    }
-
-    /// The answer if it is known now: nothing is to be done, or it cannot be.
-    fn deploy(
-        &mut self,
-        now: Now,
-        id: RequestId,
-        project: &Project,
-        expect: Option<String>,
-    ) -> Result<Option<Answer>, ApiError> {
-        let unsupported = supported::unsupported(project);
-        if !unsupported.is_empty() {
-            let message = "this config uses what is not supported yet by this version";
-            let mut error = ApiError::new(ErrorCode::Unsupported, message);
-            error.details = unsupported.iter().map(ToString::to_string).collect();
-            return Err(error);
-        }
-        let plan = self.plan_project(project)?;
-        if plan.is_empty() {
-            return Ok(Some(Answer::Unchanged));
-        }
-        // While another deploy moves, plans change by the moment: that it runs is what is in the way.
-        self.no_deploy_runs()?;
-        if let Some(expect) = expect {
-            as_shown(&plan, &expect)?;
-        }
-        let changed = plan.services.iter().filter(|s| s.action != plan::Action::Keep);
-        let changes = changed.map(|planned| {
-            let spec = project.services.get(&planned.service);
-            (planned.service.clone(), spec.map(|spec| Box::new(spec.clone())))
-        });
-        let command = Command::StartDeploy {
-            number: self.cluster.last_deploy + 1,
-            project: project.name.clone(),
-            kind: DeployKind::Config,
-            changes: changes.collect(),
-            restart: Vec::new(),
-            images: BTreeMap::new(),
-            back_to: None,
-        };
-        self.propose_deploy(now, id, command, plan).map(|()| None)
-    }
-
-    fn restart(&mut self, now: Now, id: RequestId, name: &Name) -> Result<(), ApiError> {
-        let (project, spec) = self.running_spec(name)?;
-        let wanted = BTreeMap::from([(name, Some(&spec))]);
-        let plan = plan::of(&self.cluster, &project, &wanted, &BTreeSet::from([name]));
-        let command = Command::StartDeploy {
-            number: self.cluster.last_deploy + 1,
-            project,
-            kind: DeployKind::Restart,
-            changes: BTreeMap::new(),
-            restart: vec![name.clone()],
-            images: BTreeMap::new(),
-            back_to: None,
-        };
-        self.propose_deploy(now, id, command, plan)
-    }
-
-    fn scale(
-        &mut self,
-        now: Now,
-        id: RequestId,
-        name: &Name,
-        replicas: u32,
-    ) -> Result<(), ApiError> {
-        let (project, mut spec) = self.running_spec(name)?;
-        let invalid = |message: String| Err(ApiError::new(ErrorCode::Invalid, message));
-        if spec.replicas == Replicas::EachNode {
-            return invalid(format!(
-                "service `{name}` runs on each node and has no number to change"
-            ));
-        }
-        if replicas > REPLICAS_MAX {
-            return invalid(format!(
-                "{replicas} replicas are too many; the most is {REPLICAS_MAX}"
-            ));
-        }
-        if replicas > 1 && spec.container.has_persistent_volume() {
-            return invalid(format!(
-                "service `{name}` has a persistent volume and one writer at most"
-            ));
-        }
-        spec.replicas = Replicas::Count(replicas);
-        let wanted = BTreeMap::from([(name, Some(&spec))]);
-        let plan = plan::of(&self.cluster, &project, &wanted, &BTreeSet::new());
-        let command = Command::StartDeploy {
-            number: self.cluster.last_deploy + 1,
-            project,
-            kind: DeployKind::Scale,
-            changes: BTreeMap::from([(name.clone(), Some(Box::new(spec)))]),
-            restart: Vec::new(),
-            images: BTreeMap::new(),
-            back_to: None,
-        };
-        self.propose_deploy(now, id, command, plan)
-    }
-
-    fn running_spec(&self, name: &Name) -> Result<(Name, ServiceSpec), ApiError> {
-        let service = self.cluster.services.get(name);
-        let version = service.and_then(Service::target).map(|(_, version)| version);
-        match (service, version) {
-            (Some(service), Some(version)) => Ok((service.project.clone(), version.spec.clone())),
-            (_, _) => {
-                let error =
-                    ApiError::new(ErrorCode::NotFound, format!("there is no service `{name}`"));
-                Err(error.hint("`mill status` lists the services"))
-            }
-        }
-    }
-
-    pub(super) fn no_deploy_runs(&self) -> Result<(), ApiError> {
-        match self.cluster.running_deploy() {
-            Some((number, _)) => Err(refused(&Refusal::DeployRunning(number))),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn propose_deploy(
-        &mut self,
-        now: Now,
-        id: RequestId,
-        command: Command,
-        plan: Plan,
-    ) -> Result<(), ApiError> {
-        self.no_deploy_runs()?;
-        self.propose(now, id, command, Then::Started(plan));
-        Ok(())
+    /// What happened after an event, as far as that is kept.
+    fn events(&self, after: Option<u64>) -> Vec<Happened> {
+        let later = |event: &&Happened| after.is_none_or(|after| event.number > after);
+        self.cluster.history.events.iter().filter(later).cloned().collect()
     }
 
     /// Proposes a command for which a request waits.
@@ -489,7 +366,7 @@ impl Node {
         self.requests.proposed.insert(id, Proposed { id: proposal, then });
     }
 
-    /// Held requests whose time has come, or whose deploy differs now.
+    /// Held requests whose time has come, or that there is something new for.
     pub(super) fn answer_held(&mut self, now: Now) {
         let changed = std::mem::take(&mut self.requests.changed);
         if self.requests.held.is_empty() {
@@ -502,25 +379,27 @@ impl Node {
                 self.requests.held.insert(id, hold);
                 continue;
             }
-            match self.deploy_view(hold.number) {
-                Ok(view) if !due && view.fingerprint == hold.seen => {
-                    self.requests.held.insert(id, hold);
-                }
-                Ok(view) => reply(&mut self.out, id, Ok(Answer::Deployment(view))),
-                Err(error) => reply(&mut self.out, id, Err(error)),
+            match self.news(hold.seen, due).transpose() {
+                Some(outcome) => reply(&mut self.out, id, outcome),
+                None => _ = self.requests.held.insert(id, hold),
             }
         }
     }
-}
 
-/// What is to be done is what its plan was when it was agreed to.
-pub(super) fn as_shown(plan: &Plan, expect: &str) -> Result<(), ApiError> {
-    if plan.fingerprint() == expect {
-        return Ok(());
+    /// What somebody is told who has seen that; nothing if that is all so far, and not `due`.
+    fn news(&self, seen: Seen, due: bool) -> Result<Option<Answer>, ApiError> {
+        match seen {
+            Seen::Deploy { number, fingerprint } => {
+                let view = self.deploy_view(number)?;
+                let news = due || view.fingerprint != fingerprint;
+                Ok(news.then_some(Answer::Deployment(view)))
+            }
+            Seen::Events(seen) => {
+                let events = self.events(Some(seen));
+                Ok((due || !events.is_empty()).then_some(Answer::Events(events)))
+            }
+        }
     }
-    let message = format!("the cluster changed since the plan was shown; now it is:\n{plan}");
-    let error = ApiError::new(ErrorCode::PlanChanged, message);
-    Err(error.hint("look at the new plan and try again"))
 }
 
 pub(super) fn reply(out: &mut Outbox, id: RequestId, outcome: Outcome) {

@@ -2,6 +2,7 @@
 //!
 //! All services take their turns together: what is empty is filled at once, what is occupied is
 //! replaced `parallel` slots at a time, and what was replaced holds what it has for a turn more.
+//! Canaries come before all others of their service, together where they start beside what is there.
 //! What has no place is tried again whenever something left, as the brain does. That plans come
 //! true is tested in `sim-tests/tests/plans.rs`.
 
@@ -24,6 +25,8 @@ pub(super) struct Wanted<'a> {
     pub order: UpdateOrder,
     /// Slots that are replaced in one turn, at least 1.
     pub parallel: usize,
+    /// Slots that come first, while the others wait; empty if none do.
+    pub canaries: Vec<u64>,
 }
 
 /// An alloc that fills a slot now and can be heard.
@@ -43,6 +46,8 @@ struct Filling<'a> {
     open: Vec<Vacancy<'a>>,
     /// Occupied slots that wait for their turn.
     queue: VecDeque<Vacancy<'a>>,
+    /// Slots that wait for the canaries.
+    followers: Vec<Vacancy<'a>>,
     planned: Vec<SlotPlan>,
 }
 
@@ -71,6 +76,7 @@ impl<'a> Filling<'a> {
             heard.entry(held.1.serves(wanted.spec.replicas)).or_default().push(held);
         }
         let (mut planned, mut open, mut queue) = (Vec::new(), Vec::new(), VecDeque::new());
+        let mut followers = Vec::new();
         for index in wanted_slots(cluster, wanted.spec) {
             let slot = Slot { service: wanted.name.clone(), index };
             let held = heard.remove(&index).unwrap_or_default();
@@ -89,13 +95,48 @@ impl<'a> Filling<'a> {
                     let step = SlotStep::Keep { alloc: (*id).clone(), node };
                     planned.push(SlotPlan { slot, step });
                 }
-                None if !held.is_empty() && wanted.order == UpdateOrder::StopFirst => {
-                    queue.push_back(Vacancy { slot, held });
+                None if !wanted.canaries.is_empty() && !wanted.canaries.contains(&index) => {
+                    followers.push(Vacancy { slot, held });
                 }
-                None => open.push(Vacancy { slot, held }),
+                None => {
+                    Filling::enter(wanted.order, &mut open, &mut queue, Vacancy { slot, held });
+                }
             }
         }
-        Filling { wanted, open, queue, planned }
+        Filling { wanted, open, queue, followers, planned }
+    }
+
+    fn enter(
+        order: UpdateOrder,
+        open: &mut Vec<Vacancy<'a>>,
+        queue: &mut VecDeque<Vacancy<'a>>,
+        vacancy: Vacancy<'a>,
+    ) {
+        match !vacancy.held.is_empty() && order == UpdateOrder::StopFirst {
+            true => queue.push_back(vacancy),
+            false => open.push(vacancy),
+        }
+    }
+
+    /// The others follow, once no canary waits any more; whether any did.
+    fn follow(&mut self) -> bool {
+        if !self.open.is_empty() || !self.queue.is_empty() || self.followers.is_empty() {
+            return false;
+        }
+        for vacancy in std::mem::take(&mut self.followers) {
+            Filling::enter(self.wanted.order, &mut self.open, &mut self.queue, vacancy);
+        }
+        true
+    }
+
+    /// Slots that are replaced in one turn now: canaries together where nothing has to go first.
+    fn turns(&self) -> usize {
+        match self.wanted.order {
+            UpdateOrder::StartFirst if !self.followers.is_empty() => {
+                self.wanted.parallel.max(self.wanted.canaries.len())
+            }
+            UpdateOrder::StartFirst | UpdateOrder::StopFirst => self.wanted.parallel,
+        }
     }
 
     /// The occupied slots whose turn it is, where `busy` others are in the middle of something.
@@ -114,10 +155,12 @@ impl<'a> Turns<'a> {
     /// One turn of all services; false if nothing moved in it and nothing will.
     fn take(&mut self, services: &mut [Filling<'a>]) -> bool {
         let mut moved = !self.going.is_empty();
+        for service in services.iter_mut() {
+            moved |= service.follow();
+        }
         // Start-first services place beside what is there; empty slots are filled everywhere.
         let busy: Vec<usize> = services.iter().map(|service| service.open.len()).collect();
-        let mut turns: Vec<usize> =
-            services.iter().map(|service| service.wanted.parallel).collect();
+        let mut turns: Vec<usize> = services.iter().map(Filling::turns).collect();
         for (service, turns) in services.iter_mut().zip(&mut turns) {
             moved |= self.place_open(service, turns);
         }
@@ -178,7 +221,8 @@ impl<'a> Turns<'a> {
             let told = self.last_word(&service.wanted, vacancy);
             service.planned.push(told);
         }
-        for vacancy in std::mem::take(&mut service.queue) {
+        let queued = std::mem::take(&mut service.queue).into_iter();
+        for vacancy in queued.chain(std::mem::take(&mut service.followers)) {
             if service.wanted.order == UpdateOrder::StopFirst {
                 vacancy.held.iter().for_each(|(_, alloc)| self.release(alloc));
             }

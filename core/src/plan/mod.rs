@@ -54,6 +54,9 @@ pub struct ServicePlan {
     pub stop_first: Option<StopFirst>,
     /// Replicas replaced at the same time.
     pub parallel: u32,
+    /// Replicas that come first, and are watched before the others follow.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub canaries: u32,
     /// What happens to each of its slots.
     pub slots: Vec<SlotPlan>,
 }
@@ -210,6 +213,10 @@ pub(crate) fn of(
             template: kept.map(|version| version.template),
             order: planned.order,
             parallel: usize::try_from(planned.parallel).unwrap_or(usize::MAX),
+            canaries: match (planned.canaries, current) {
+                (1.., Some(version)) => cluster.canary_slots(spec, &version.spec),
+                (_, _) => Vec::new(),
+            },
         });
         services.push(planned);
     }
@@ -245,6 +252,10 @@ fn bring_about(
         order: update_order(cluster, spec),
         stop_first: stop_first(cluster, spec),
         parallel: spec.update.parallel.max(1),
+        canaries: match action {
+            Action::Replace => spec.update.canary,
+            Action::Add | Action::Change | Action::Keep | Action::Remove => 0,
+        },
         slots: stopped(cluster, name, |alloc| !wanted.contains(&alloc.serves(spec.replicas))),
     }
 }
@@ -270,8 +281,13 @@ fn remove(cluster: &Cluster, name: &Name, current: Option<&Version>) -> ServiceP
         order: current.map_or(UpdateOrder::StartFirst, |v| update_order(cluster, &v.spec)),
         stop_first: None,
         parallel: current.map_or(1, |version| version.spec.update.parallel.max(1)),
+        canaries: 0,
         slots: stopped(cluster, name, |_| true),
     }
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What stops for good, in the order of its slots.

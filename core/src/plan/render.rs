@@ -107,9 +107,15 @@ impl ServicePlan {
             UpdateOrder::StartFirst => "start first",
             UpdateOrder::StopFirst => "stop first",
         };
+        match self.canaries {
+            0 => {}
+            1 => write!(f, ", one as a canary, then")?,
+            canaries => write!(f, ", {canaries} as canaries, then")?,
+        }
+        let comma = if self.canaries == 0 { "," } else { "" };
         match self.parallel {
-            1 => write!(f, ", one at a time, {order}")?,
-            parallel => write!(f, ", {parallel} at a time, {order}")?,
+            1 => write!(f, "{comma} one at a time, {order}")?,
+            parallel => write!(f, "{comma} {parallel} at a time, {order}")?,
         }
         match self.stop_first {
             None => Ok(()),

@@ -10,6 +10,7 @@ mod slot;
 use serde::{Deserialize, Serialize};
 
 use self::slot::SlotState;
+use crate::cluster::Revision;
 use crate::cluster::alloc::{Alloc, Desired, Phase, StopReason};
 use crate::config::model::UpdateOrder;
 use crate::mutant::{self, Mutant};
@@ -44,6 +45,21 @@ pub struct Target {
     pub healthy_for: Millis,
     /// Why what is in no wanted slot is stopped.
     pub surplus: StopReason,
+    /// The canaries that other slots wait for.
+    pub canaries: Option<Canaries>,
+    /// What was placed before counts once it is healthy: its canaries were promoted by hand.
+    pub promoted: Option<Revision>,
+}
+
+/// Slots that move while the others stay as they were.
+#[derive(Clone, Debug)]
+pub struct Canaries {
+    /// Their numbers, ascending.
+    pub slots: Vec<u64>,
+    /// The version that other slots keep, or are filled with if they ran it before.
+    pub before: u64,
+    /// The slots of that version, ascending.
+    pub before_slots: Vec<u64>,
 }
 
 /// An alloc and what the leader knows of it.
@@ -86,6 +102,8 @@ pub struct Step {
     pub stop: Vec<(AllocId, StopReason)>,
     /// Slots that run what is wanted and have soaked.
     pub ready: u32,
+    /// The canaries have soaked, all of them: the others may follow.
+    pub canaries_ready: bool,
     /// Nothing is left to do or wait for, but for what may not be pruned yet.
     pub settled: bool,
     /// Nothing that is in no wanted slot is left.
@@ -115,6 +133,8 @@ pub enum Waiting {
     Gone(AllocId),
     /// Its turn: others are being replaced.
     Turn,
+    /// The canaries to be promoted.
+    Canaries,
     /// Other slots to be healthy, since stopping this one would go below the floor.
     Floor,
 }
@@ -132,6 +152,11 @@ pub fn step(input: &Input<'_>) -> Step {
     for slot in &slots {
         slot.advance(input, target, &mut budget, &mut step);
     }
+    if let Some(canaries) = &target.canaries {
+        let mut watched = slots.iter().filter(|slot| canaries.slots.contains(&slot.index));
+        step.canaries_ready =
+            !canaries.slots.is_empty() && watched.all(|slot| slot.has_soaked(input, target));
+    }
     prune(input, &target.slots, target.surplus, &mut step);
     step.turns = budget.turns;
     let all_ready = usize::try_from(step.ready).is_ok_and(|ready| ready == slots.len());
@@ -139,6 +164,35 @@ pub fn step(input: &Input<'_>) -> Step {
     step.settled &= all_ready || mutant::is(Mutant::SettledTooEarly);
     step.settled &= step.place.is_empty();
     step
+}
+
+impl Target {
+    /// The version that a slot should run now; `None` if nothing goes there yet.
+    fn template_of(&self, slot: u64) -> Option<u64> {
+        match self.canaries.as_ref().filter(|canaries| canaries.hold(slot)) {
+            Some(canaries) => canaries.before_slots.contains(&slot).then_some(canaries.before),
+            None => Some(self.template),
+        }
+    }
+
+    /// How many slots may be in the middle of something. Canaries beside what is there come
+    /// together, to be watched together.
+    fn turns(&self) -> u32 {
+        match (&self.canaries, self.order) {
+            (Some(canaries), UpdateOrder::StartFirst) => {
+                let canaries = u32::try_from(canaries.slots.len()).unwrap_or(u32::MAX);
+                self.parallel.max(canaries)
+            }
+            (Some(_), UpdateOrder::StopFirst) | (None, _) => self.parallel,
+        }
+    }
+}
+
+impl Canaries {
+    /// Whether a slot waits for them.
+    fn hold(&self, slot: u64) -> bool {
+        !self.slots.contains(&slot) && !mutant::is(Mutant::CanariesNotAwaited)
+    }
 }
 
 /// How many more slots may be in the middle of something.
@@ -156,7 +210,7 @@ impl Budget {
         let surplus = usize::from(mutant::is(Mutant::FloorOffByOne));
         let floor = slots.len().saturating_sub(target.parallel as usize + surplus);
         Budget {
-            turns: target.parallel.saturating_sub(moving),
+            turns: target.turns().saturating_sub(moving),
             spare: u32::try_from(healthy.saturating_sub(floor)).unwrap_or(u32::MAX),
         }
     }

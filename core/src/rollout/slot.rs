@@ -8,7 +8,7 @@ use crate::units::Millis;
 
 /// What is in a slot.
 pub(super) struct SlotState<'a> {
-    index: u64,
+    pub(super) index: u64,
     /// The best alloc of the wanted version that should run.
     new: Option<View<'a>>,
     /// Others of the wanted version that should run: one too many.
@@ -22,8 +22,9 @@ pub(super) struct SlotState<'a> {
 impl<'a> SlotState<'a> {
     pub(super) fn of(input: &Input<'a>, target: &Target, index: u64) -> SlotState<'a> {
         let here = || input.allocs.iter().filter(|view| view.slot == index).copied();
+        let template = target.template_of(index);
         let is_new = |view: &View<'_>| {
-            let wanted = view.alloc.template == target.template;
+            let wanted = Some(view.alloc.template) == template;
             wanted && view.alloc.slot.index == index && !view.leaving
         };
         let mut candidates: Vec<View<'a>> =
@@ -62,6 +63,12 @@ impl<'a> SlotState<'a> {
         }
     }
 
+    /// Whether it runs what is wanted, for long enough.
+    pub(super) fn has_soaked(&self, input: &Input<'_>, target: &Target) -> bool {
+        let watched = mutant::is(Mutant::PromotedTooEarly);
+        self.new.is_some_and(|new| is_ready(&new, input, target) || (watched && new.is_healthy()))
+    }
+
     /// The next move of this slot.
     pub(super) fn advance(
         &self,
@@ -70,6 +77,12 @@ impl<'a> SlotState<'a> {
         budget: &mut Budget,
         step: &mut Step,
     ) {
+        if target.canaries.as_ref().is_some_and(|canaries| canaries.hold(self.index)) {
+            step.waiting.push((self.index, Waiting::Canaries));
+            if target.template_of(self.index).is_none() {
+                return;
+            }
+        }
         match self.new {
             Some(new) if !new.reachable => self.refill(input.pace, target, budget, step),
             Some(new) => self.settle(new, input, target, step),
@@ -166,9 +179,12 @@ fn replaced_because(pace: Pace) -> StopReason {
 
 /// Healthy, and for as long as the pace asks.
 fn is_ready(view: &View<'_>, input: &Input<'_>, target: &Target) -> bool {
+    let promoted = target.promoted.is_some_and(|at| view.alloc.placed < at);
+    // What waits for canaries runs what it ran.
+    let stays = target.canaries.is_some() && view.alloc.template != target.template;
     let soak = match input.pace {
-        Pace::Rolling => target.healthy_for,
-        Pace::Steady | Pace::Back => Millis(0),
+        Pace::Rolling if !(promoted || stays) => target.healthy_for,
+        Pace::Rolling | Pace::Steady | Pace::Back => Millis(0),
     };
     view.is_healthy() && view.healthy_for.is_some_and(|length| length >= soak)
 }

@@ -19,11 +19,13 @@ pub(super) fn router() -> Router<Serving> {
         .route("/v1/status", get(status))
         .route("/v1/allocs", get(allocs))
         .route("/v1/why/{subject}", get(why))
+        .route("/v1/events", get(events))
         .route("/v1/state", get(state))
         .route("/v1/plan", post(plan))
         .route("/v1/deploys", post(deploy).get(deploys))
         .route("/v1/deploys/{number}", get(deployment))
         .route("/v1/deploys/{number}/cancel", post(cancel))
+        .route("/v1/deploys/{number}/promote", post(promote))
         .route("/v1/rollback", post(rollback))
         .route("/v1/services/{name}/restart", post(restart))
         .route("/v1/services/{name}/scale", post(scale))
@@ -63,6 +65,22 @@ async fn why(
     Query(query): Query<StaleQuery>,
 ) -> Response {
     ask(&serving, Request::Why { subject, stale: query.stale }).await
+}
+
+#[derive(Deserialize)]
+struct EventsQuery {
+    /// Only what came after this number.
+    after: Option<u64>,
+    /// Milliseconds.
+    hold: Option<u64>,
+    /// Whether this node's own copy will do.
+    #[serde(default)]
+    stale: bool,
+}
+
+async fn events(State(serving): State<Serving>, Query(query): Query<EventsQuery>) -> Response {
+    let EventsQuery { after, hold, stale } = query;
+    ask(&serving, Request::Events { after, hold: Millis(hold.unwrap_or(0)), stale }).await
 }
 
 async fn state(State(serving): State<Serving>) -> Response {
@@ -122,6 +140,24 @@ async fn deploys(State(serving): State<Serving>, Query(query): Query<StaleQuery>
 async fn cancel(State(serving): State<Serving>, Path(number): Path<String>) -> Response {
     match which(&number) {
         Ok(number) => ask(&serving, Request::Cancel { number }).await,
+        Err(error) => refusal(error),
+    }
+}
+
+#[derive(Deserialize)]
+struct PromoteBody {
+    /// All that wait for canaries if empty.
+    #[serde(default)]
+    services: Vec<Name>,
+}
+
+async fn promote(
+    State(serving): State<Serving>,
+    Path(number): Path<String>,
+    Json(body): Json<PromoteBody>,
+) -> Response {
+    match which(&number) {
+        Ok(number) => ask(&serving, Request::Promote { number, services: body.services }).await,
         Err(error) => refusal(error),
     }
 }

@@ -80,13 +80,15 @@ impl<D: Dial> Wire<D> {
     /// Asks in a client's name. `None` if it may have been asked and no answer came.
     pub(super) async fn forward(&self, to: NodeId, request: &Request) -> Option<Outcome> {
         let hold = match request {
-            Request::Deployment { hold: Millis(hold), .. } => Duration::from_millis(*hold),
+            Request::Deployment { hold: Millis(hold), .. }
+            | Request::Events { hold: Millis(hold), .. } => Duration::from_millis(*hold),
             Request::Plan { .. }
             | Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
             | Request::Rollback { .. }
             | Request::Cancel { .. }
+            | Request::Promote { .. }
             | Request::Deploys { .. }
             | Request::Status { .. }
             | Request::Allocs { .. }

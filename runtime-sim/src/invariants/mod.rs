@@ -7,6 +7,7 @@
 mod acknowledged;
 mod backoff;
 mod calm;
+mod canaries;
 mod capacity;
 mod commanded;
 mod ears;
@@ -107,6 +108,7 @@ impl Default for Invariants {
             Box::new(acknowledged::Acknowledged::default()),
             Box::new(backoff::Backoff::default()),
             Box::new(calm::Calm::default()),
+            Box::new(canaries::Canaries::default()),
             Box::new(capacity::Capacity),
             Box::new(commanded::Commanded),
             Box::new(equal_state::EqualState::default()),

@@ -50,6 +50,7 @@ impl Invariant for Whole {
                 | Command::Trust { .. }
                 | Command::StartDeploy { .. }
                 | Command::PinImage { .. }
+                | Command::Promote { .. }
                 | Command::Place { .. }
                 | Command::Stop { .. }
                 | Command::Report { .. }

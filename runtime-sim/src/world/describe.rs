@@ -2,6 +2,7 @@
 
 use mill_core::cluster::command::Command;
 use mill_core::container::Digest;
+use mill_core::name::Name;
 
 pub(super) fn describe(command: &Command) -> String {
     match command {
@@ -36,6 +37,11 @@ pub(super) fn describe(command: &Command) -> String {
         Command::AdvanceDeploy { deploy, to, .. } => format!("deploy #{deploy}: {}", to.sentence()),
         Command::SettleService { deploy, service } => {
             format!("deploy #{deploy}: {service} settled")
+        }
+        Command::Promote { deploy, services, early } => {
+            let services: Vec<&str> = services.iter().map(Name::as_str).collect();
+            let by = if *early { "by hand" } else { "watched" };
+            format!("deploy #{deploy}: canaries of {} promoted, {by}", services.join(", "))
         }
         Command::Place { alloc, node, template, port, .. } => {
             let port = port.map_or(String::new(), |port| format!(" port {port}"));

@@ -21,13 +21,14 @@ impl World {
         self.stats.count("requests passed on");
         self.forwards.insert(asker);
         let longest = match request {
-            Request::Deployment { .. } => HELD_ANSWER_WITHIN,
+            Request::Deployment { .. } | Request::Events { .. } => HELD_ANSWER_WITHIN,
             Request::Plan { .. }
             | Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
             | Request::Rollback { .. }
             | Request::Cancel { .. }
+            | Request::Promote { .. }
             | Request::Deploys { .. }
             | Request::Status { .. }
             | Request::Allocs { .. }

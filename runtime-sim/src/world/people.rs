@@ -37,6 +37,8 @@ struct Person {
     answered: Option<Outcome>,
     /// What was seen of the last deploy.
     seen: Option<u64>,
+    /// The last event that it was told of.
+    event: Option<u64>,
     /// The plan of going back to an earlier deploy, until that is done or forgotten.
     agreed: Option<(u64, String)>,
     habit: Habit,
@@ -129,6 +131,7 @@ impl Person {
             asked: None,
             answered: None,
             seen: None,
+            event: None,
             agreed: None,
             habit: Habit::Operates,
         }
@@ -178,7 +181,7 @@ impl World {
                 self.ask(person, node, request, None);
             }
         } else {
-            let choice = someone.rng.below(14);
+            let choice = someone.rng.below(16);
             let (request, change) = self.choose(person, choice);
             if let Some(node) = self.whom_to_ask(person, ASKS_THE_LEADER) {
                 self.ask(person, node, request, change);
@@ -227,6 +230,11 @@ impl World {
                 Request::Rollback { project, to: None, expect: None }
             }
             (8, _) => Request::Cancel { number: None },
+            (9, _) => Request::Promote { number: None, services: Vec::new() },
+            (10, _) => {
+                let (after, hold) = (someone.event, Millis::secs(someone.rng.between(0, 40)));
+                Request::Events { after, hold, stale: someone.rng.chance(300) }
+            }
             (_, _) => {
                 let project = Box::new(someone.draft.edit(&mut self.registry, &change));
                 Request::Deploy { project, expect: None }
@@ -339,6 +347,9 @@ impl World {
         if let Ok(Answer::Deployment(view)) = outcome {
             someone.seen = Some(view.fingerprint);
         }
+        if let Ok(Answer::Events(events)) = outcome {
+            someone.event = events.last().map(|event| event.number).or(someone.event);
+        }
         if let Ok(Answer::Return { to, plan }) = outcome {
             someone.agreed = Some((*to, plan.fingerprint()));
         }
@@ -407,7 +418,9 @@ fn brief(request: &Request) -> String {
             None => "go back".to_owned(),
         },
         Request::Cancel { .. } => "cancel the deploy".to_owned(),
+        Request::Promote { .. } => "promote the canaries".to_owned(),
         Request::Deploys { .. } => "history".to_owned(),
+        Request::Events { after, .. } => format!("events after {after:?}"),
         Request::Deployment { .. } => "how is the deploy".to_owned(),
         Request::Status { stale: false } => "status".to_owned(),
         Request::Status { stale: true } => "status, stale".to_owned(),
@@ -432,6 +445,7 @@ fn told(outcome: &Outcome) -> String {
         Ok(Answer::Status(status)) => format!("status at {}", status.revision),
         Ok(Answer::Plan(_)) => "the plan".to_owned(),
         Ok(Answer::Return { to, .. }) => format!("the plan back to #{to}"),
+        Ok(Answer::Events(events)) => format!("{} events", events.len()),
         Ok(Answer::Deploys(deploys)) => format!("{} deploys", deploys.len()),
         Ok(Answer::Deployment(view)) => {
             format!("deploy #{}: {}", view.number, view.state.sentence())

@@ -14,7 +14,7 @@ use mill_core::cluster::{Cluster, FeatureLevel, Revision};
 use mill_core::config::model::{Project, Replicas};
 use mill_core::config::{Source, parse};
 use mill_core::container::{Digest, PinnedImage};
-use mill_core::name::{AllocId, NodeId, Slot};
+use mill_core::name::{AllocId, Name, NodeId, Slot};
 use mill_core::plan::{self, Action, Plan, SlotStep};
 use mill_core::scheduler::{self, Ask, Verdict};
 use mill_core::time::Wall;
@@ -137,9 +137,17 @@ impl Stage {
         assert!(!has_unplaced(&plan), "this cannot be running:\n{plan}");
         let number = self.cluster.last_deploy;
         let moving = || plan.services.iter().filter(|planned| planned.action != Action::Keep);
-        for planned in moving().flat_map(|planned| &planned.slots) {
-            self.fill(&planned.slot, &planned.step);
+        let slots = moving().flat_map(|planned| &planned.slots);
+        let (followers, first): (Vec<_>, Vec<_>) =
+            slots.partition(|planned| self.waits(&planned.slot));
+        first.into_iter().for_each(|planned| self.fill(&planned.slot, &planned.step));
+        let waiting = moving().map(|planned| planned.service.clone());
+        let services: Vec<Name> =
+            waiting.filter(|name| self.cluster.canaries(name).is_some()).collect();
+        if !services.is_empty() {
+            self.commit(Command::Promote { deploy: number, services, early: false });
         }
+        followers.into_iter().for_each(|planned| self.fill(&planned.slot, &planned.step));
         for planned in moving() {
             let service = planned.service.clone();
             self.commit(Command::SettleService { deploy: number, service });
@@ -151,6 +159,11 @@ impl Stage {
             }
         }
         self.advance(DeployState::Removing, DeployState::Succeeded);
+    }
+
+    /// Whether a slot waits for canaries.
+    fn waits(&self, slot: &Slot) -> bool {
+        self.cluster.canaries(&slot.service).is_some_and(|canaries| canaries.hold(slot.index))
     }
 
     /// Starts a deploy and gets it as far as rolling.

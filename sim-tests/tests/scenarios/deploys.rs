@@ -146,6 +146,32 @@ fn a_tag_that_moves_changes_nothing_that_was_deployed() {
 }
 
 #[test]
+fn who_watches_what_happens_is_told_of_everything_once() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1"]);
+    let ask = |after, hold| Request::Events { after, hold, stale: false };
+    let events = |outcome| match outcome {
+        Ok(Answer::Events(events)) => events,
+        other => panic!("{other:?}"),
+    };
+    let mut told = events(scenario.ask(ask(None, Millis(0))));
+    let after = told.last().map(|event| event.number);
+    let since = scenario.world.now();
+    assert!(events(scenario.ask(ask(after, Millis::secs(20)))).is_empty());
+    assert!(scenario.world.now().since(since) >= Millis::secs(20), "held until something happens");
+    scenario.start(WEB);
+    while !told.iter().any(|event| event.text.contains("succeeded")) {
+        let after = told.last().map(|event| event.number);
+        told.extend(events(scenario.ask(ask(after, Millis::secs(20)))));
+    }
+    let numbers: Vec<u64> = told.iter().map(|event| event.number).collect();
+    let first = numbers.first().copied().expect("the cluster began");
+    assert_eq!(numbers, (first..first + numbers.len() as u64).collect::<Vec<_>>());
+    let placed = told.iter().find(|event| event.text.contains("was placed on node"));
+    assert!(placed.is_some_and(|event| event.subject.starts_with("web.0-")), "{told:?}");
+}
+
+#[test]
 fn a_second_deploy_is_refused_while_one_runs() {
     let mut scenario = Scenario::nodes(1);
     scenario.images(&["web:1", "web:2"]);

@@ -1,5 +1,6 @@
 //! Single stories, told step by step: what happens to containers, deploys and nodes.
 
+mod canaries;
 mod containers;
 mod deploys;
 mod drains;

@@ -1,0 +1,126 @@
+//! Canaries are watched alone: until they are promoted, no other slot is given the new version, and
+//! nobody promotes what is not healthy or, unless a person says so, was not for long enough by the
+//! clock of the leader that saw it become so.
+//!
+//! Where each node has a slot of its own, which ones come first changes as nodes come and go: those
+//! services are not looked at.
+
+use std::collections::BTreeMap;
+
+use mill_core::Effect;
+use mill_core::cluster::Cluster;
+use mill_core::cluster::alloc::Phase;
+use mill_core::cluster::command::{Command, Entry, ProposalId};
+use mill_core::cluster::deploy::{Change, DeployState, Promotion, Version};
+use mill_core::config::model::Replicas;
+use mill_core::name::{AllocId, Name, NodeId};
+use mill_core::time::Mono;
+
+use super::{Invariant, Moment};
+
+/// What leaders were told, and when.
+#[derive(Default)]
+pub(super) struct Canaries {
+    /// When a leader, in one of its boots, first passed on that an alloc is healthy.
+    healthy: BTreeMap<(NodeId, u64, AllocId), Mono>,
+    /// When a promotion was proposed.
+    promoting: BTreeMap<ProposalId, Mono>,
+}
+
+impl Invariant for Canaries {
+    fn name(&self) -> &'static str {
+        "canaries"
+    }
+
+    fn observe(&mut self, moment: &Moment<'_>) -> Result<(), String> {
+        match moment {
+            Moment::Effect { effect: Effect::Propose { entry }, at, .. } => {
+                self.proposed(entry, *at);
+                Ok(())
+            }
+            Moment::Committed { before, entry, after, .. } => {
+                await_them(before, entry, after)?;
+                self.promoted(before, entry, after)
+            }
+            Moment::Effect { .. } | Moment::Heard { .. } | Moment::Agreed { .. } => Ok(()),
+            Moment::State { .. } | Moment::Belief { .. } | Moment::Unanswered { .. } => Ok(()),
+            Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+        }
+    }
+}
+
+impl Canaries {
+    fn proposed(&mut self, entry: &Entry, at: Mono) {
+        let (node, boot) = (entry.id.node, entry.id.boot);
+        for command in &entry.commands {
+            if let Command::Report { alloc, status, .. } = command {
+                let known = (node, boot, alloc.clone());
+                match status.phase == Phase::Healthy {
+                    true => _ = self.healthy.entry(known).or_insert(at),
+                    false => _ = self.healthy.remove(&known),
+                }
+            } else if let Command::Promote { .. } = command {
+                self.promoting.insert(entry.id, at);
+            }
+        }
+    }
+
+    fn promoted(&mut self, before: &Cluster, entry: &Entry, after: &Cluster) -> Result<(), String> {
+        let Some(at) = self.promoting.remove(&entry.id) else { return Ok(()) };
+        let Some((_, deploy)) = after.running_deploy() else { return Ok(()) };
+        for (name, change) in deploy.changes.iter().filter(|(_, change)| change.promoted.is_some())
+        {
+            let Some((slots, to)) = waiting(before, name) else { continue };
+            for index in slots {
+                let mut allocs = after.allocs_of(name).filter(|(_, alloc)| {
+                    alloc.slot.index == index
+                        && alloc.template == to.template
+                        && alloc.status.phase == Phase::Healthy
+                });
+                let Some((id, _)) = allocs.next() else {
+                    return Err(format!("{name}.{index} was promoted and is not healthy"));
+                };
+                let known = (entry.id.node, entry.id.boot, id.clone());
+                let watched = self.healthy.get(&known).map(|since| at.since(*since));
+                if let (Some(Promotion::Soaked), Some(watched)) = (change.promoted, watched)
+                    && watched < to.spec.update.healthy_for
+                {
+                    return Err(format!("{id} was promoted after {watched}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Slots that are given the new version are those of the canaries.
+fn await_them(before: &Cluster, entry: &Entry, after: &Cluster) -> Result<(), String> {
+    for command in &entry.commands {
+        let Command::Place { alloc, slot, template, .. } = command else { continue };
+        let held = !before.allocs.contains_key(alloc) && after.allocs.contains_key(alloc);
+        let Some((slots, to)) = waiting(after, &slot.service).filter(|_| held) else { continue };
+        if *template == to.template && !slots.contains(&slot.index) {
+            return Err(format!("{slot} does not wait for the canaries"));
+        }
+    }
+    Ok(())
+}
+
+/// The canaries that a service waits for, and the version that they run.
+fn waiting<'a>(cluster: &'a Cluster, name: &Name) -> Option<(Vec<u64>, &'a Version)> {
+    let (_, deploy) = cluster.running_deploy()?;
+    let Change { from, to, promoted, .. } = deploy.changes.get(name)?;
+    let versions = &cluster.services.get(name)?.versions;
+    let (from, to) = (versions.get(&(*from)?)?, versions.get(&(*to)?)?);
+    let waits = deploy.state == DeployState::Rolling
+        && promoted.is_none()
+        && to.spec.update.canary > 0
+        && from.template != to.template;
+    let (Replicas::Count(before), Replicas::Count(count)) = (from.spec.replicas, to.spec.replicas)
+    else {
+        return None;
+    };
+    // Such as replace nothing come first.
+    let first = (before..count).chain(0..before.min(count)).take(to.spec.update.canary as usize);
+    waits.then_some((first.map(u64::from).collect(), to))
+}
