@@ -184,6 +184,7 @@ impl Draft {
             let mut spec = service(&image, 1);
             spec.replicas = self.replicas();
             spec.update.order = self.order();
+            spec.update.canary = u32::try_from(self.rng.below(3)).expect("at most 2");
             spec.container.stop.grace = self.length(Millis::secs(1), Millis::secs(20));
             spec.container.health.interval = self.length(Millis::secs(1), Millis::secs(10));
             spec.update.healthy_for = self.length(Millis(0), Millis::secs(15));

@@ -25,6 +25,8 @@ fn every_seed_holds_and_together_they_reach_everything() {
         "deploys succeeded",
         "deploys went back",
         "returns to earlier deploys",
+        "canaries promoted by hand",
+        "canaries watched to the end",
         "refusals",
         "elections",
         "snapshots sent",

@@ -27,7 +27,7 @@ pub struct Canaries<'a> {
 impl Canaries<'_> {
     /// Whether a slot waits for them.
     pub fn hold(&self, index: u64) -> bool {
-        !self.slots.contains(&index)
+        !self.slots.contains(&index) && !mutant::is(Mutant::CanariesNotAwaited)
     }
 }
 
@@ -86,6 +86,9 @@ impl Cluster {
 
     /// The first slot of the canaries that is not healthy.
     pub(crate) fn unhealthy_canary(&self, name: &Name, canaries: &Canaries<'_>) -> Option<Slot> {
+        if mutant::is(Mutant::PromotedUnhealthy) {
+            return None;
+        }
         let template = self.wanted_version(name).map(|version| version.template);
         let healthy = |index: u64| {
             self.allocs_of(name).any(|(_, alloc)| {
@@ -113,9 +116,7 @@ impl Cluster {
             let canaries = canaries.filter(|_| self.last_deploy == number);
             let canaries =
                 canaries.ok_or_else(|| stale(format!("`{name}` waits for no canaries")))?;
-            if let Some(slot) = self.unhealthy_canary(name, &canaries)
-                && !mutant::is(Mutant::PromotedUnhealthy)
-            {
+            if let Some(slot) = self.unhealthy_canary(name, &canaries) {
                 return Err(stale(format!("canary {slot} is not healthy")));
             }
         }

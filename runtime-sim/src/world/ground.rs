@@ -156,6 +156,12 @@ impl World {
             if let (Command::StartDeploy { back_to: Some(_), .. }, Ok(_)) = (command, result) {
                 self.stats.count("returns to earlier deploys");
             }
+            if let (Command::Promote { early, .. }, Ok(_)) = (command, result) {
+                self.stats.count(match early {
+                    true => "canaries promoted by hand",
+                    false => "canaries watched to the end",
+                });
+            }
             if let (Command::AdvanceDeploy { to, .. }, Ok(_)) = (command, result) {
                 self.stats.count(match to {
                     DeployState::Succeeded => "deploys succeeded",

@@ -181,7 +181,7 @@ impl World {
                 self.ask(person, node, request, None);
             }
         } else {
-            let choice = someone.rng.below(16);
+            let choice = someone.rng.below(15);
             let (request, change) = self.choose(person, choice);
             if let Some(node) = self.whom_to_ask(person, ASKS_THE_LEADER) {
                 self.ask(person, node, request, change);
@@ -209,6 +209,11 @@ impl World {
         if let Some((to, expect)) = someone.agreed.take().filter(|_| someone.rng.chance(700)) {
             return (Request::Rollback { project: None, to: Some(to), expect: Some(expect) }, None);
         }
+        let waits = self.log.reference.services.keys();
+        let mut waits = waits.filter(|name| self.log.reference.canaries(name).is_some());
+        if waits.next().is_some() && someone.rng.chance(IMPATIENCE) {
+            return (Request::Promote { number: None, services: Vec::new() }, None);
+        }
         let request = match (choice, some) {
             (0, Some(service)) => Request::Restart { service },
             (1, Some(service)) => Request::Scale {
@@ -230,8 +235,7 @@ impl World {
                 Request::Rollback { project, to: None, expect: None }
             }
             (8, _) => Request::Cancel { number: None },
-            (9, _) => Request::Promote { number: None, services: Vec::new() },
-            (10, _) => {
+            (9, _) => {
                 let (after, hold) = (someone.event, Millis::secs(someone.rng.between(0, 40)));
                 Request::Events { after, hold, stale: someone.rng.chance(300) }
             }
