@@ -47,8 +47,24 @@ fn a_person_goes_back_and_sees_what_there_was() {
     assert_eq!((&listed[0]["number"], &listed[0]["back_to"]), (&3.into(), &1.into()));
     let shown = said(&host.mill(&["deploys", "show", "2"]));
     assert!(shown.contains("deploy #2 of main: deploy") && shown.contains("succeeded"), "{shown}");
+    let stopped = shown.lines().find(|line| line.starts_with("web.0-")).unwrap();
+    assert!(stopped.contains(" within ") && stopped.contains("exit code"), "{shown}");
+    assert!(!shown.contains("cut off"), "{shown}");
     let gone = host.mill(&["rollback", "--to", "9", "--yes"]);
     assert!(said(&gone).contains("there is no deploy #9"), "{}", said(&gone));
+}
+
+#[test]
+fn an_open_connection_is_given_its_time_and_is_on_the_receipt() {
+    let Some(host) = Host::with_daemon() else { return };
+    let hasty = WEB.replace("grace = \"1s\"", "grace = \"1s\", drain = \"2s\"");
+    host.deploy(&hasty);
+    let port = json(&host.mill(&["ps", "--json"]))[0]["port"].as_u64().unwrap();
+    let idle = std::net::TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
+    host.deploy(&hasty.replace("first", "second"));
+    drop(idle);
+    let shown = said(&host.mill(&["deploys", "show"]));
+    assert!(shown.contains("connections that were cut off: 1"), "{shown}");
 }
 
 #[test]

@@ -126,6 +126,13 @@ pub enum ContainerOp {
         /// Give up after this long.
         timeout: Millis,
     },
+    /// How many connections to a port of this node are open. Answers [`OpOutput::InFlight`].
+    CountInFlight {
+        /// Whose port.
+        alloc: AllocId,
+        /// Which.
+        port: u16,
+    },
     /// The last lines of its output. Answers [`OpOutput::Lines`].
     Tail {
         /// Whose container.
@@ -151,6 +158,8 @@ pub enum OpOutput {
     Containers(Vec<Observed>),
     /// Output lines, oldest first.
     Lines(Vec<String>),
+    /// So many connections.
+    InFlight(u32),
 }
 
 /// A container as the engine sees it.

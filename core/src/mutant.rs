@@ -71,6 +71,12 @@ pub enum Mutant {
     PromotedTooEarly,
     /// Canaries are promoted that are not healthy.
     PromotedUnhealthy,
+    /// What leaves the routes is released though nodes have not let go of it.
+    ReleasedUnheard,
+    /// What is to stop is stopped before it is released.
+    StoppedUnreleased,
+    /// What is asked to stop is not left the time to finish.
+    DrainSkipped,
 }
 
 /// Whether that bug is there. Never, in what ships.

@@ -69,6 +69,7 @@ impl World {
             placed: Revision { epoch: 0, index: self.next },
             desired: Desired::Run,
             status: Status::default(),
+            leaving: None,
         };
         self.next += 1;
         self.allocs.insert(id.clone(), (alloc, true, None));

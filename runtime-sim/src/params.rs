@@ -43,6 +43,8 @@ pub struct Params {
     pub drift: u64,
     /// New images that are no good, of a thousand.
     pub bad_images: u64,
+    /// Replicas that have requests to finish when they leave the routes, of a thousand.
+    pub busy: u64,
 }
 
 impl Params {
@@ -77,6 +79,7 @@ impl Params {
             pull: (Millis(100), Millis::secs(rng.between(1, 40))),
             drift: if rng.chance(500) { rng.between(0, 50_000) } else { 0 },
             bad_images: if rng.chance(600) { rng.between(50, 400) } else { 0 },
+            busy: rng.between(0, 600),
         }
     }
 
@@ -99,6 +102,7 @@ impl Params {
             pull: (Millis(100), Millis::secs(2)),
             drift: 0,
             bad_images: 0,
+            busy: 0,
         }
     }
 }

@@ -141,7 +141,7 @@ impl Draft {
                     spec.container.env.insert(CHANGE.to_owned(), text);
                 });
             }
-            6 if known => {
+            6 | 7 if known => {
                 // The same tag means something else from now on; what runs must not change.
                 let image = self.project.services[&name].container.image.clone();
                 registry.publish(&image, self.behaviour());

@@ -94,7 +94,7 @@ bugs! {
     a_snapshot_loses_a_field: Core(Mutant::SnapshotLosesField),
         within 100, by ["equal_state"];
     a_snapshot_loses_its_index: Core(Mutant::SnapshotLosesIndex),
-        within 200, by ["equal_state", "capacity", "liveness"];
+        within 200, by ["equal_state", "capacity", "gradual", "liveness"];
     a_new_leader_gives_nobody_a_window: Core(Mutant::NoWindowAfterElection),
         within 5, by ["calm"];
     the_silence_of_many_is_believed: Core(Mutant::MassSilenceBelieved),
@@ -136,13 +136,19 @@ bugs! {
     a_return_keeps_the_new: Core(Mutant::ReturnKeepsTheNew),
         within 60, by ["returned"];
     a_return_resolves_anew: Core(Mutant::ReturnResolvesAnew),
-        within 60, by ["returned"];
+        within 100, by ["returned"];
     replicas_do_not_wait_for_canaries: Core(Mutant::CanariesNotAwaited),
         within 60, by ["canaries"];
     canaries_are_promoted_too_early: Core(Mutant::PromotedTooEarly),
         within 60, by ["canaries"];
     canaries_are_promoted_unhealthy: Core(Mutant::PromotedUnhealthy),
         within 60, by ["canaries"];
+    what_leaves_is_released_unheard: Core(Mutant::ReleasedUnheard),
+        within 10, by ["released"];
+    what_leaves_is_stopped_unreleased: Core(Mutant::StoppedUnreleased),
+        within 10, by ["commanded", "released"];
+    what_leaves_is_not_left_to_finish: Core(Mutant::DrainSkipped),
+        within 10, by ["released"];
     a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),
         within 5, by ["votes", "one leader"];
     an_entry_is_acknowledged_before_its_sync: Consensus(RaftMutant::LogNotSynced),

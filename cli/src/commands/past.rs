@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use mill_core::api::view::{DeploySummary, DeployView};
+use mill_core::api::view::{DeploySummary, DeployView, ReceiptView};
 use mill_core::api::{Answer, ApiError, ErrorCode};
 use mill_core::cluster::deploy::{DeployKind, DeployState};
 use mill_core::name::Name;
@@ -197,6 +197,58 @@ fn print_deploy(view: &DeployView) {
     for waiting in view.services.iter().flat_map(|service| &service.waiting) {
         println!("  {waiting}");
     }
+    if !view.receipt.is_empty() {
+        print_receipt(&view.receipt);
+    }
+}
+
+/// What became of each replica that was stopped; what did not go well is told below.
+fn print_receipt(receipt: &[ReceiptView]) {
+    println!();
+    let mut table = table::table(&["STOPPED", "NODE", "LET GO BY", "IN FLIGHT", "ENDED"]);
+    for line in receipt {
+        let let_go = match line.released {
+            None => "not by all yet".to_owned(),
+            Some(at) => {
+                let after = Millis(at.0.saturating_sub(line.left.0));
+                format!("{} within {after}", line.let_go.join(" "))
+            }
+        };
+        let ending = line.ending.unwrap_or_default();
+        let in_flight = ending.in_flight.map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let cells = [line.alloc.to_string(), line.node.clone(), let_go, in_flight, ended(line)];
+        table.add_row(cells);
+    }
+    table::print(&table);
+    let told = receipt.iter().flat_map(concerns);
+    told.for_each(|concern| println!("  {concern}"));
+}
+
+fn ended(line: &ReceiptView) -> String {
+    match (line.gone, line.ending.and_then(|ending| ending.exit)) {
+        (None, _) => "not yet".to_owned(),
+        (Some(_), Some(exit)) if exit.killed_after_grace => "killed".to_owned(),
+        (Some(_), Some(exit)) => format!("exit code {}", exit.code),
+        (Some(_), None) => "it did not run".to_owned(),
+    }
+}
+
+/// What somebody may have noticed of a stop.
+fn concerns(line: &ReceiptView) -> Vec<String> {
+    let mut concerns = Vec::new();
+    if !line.excused.is_empty() {
+        let nodes = line.excused.join(", ");
+        concerns
+            .push(format!("{}: nodes that were down, and may not know of it: {nodes}", line.alloc));
+    }
+    let ending = line.ending.unwrap_or_default();
+    if let Some(open @ 1..) = ending.in_flight {
+        concerns.push(format!("{}: connections that were cut off: {open}", line.alloc));
+    }
+    if ending.exit.is_some_and(|exit| exit.killed_after_grace) {
+        concerns.push(format!("{}: it did not end within its grace period", line.alloc));
+    }
+    concerns
 }
 
 fn what(kind: DeployKind, back_to: Option<u64>) -> String {

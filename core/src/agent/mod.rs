@@ -6,11 +6,13 @@
 //! and is read again from the engine's labels. It does not choose what runs here.
 
 mod backoff;
+mod drain;
 mod images;
 mod inventory;
 mod probe;
 mod spec;
 mod task;
+mod words;
 
 use std::collections::BTreeMap;
 

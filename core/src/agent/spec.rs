@@ -9,6 +9,7 @@ use crate::config::model::{ContainerSpec, StopSpec};
 use crate::config::text::{Part, Text};
 use crate::container::{RunSpec, StopPlan, label};
 use crate::name::AllocId;
+use crate::units::Millis;
 
 /// What an alloc's container is; `None` if its version is not (or no longer) replicated, or its
 /// image not resolved.
@@ -73,6 +74,13 @@ fn dropped(names: &[String]) -> Vec<String> {
 pub(super) fn container<'a>(cluster: &'a Cluster, alloc: &Alloc) -> Option<&'a ContainerSpec> {
     let service = cluster.services.get(&alloc.slot.service)?;
     service.versions.get(&alloc.template).map(|version| &version.spec.container)
+}
+
+/// The port on which an alloc may have requests to finish before it is asked to stop, and how long
+/// those may take; `None` if there is none, or no time is left for them.
+pub(super) fn drain(cluster: &Cluster, alloc: &Alloc) -> Option<(u16, Millis)> {
+    let drain = container(cluster, alloc)?.stop.drain;
+    alloc.port.filter(|_| drain > Millis(0)).map(|port| (port, drain))
 }
 
 /// How an alloc's container is stopped; the default for one of which nothing is known.

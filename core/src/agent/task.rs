@@ -7,10 +7,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{Backoff, Failures, RESET_AFTER};
+use super::drain::Drain;
 use super::probe::Probing;
 use super::spec;
+use super::words::{KILLED_AFTER_GRACE, last_words};
 use crate::cluster::Cluster;
-use crate::cluster::alloc::{Alloc, Desired, Phase, Status, Trouble, TroubleKind};
+use crate::cluster::alloc::{Alloc, Desired, Ending, Phase, Status, Trouble, TroubleKind};
 use crate::config::model::HealthSpec;
 use crate::container::{
     ContainerOp, ContainerState, Exit, Observed, OpError, OpErrorKind, OpOutput,
@@ -25,8 +27,6 @@ use crate::time::Mono;
 
 /// Lines of output that a report carries.
 const OUTPUT_LINES: u32 = 20;
-/// Bytes of output that a report carries: it goes into the log of every node.
-const OUTPUT_BYTES: usize = 4096;
 
 /// What this node does for one alloc.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +46,10 @@ pub(super) struct Task {
     cause: Option<Trouble>,
     /// What was seen to end before its start was answered.
     died: Option<Observed>,
+    /// Connections that were open when they were counted last.
+    in_flight: Option<u32>,
+    /// How its stop went.
+    ending: Option<Ending>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +75,8 @@ enum Stage {
         op: Option<OpId>,
         running: bool,
     },
+    /// Nothing new is sent to it, and it finishes what is under way.
+    Drain(Drain),
     /// Its container is to be stopped, once `at` has come.
     Stop {
         at: Mono,
@@ -135,6 +141,8 @@ impl Task {
             trouble: None,
             cause: None,
             died: None,
+            in_flight: None,
+            ending: None,
         }
     }
 
@@ -158,6 +166,7 @@ impl Task {
             Stage::Fetching(op) | Stage::Starting(op) => *op == id,
             Stage::Stopping { op, .. } | Stage::Removing { op, .. } => *op == id,
             Stage::Tailing { op, .. } => *op == Some(id),
+            Stage::Drain(drain) => drain.waits_for(id),
             Stage::Up { probing, .. } => probing.waits_for(id),
             Stage::Fetch { .. } | Stage::Start { .. } | Stage::Stop { .. } => false,
             Stage::Remove { .. } | Stage::Ended(_) => false,
@@ -190,7 +199,8 @@ impl Task {
             Stage::Fetch { at } | Stage::Start { at } => *at = Mono(0),
             Stage::Stop { at, .. } | Stage::Remove { at, .. } => *at = Mono(0),
             Stage::Fetching(_) | Stage::Starting(_) | Stage::Up { .. } | Stage::Ended(_) => {}
-            Stage::Tailing { .. } | Stage::Stopping { .. } | Stage::Removing { .. } => {}
+            Stage::Drain(_) | Stage::Tailing { .. } => {}
+            Stage::Stopping { .. } | Stage::Removing { .. } => {}
         }
     }
 
@@ -207,13 +217,13 @@ impl Task {
             // Only a failing health check stops what is to be started again.
             Stage::Stop { then: Then::StartAgain(_), .. } => Phase::Unhealthy,
             Stage::Stopping { then: Then::StartAgain(_), .. } => Phase::Unhealthy,
-            Stage::Stop { .. } | Stage::Stopping { .. } => Phase::Stopping,
+            Stage::Drain(_) | Stage::Stop { .. } | Stage::Stopping { .. } => Phase::Stopping,
             Stage::Remove { .. } | Stage::Removing { .. } => Phase::Stopping,
             Stage::Ended(phase) => *phase,
         };
         let keeps_trouble = !matches!(phase, Phase::Healthy | Phase::Running) || self.restarts > 0;
         let trouble = self.trouble.clone().filter(|_| keeps_trouble).or_else(|| self.unanswered());
-        Status { phase, restarts: self.restarts, trouble }
+        Status { phase, restarts: self.restarts, trouble, ending: self.ending }
     }
 
     /// What keeps a container that runs from being healthy, once that takes long.
@@ -226,9 +236,7 @@ impl Task {
 
     /// Asks for the next operation, if one is due.
     pub fn step(&mut self, context: &mut Context<'_>) {
-        if context.alloc.is_none_or(|alloc| alloc.desired != Desired::Run) {
-            self.leave();
-        }
+        self.follow(context);
         let due = |at: Mono| at <= context.now;
         match &mut self.stage {
             Stage::Fetch { at } if due(*at) => self.fetch(context),
@@ -244,6 +252,7 @@ impl Task {
                 let op = ContainerOp::Tail { alloc: context.id.clone(), lines: OUTPUT_LINES };
                 self.stage = Stage::Tailing { op: Some(self.ask(context, op)), running };
             }
+            Stage::Drain(drain) if drain.is_due(context.now) => self.drain(context),
             Stage::Stop { at, then } if due(*at) => {
                 let then = *then;
                 let plan = spec::stop_plan(context.cluster, context.alloc);
@@ -255,7 +264,7 @@ impl Task {
                 let op = ContainerOp::Remove { alloc: context.id.clone() };
                 self.stage = Stage::Removing { op: self.ask(context, op), end };
             }
-            Stage::Fetch { .. } | Stage::Start { .. } | Stage::Stop { .. } => {}
+            Stage::Fetch { .. } | Stage::Start { .. } | Stage::Stop { .. } | Stage::Drain(_) => {}
             Stage::Remove { .. } | Stage::Tailing { .. } | Stage::Ended(_) => {}
             Stage::Fetching(_) | Stage::Starting(_) => {}
             Stage::Stopping { .. } | Stage::Removing { .. } => {}
@@ -266,6 +275,38 @@ impl Task {
         let id = context.out.container(op);
         self.touched = id.seq;
         id
+    }
+
+    /// What should not run goes; what runs stays while something may still be sent to it.
+    fn follow(&mut self, context: &Context<'_>) {
+        let runs = matches!(self.stage, Stage::Up { .. });
+        let Some(alloc) = context.alloc else { return self.leave() };
+        let released = alloc.is_released() || mutant::is(Mutant::StoppedUnreleased);
+        if alloc.desired == Desired::Run || (runs && !released) {
+            return;
+        }
+        match spec::drain(context.cluster, alloc) {
+            Some((_, length)) if runs && !mutant::is(Mutant::DrainSkipped) => {
+                self.stage = Stage::Drain(Drain::new(context.now, length));
+            }
+            Some(_) | None => self.leave(),
+        }
+    }
+
+    /// Counts what is under way, unless that has had its time.
+    fn drain(&mut self, context: &mut Context<'_>) {
+        let Stage::Drain(drain) = &mut self.stage else { return };
+        let port = context.alloc.and_then(|alloc| alloc.port);
+        match port.filter(|_| !drain.is_over(context.now)) {
+            Some(port) => {
+                let alloc = context.id.clone();
+                drain.asked(context.out.container(ContainerOp::CountInFlight { alloc, port }));
+            }
+            None => {
+                self.stage = Stage::Stop { at: Mono(0), then: Then::End(Phase::Stopped) };
+                self.step(context);
+            }
+        }
     }
 
     /// It should not run (any more): whatever it waits for, it goes.
@@ -285,8 +326,8 @@ impl Task {
                     *then = Then::End(end);
                 }
             }
-            // A start that is under way is waited for: it may yet create the container.
-            Stage::Starting(_) => {}
+            // What is under way is waited for: requests, and a start that may yet create something.
+            Stage::Drain(_) | Stage::Starting(_) => {}
             Stage::Remove { .. } | Stage::Removing { .. } | Stage::Ended(_) => {}
         }
     }
@@ -403,7 +444,14 @@ impl Task {
                     false => then.stage(),
                 };
             }
+            (Stage::Drain(mut drain), result) => {
+                self.in_flight = drain.counted(now, &result).or(self.in_flight);
+                self.stage = Stage::Drain(drain);
+            }
             (Stage::Stopping { then, .. }, Ok(OpOutput::Exited(exit))) => {
+                if then == Then::End(Phase::Stopped) {
+                    self.ending = Some(Ending { in_flight: self.in_flight, exit });
+                }
                 self.stopped(exit, then);
             }
             (Stage::Stopping { then, .. }, Err(error)) => {
@@ -425,16 +473,15 @@ impl Task {
     fn stopped(&mut self, exit: Option<Exit>, then: Then) {
         self.recall_cause();
         if exit.is_some_and(|exit| exit.killed_after_grace) {
-            let told = "it did not end within its grace period and was killed; does its main \
-                        process handle the stop signal (a shell as PID 1 does not)?";
             match &mut self.trouble {
                 // What it was stopped for is what matters.
                 Some(trouble) if then.follows_failure() => {
                     trouble.detail.push_str("; asked to stop, ");
-                    trouble.detail.push_str(told);
+                    trouble.detail.push_str(KILLED_AFTER_GRACE);
                 }
                 Some(_) | None => {
-                    let (kind, detail) = (TroubleKind::KilledAfterGrace, told.to_owned());
+                    let (kind, detail) =
+                        (TroubleKind::KilledAfterGrace, KILLED_AFTER_GRACE.to_owned());
                     self.trouble = Some(Trouble { kind, detail, output: Vec::new() });
                 }
             }
@@ -521,6 +568,7 @@ impl Task {
         let at = match &self.stage {
             Stage::Fetch { at } | Stage::Start { at } => Some((*at, Wake::Restart)),
             Stage::Stop { at, .. } | Stage::Remove { at, .. } => Some((*at, Wake::Restart)),
+            Stage::Drain(drain) => drain.next_wake().map(|at| (at, Wake::Drain)),
             Stage::Up { probing, .. } => probing.next_wake().map(|at| (at, Wake::Probe)),
             Stage::Fetching(_) | Stage::Starting(_) | Stage::Tailing { .. } => None,
             Stage::Stopping { .. } | Stage::Removing { .. } | Stage::Ended(_) => None,
@@ -528,27 +576,6 @@ impl Task {
         // What is due at once was taken up by the step that made it due, or waits for more state.
         at.filter(|(at, _)| *at > Mono(0))
     }
-}
-
-/// The end of what a container said, as much as a report carries.
-fn last_words(lines: Vec<String>) -> Vec<String> {
-    let mut left = OUTPUT_BYTES;
-    let mut kept: Vec<String> = Vec::new();
-    for mut line in lines.into_iter().rev() {
-        if line.len() > left {
-            let end = (0..=left).rev().find(|end| line.is_char_boundary(*end));
-            line.truncate(end.expect("0 is a boundary"));
-            line.push('…');
-            left = 0;
-        }
-        left = left.saturating_sub(line.len());
-        kept.push(line);
-        if left == 0 {
-            break;
-        }
-    }
-    kept.reverse();
-    kept
 }
 
 fn up(now: Mono, observed: &Observed, healthy: bool) -> Stage {
@@ -568,23 +595,6 @@ impl Then {
         match self {
             Then::StartAgain(at) => Stage::Start { at },
             Then::End(end) => Stage::Remove { at: Mono(0), end },
-        }
-    }
-}
-
-impl Exit {
-    /// How it ended, as people read it.
-    pub fn sentence(self) -> String {
-        if self.out_of_memory {
-            return "it reached its memory ceiling and the kernel killed it; give it more `memory` \
-                    or find what it keeps"
-                .to_owned();
-        }
-        match self.code {
-            0 => "it ended by itself with exit code 0; a service is expected to keep running"
-                .to_owned(),
-            code @ 129..=159 => format!("it was ended by signal {}", code - 128),
-            code => format!("it ended by itself with exit code {code}"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::admission::Roles;
-use crate::cluster::alloc::{Phase, Trouble};
+use crate::cluster::alloc::{Ending, Phase, StopReason, Trouble};
 use crate::cluster::deploy::{DeployKind, DeployState};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::time::Wall;
@@ -173,8 +173,34 @@ pub struct DeployView {
     pub started: Wall,
     /// When it ended.
     pub ended: Option<Wall>,
+    /// What became of each replica that it stopped, in the order of their slots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receipt: Vec<ReceiptView>,
     /// Changes whenever anything above does.
     pub fingerprint: u64,
+}
+
+/// What became of a replica that a deploy stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptView {
+    /// Which.
+    pub alloc: AllocId,
+    /// Its node's name.
+    pub node: String,
+    /// Why it was stopped.
+    pub reason: StopReason,
+    /// When it left the routes.
+    pub left: Wall,
+    /// Nodes that let go of it, once all that were up had: they send nothing to it any more.
+    pub let_go: Vec<String>,
+    /// Nodes that were down, and were not waited for.
+    pub excused: Vec<String>,
+    /// When they all had, and it was asked to stop as soon as what was under way was done.
+    pub released: Option<Wall>,
+    /// When it was gone.
+    pub gone: Option<Wall>,
+    /// How its stop went; absent if it ended otherwise.
+    pub ending: Option<Ending>,
 }
 
 /// A deploy in a list of all.

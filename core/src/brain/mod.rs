@@ -9,6 +9,7 @@ mod deploys;
 mod liveness;
 mod lost;
 mod members;
+mod release;
 pub(crate) mod services;
 mod trust;
 mod waiting;
@@ -62,6 +63,8 @@ pub(crate) struct Brain {
     replacing: BTreeMap<AllocId, Mono>,
     /// Slots that failed, and when they may be filled again.
     retry: BTreeMap<Slot, Retry>,
+    /// When that left the routes which nodes may still send something to.
+    awaited: BTreeSet<Revision>,
     /// What services wait for.
     blocked: BTreeMap<Name, Vec<Blocked>>,
     in_flight: Option<ProposalId>,
@@ -114,6 +117,7 @@ impl Brain {
             trying_since: None,
             replacing: BTreeMap::new(),
             retry: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             blocked: BTreeMap::new(),
             in_flight: None,
             held_until: Mono(0),
@@ -141,12 +145,13 @@ impl Brain {
         if before.is_some_and(|heard| (heard.facts.boot, heard.seq) >= (facts.boot, seq)) {
             return false;
         }
+        let lets_go = self.is_awaited(before.map(|before| before.revision), revision);
         let heard = Heard { at: now.mono, seq, revision, facts, said };
         let news = before.is_none_or(|before| before.says_other_than(&heard));
         // Who was silent for a whole window and speaks may be back.
         let window = self.timing.down_after;
         let back = before.is_some_and(|before| now.mono.since(before.at) >= window);
-        self.dirty |= news || back;
+        self.dirty |= news || back || lets_go;
         self.news |= news;
         self.heard.insert(from, heard);
         true
@@ -204,6 +209,7 @@ impl Brain {
         self.judge_nodes(&mut facts);
         raise_features(&mut facts, config);
         self.pass_on_reports(&mut facts);
+        self.release(&mut facts);
         let Draft { commands, wake, hand_to, .. } = facts;
         if let Some(to) = hand_to {
             out.push(Effect::TransferLead { to });

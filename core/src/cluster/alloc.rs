@@ -3,12 +3,15 @@
 //! Two writers, one field each: the leader says what is desired, the node says what is. Desired
 //! only ever moves from run to stop; an alloc that reached an end never leaves it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Revision;
 use crate::config::model::Replicas;
 use crate::container::{Exit, OpErrorKind};
 use crate::name::{NodeId, Slot};
+use crate::time::Wall;
 use crate::units::{Bytes, Millicores};
 
 /// One attempt to fill a slot on one node.
@@ -32,6 +35,30 @@ pub struct Alloc {
     pub desired: Desired,
     /// What its node last reported.
     pub status: Status,
+    /// How it leaves the routes, once it is to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Leaving>,
+}
+
+/// An alloc on its way out: only when nobody sends anything to it any more is it asked to stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// When it left the routes: whoever has applied this sends nothing new to it.
+    pub since: Revision,
+    /// Who has, once every node that is up has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<Released>,
+}
+
+/// Nobody sends anything to an alloc any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Since when, by the clock of the leader that said so.
+    pub at: Wall,
+    /// Nodes that said so.
+    pub by: BTreeSet<NodeId>,
+    /// Nodes that were down, and were not waited for.
+    pub excused: BTreeSet<NodeId>,
 }
 
 /// What the leader wants of an alloc.
@@ -79,6 +106,21 @@ pub struct Status {
     /// Why it is not further, or how it last ended, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// How it was stopped, once it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+}
+
+/// How a stop went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Connections to it that were open when it was asked to stop; `None` if it has no port, or
+    /// nobody could count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u32>,
+    /// How its process ended; `None` if it did not run any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
 }
 
 /// How far an alloc is.
@@ -133,7 +175,7 @@ pub enum TroubleKind {
 
 impl Default for Status {
     fn default() -> Status {
-        Status { phase: Phase::Placed, restarts: 0, trouble: None }
+        Status { phase: Phase::Placed, restarts: 0, trouble: None, ending: None }
     }
 }
 
@@ -158,6 +200,18 @@ impl Alloc {
             Replicas::Count(_) => self.slot.index,
             Replicas::EachNode => self.node.0,
         }
+    }
+
+    /// Whether it is to stop, and nobody sends anything to it any more.
+    pub fn is_released(&self) -> bool {
+        let awaited = |leaving: &Leaving| leaving.released.is_none();
+        self.desired != Desired::Run && !self.leaving.as_ref().is_some_and(awaited)
+    }
+
+    /// Since when it waits for nodes to send nothing to it any more.
+    pub fn awaits_release(&self) -> Option<Revision> {
+        let leaving = self.leaving.as_ref().filter(|leaving| leaving.released.is_none());
+        leaving.filter(|_| self.is_live()).map(|leaving| leaving.since)
     }
 
     /// Whether it should run and has not failed.

@@ -1,7 +1,9 @@
 //! How each command changes the state, or why it is refused; deploys in `rolling.rs`.
 
 use crate::cluster::admission::Roles;
-use crate::cluster::alloc::{Alloc, Desired, Phase, Status, StopReason};
+use std::collections::BTreeSet;
+
+use crate::cluster::alloc::{Alloc, Desired, Leaving, Phase, Released, Status, StopReason};
 use crate::cluster::command::{Command, Entry};
 use crate::cluster::deploy::{Deploy, DeployState, Goal};
 use crate::cluster::node::{Liveness, NodeFacts, NodeRecord, RETURNS_BEFORE_WATCHED, Trust};
@@ -181,6 +183,7 @@ impl Cluster {
                     ended: None,
                     back_to: *back_to,
                     left: None,
+                    receipt: Default::default(),
                 };
                 self.start_deploy(*number, deploy, changes, restart, images);
                 Ok(Reply::DeployStarted(*number))
@@ -198,7 +201,8 @@ impl Cluster {
             Command::Place { alloc, slot, node, template, port } => {
                 self.place(at, wall, alloc, slot, *node, *template, *port)
             }
-            Command::Stop { alloc, reason } => self.stop(wall, alloc, *reason),
+            Command::Stop { alloc, reason } => self.stop(at, wall, alloc, *reason),
+            Command::Release { alloc, by } => self.release(wall, alloc, by),
             Command::Report { node, alloc, status } => self.report(wall, *node, alloc, status),
             Command::Forget { alloc } => self.forget(alloc),
         }
@@ -314,6 +318,7 @@ impl Cluster {
             placed: at,
             desired: Desired::Run,
             status: Status::default(),
+            leaving: None,
         };
         self.allocs.insert(id.clone(), alloc);
         self.by_node.entry(node).or_default().insert(id.clone());
@@ -324,13 +329,44 @@ impl Cluster {
         Ok(Reply::Done)
     }
 
-    fn stop(&mut self, wall: Wall, id: &AllocId, reason: StopReason) -> Result<Reply, Refusal> {
+    fn stop(
+        &mut self,
+        at: Revision,
+        wall: Wall,
+        id: &AllocId,
+        reason: StopReason,
+    ) -> Result<Reply, Refusal> {
         let alloc = self.allocs.get_mut(id).ok_or_else(|| missing("alloc", id))?;
         if !alloc.is_wanted() {
             return Err(stale(format!("alloc `{id}` is stopping or has ended")));
         }
         alloc.desired = Desired::Stop { reason };
+        alloc.leaving = Some(Leaving { since: at, released: None });
         self.history.record(wall, id, format!("asked to stop: {}", reason.sentence()));
+        self.receipt_begins(wall, id, reason);
+        Ok(Reply::Done)
+    }
+
+    fn release(
+        &mut self,
+        wall: Wall,
+        id: &AllocId,
+        by: &BTreeSet<NodeId>,
+    ) -> Result<Reply, Refusal> {
+        let up = self.nodes.iter().filter(|(_, record)| record.is_up());
+        if let Some((_, record)) = up.clone().find(|(node, _)| !by.contains(node)) {
+            return Err(stale(format!("node {} may still send something to it", record.name)));
+        }
+        let by = up.map(|(node, _)| *node).collect();
+        let down = self.nodes.iter().filter(|(_, record)| !record.is_up());
+        let excused: BTreeSet<NodeId> = down.map(|(node, _)| *node).collect();
+        let alloc = self.allocs.get_mut(id).ok_or_else(|| missing("alloc", id))?;
+        if alloc.awaits_release().is_none() {
+            return Err(stale(format!("alloc `{id}` does not wait for that")));
+        }
+        let released = Released { at: wall, by, excused };
+        alloc.leaving.iter_mut().for_each(|leaving| leaving.released = Some(released.clone()));
+        self.receipt_goes_on(wall, id);
         Ok(Reply::Done)
     }
 
@@ -352,6 +388,7 @@ impl Cluster {
         if before.phase != status.phase {
             let (service, ended) = (alloc.slot.service.clone(), status.phase.is_end());
             self.history.record(wall, id, status.sentence());
+            self.receipt_goes_on(wall, id);
             if ended {
                 self.prune(&service);
             }

@@ -3,7 +3,7 @@
 //! `apply` refuses what no longer holds, so a stale proposal changes nothing. Ids and times are
 //! the proposer's; `apply` draws nothing and reads no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,7 @@ impl Command {
             | Command::Trust { .. }
             | Command::StartDeploy { .. }
             | Command::PinImage { .. }
+            | Command::Release { .. }
             | Command::Report { .. }
             | Command::Forget { .. } => false,
         }
@@ -105,6 +106,7 @@ impl Command {
             | Command::Promote { .. }
             | Command::Place { .. }
             | Command::Stop { .. }
+            | Command::Release { .. }
             | Command::Forget { .. } => 0,
         };
         1024 + ESCAPED * said
@@ -260,12 +262,21 @@ pub enum Command {
         /// Port given or owned.
         port: Option<u16>,
     },
-    /// An alloc is to stop. Refused if it is.
+    /// An alloc is to leave the routes, and to stop when nobody sends anything to it any more.
+    /// Refused if it is.
     Stop {
         /// Which.
         alloc: AllocId,
         /// Why.
         reason: StopReason,
+    },
+    /// Nobody sends anything to an alloc that leaves, so it is asked to stop. Refused unless every
+    /// node that is up has said so.
+    Release {
+        /// Which.
+        alloc: AllocId,
+        /// Who said so.
+        by: BTreeSet<NodeId>,
     },
     /// What a node says of an alloc. Refused for another node's, and once it reached an end.
     Report {

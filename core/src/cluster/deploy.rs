@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Revision;
+use crate::cluster::receipt::Receipt;
 use crate::config::model::ServiceSpec;
 use crate::container::PinnedImage;
 use crate::name::Name;
@@ -38,6 +39,9 @@ pub struct Deploy {
     /// not, or that is not kept any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<BTreeMap<Name, u64>>,
+    /// What became of the replicas that it stopped; empty if that is not kept any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub receipt: Receipt,
 }
 
 /// What asked for a deploy.

@@ -14,6 +14,7 @@ mod features;
 pub mod history;
 pub mod node;
 pub mod past;
+pub mod receipt;
 pub mod recovery;
 mod rolling;
 mod snapshot;

@@ -75,6 +75,7 @@ impl Cluster {
         self.history.record(deploy.started, format!("#{number}"), text);
         self.deploys.insert(number, deploy);
         self.forget_deploys();
+        self.forget_receipts();
         self.forget_past();
     }
 

@@ -65,14 +65,12 @@ const ACME: Gap = Gap { field: "cluster.acme_email", what: "certificates" };
 const TASKS: Gap = Gap { field: "task", what: "tasks" };
 const BEFORE: Gap = Gap { field: "service.NAME.before", what: "tasks" };
 const SECRET_FILES: Gap = Gap { field: "service.NAME.secret_files", what: "secret files" };
-const DRAIN: Gap = Gap { field: "service.NAME.stop.drain", what: "drain times" };
 const ROUTES: Gap = Gap { field: "service.NAME.route", what: "routes" };
 const VOLUMES: Gap = Gap { field: "service.NAME.volume", what: "volumes" };
 /// In interpolated strings; not a field, but spelled like one.
 const SECRETS: Gap = Gap { field: "${secret(NAME)}", what: "secrets" };
 const ADDRESSES: Gap = Gap { field: "${service.NAME.address}", what: "service addresses" };
-const GAPS: [Gap; 9] =
-    [ACME, TASKS, BEFORE, SECRET_FILES, DRAIN, ROUTES, VOLUMES, SECRETS, ADDRESSES];
+const GAPS: [Gap; 8] = [ACME, TASKS, BEFORE, SECRET_FILES, ROUTES, VOLUMES, SECRETS, ADDRESSES];
 
 /// Follows what the schema and the reference say of such a field.
 pub(super) const NOT_YET: &str = " (not acted on yet)";
@@ -173,10 +171,7 @@ impl Found {
         for file in secret_files.keys() {
             self.push(join(&join(path, "secret_files"), file), SECRET_FILES.what);
         }
-        let StopSpec { signal: _, grace: _, drain, pre_stop: _ } = stop;
-        if *drain != StopSpec::default().drain {
-            self.push(join(&join(path, "stop"), "drain"), DRAIN.what);
-        }
+        let StopSpec { signal: _, grace: _, drain: _, pre_stop: _ } = stop;
         for index in 0..volumes.len() {
             self.push(item(&join(path, "volume"), index), VOLUMES.what);
         }
@@ -210,8 +205,6 @@ replicas = 3
 command = ["./web", "--db", "${service.web.address}"]
 env = { B = "$${secret(not)}", A = "${secret(a)} at ${service.web.address}" }
 secret_files = { "/run/tls.key" = "${secret(key)}" }
-[service.web.stop]
-drain = "5s"
 [[service.web.route]]
 host = "a.example.com"
 [[service.web.route]]
@@ -245,7 +238,6 @@ env = { A = "${secret(a)}" }
                 "service.web.env.A: secrets",
                 "service.web.env.A: service addresses",
                 "service.web.secret_files.\"/run/tls.key\": secret files",
-                "service.web.stop.drain: drain times",
                 "service.web.volume[0]: volumes",
                 "service.web.route[0]: routes",
                 "service.web.route[1]: routes",

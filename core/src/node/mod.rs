@@ -24,6 +24,7 @@ use crate::agent::Agent;
 use crate::api::view::Age;
 use crate::brain::{Brain, Said};
 use crate::cluster::admission::{Admission, Roles};
+use crate::cluster::alloc::Alloc;
 use crate::cluster::command::{Command, Entry};
 use crate::cluster::node::{NodeFacts, NodeRecord};
 use crate::cluster::{Cluster, Revision};
@@ -84,6 +85,8 @@ pub struct Members {
 pub enum Wake {
     /// A heartbeat is due.
     Heartbeat,
+    /// What is under way at an alloc that leaves is counted again.
+    Drain,
     /// A health probe is due.
     Probe,
     /// An operation on a container is due (again).
@@ -143,6 +146,8 @@ pub struct Node {
     heartbeat_seq: u64,
     /// What the last heartbeat reported.
     said: Said,
+    /// When that left the routes which the last heartbeat said that this node has let go of.
+    let_go: Option<Revision>,
     out: Outbox,
 }
 
@@ -181,6 +186,7 @@ impl Node {
             handled: now.mono,
             heartbeat_seq: 0,
             said: Said::default(),
+            let_go: None,
             config,
         }
     }
@@ -256,6 +262,11 @@ impl Node {
     /// The replicated state as this node has applied it.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Who votes and who follows, as far as this node was told.
+    pub fn members(&self) -> Option<&Members> {
+        self.members.as_ref()
     }
 
     /// Who leads, as far as this node knows.
@@ -454,10 +465,12 @@ impl Node {
             reports: self.agent.reports(&self.cluster),
             images: self.agent.image_reports(&self.cluster),
         };
+        let awaited = self.cluster.allocs.values().filter_map(Alloc::awaits_release).max();
         let due = self.next_heartbeat <= now.mono;
-        if !due && self.said == said {
+        if !due && self.said == said && awaited <= self.let_go {
             return;
         }
+        self.let_go = self.let_go.max(awaited);
         self.said = said.clone();
         let Said { trouble, reports, images } = said;
         self.heartbeat_seq += 1;

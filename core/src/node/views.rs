@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Node;
 use crate::api::view::{
-    Age, AllocView, DeployServiceView, DeployView, NodeView, ServiceView, StatusView,
+    Age, AllocView, DeployServiceView, DeployView, NodeView, ReceiptView, ServiceView, StatusView,
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::brain::sentences;
@@ -12,6 +12,7 @@ use crate::brain::services::wanted_slots;
 use crate::cluster::alloc::{Alloc, Desired, Phase};
 use crate::cluster::deploy::{Deploy, DeployState, Service, Version};
 use crate::cluster::node::{Liveness, NodeRecord};
+use crate::cluster::receipt::Line;
 use crate::event::Leadership;
 use crate::name::{AllocId, Name, NodeId};
 use crate::units::{Bytes, Millicores};
@@ -172,6 +173,26 @@ impl Node {
         Ok(self.view_deploy(*number, deploy))
     }
 
+    fn receipt_view(&self, id: &AllocId, line: &Line) -> ReceiptView {
+        let name = |node: &NodeId| match self.cluster.nodes.get(node) {
+            Some(record) => record.name.clone(),
+            None => node.to_string(),
+        };
+        let names = |nodes: &BTreeSet<NodeId>| nodes.iter().map(name).collect();
+        let released = line.released.as_ref();
+        ReceiptView {
+            alloc: id.clone(),
+            node: line.node.clone(),
+            reason: line.reason,
+            left: line.left,
+            let_go: released.map_or_else(Vec::new, |released| names(&released.by)),
+            excused: released.map_or_else(Vec::new, |released| names(&released.excused)),
+            released: released.map(|released| released.at),
+            gone: line.gone,
+            ending: line.ending,
+        }
+    }
+
     fn view_deploy(&self, number: u64, deploy: &Deploy) -> DeployView {
         let services = deploy.changes.iter().map(|(name, change)| {
             let service = self.cluster.services.get(name);
@@ -207,6 +228,7 @@ impl Node {
             services: services.collect(),
             started: deploy.started,
             ended: deploy.ended,
+            receipt: deploy.receipt.iter().map(|(id, line)| self.receipt_view(id, line)).collect(),
             fingerprint: 0,
         };
         let bytes = serde_json::to_vec(&view).expect("a view has text keys only");

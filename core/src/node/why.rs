@@ -58,7 +58,8 @@ impl Node {
     fn why_alloc(&self, id: &AllocId, alloc: &Alloc) -> WhyView {
         let mut because = Vec::new();
         if let Desired::Stop { reason } = &alloc.desired {
-            because.push(format!("it was asked to stop: {}", reason.sentence()));
+            because.push(format!("it is to stop: {}", reason.sentence()));
+            because.extend(self.why_held(alloc));
         }
         if let Some(trouble) = &alloc.status.trouble {
             because.extend(in_words(trouble));
@@ -73,6 +74,18 @@ impl Node {
             summary: format!("{id} is {}", phase.sentence()),
             because,
         }
+    }
+
+    /// Which nodes may still send something to what is to stop.
+    fn why_held(&self, alloc: &Alloc) -> Option<String> {
+        let since = alloc.awaits_release()?;
+        let holders = self.brain.as_ref()?.holders(&self.cluster, since);
+        let names: Vec<&str> = holders
+            .iter()
+            .filter_map(|id| Some(self.cluster.nodes.get(id)?.name.as_str()))
+            .collect();
+        (!names.is_empty())
+            .then(|| format!("nodes that may still send something to it: {}", names.join(", ")))
     }
 
     fn why_service(&self, name: &Name, service: &Service, slot: Option<u64>) -> WhyView {

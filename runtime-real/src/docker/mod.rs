@@ -121,6 +121,10 @@ impl Engine {
             ContainerOp::Probe { alloc, port, check, timeout } => {
                 self.probe(&alloc, port, check, timeout.duration()).await
             }
+            // The kernel is asked, and not the engine.
+            ContainerOp::CountInFlight { port, .. } => {
+                ports::in_flight(port).map(OpOutput::InFlight)
+            }
             ContainerOp::Tail { alloc, lines } => {
                 self.tail(&self.docker().await?, &alloc, lines).await.map(OpOutput::Lines)
             }

@@ -1,4 +1,4 @@
-//! Whether a port is free on this host, and who has it if not.
+//! Whether a port is free on this host, who has it if not, and how many speak to it.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -43,8 +43,7 @@ fn try_bind(family: AddressFamily, address: SocketAddr) -> io::Result<()> {
 
 /// The program that listens on a port, as /proc tells.
 fn holder(port: u16) -> Option<String> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let inode = tables.iter().find_map(|table| listening_inode(table, port))?;
+    let inode = TABLES.iter().find_map(|table| listening_inode(table, port))?;
     let wanted = format!("socket:[{inode}]");
     let processes = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
     for process in processes {
@@ -64,14 +63,54 @@ fn holder(port: u16) -> Option<String> {
 }
 
 fn listening_inode(table: &str, port: u16) -> Option<String> {
-    const LISTEN: &str = "0A";
-    let text = std::fs::read_to_string(table).ok()?;
-    text.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let local = fields.get(1)?.rsplit_once(':')?.1;
-        let here = u16::from_str_radix(local, 16).ok()? == port && *fields.get(3)? == LISTEN;
-        here.then(|| fields.get(9).map(|inode| (*inode).to_owned()))?
-    })
+    let sockets = sockets(table, port).ok()?;
+    sockets.into_iter().find(|socket| socket.state == LISTEN).map(|socket| socket.inode)
+}
+
+/// Connections to a port of this host that are open, or whose client has said all that it will and
+/// waits for the answer; also those that nobody has accepted yet.
+pub(super) fn in_flight(port: u16) -> Result<u32, OpError> {
+    let mut count = 0;
+    for table in TABLES {
+        let sockets = match sockets(table, port) {
+            Ok(sockets) => sockets,
+            // A host without IPv6 has no such table.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound && table != TABLES[0] => continue,
+            Err(cause) => {
+                let detail = format!("the connections of port {port} cannot be counted: {cause}");
+                return Err(error(OpErrorKind::Other, detail));
+            }
+        };
+        let open = |socket: &Socket| matches!(socket.state.as_str(), ESTABLISHED | CLOSE_WAIT);
+        count += sockets.iter().filter(|socket| open(socket)).count();
+    }
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// The host's sockets, as the kernel tells of them.
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+const ESTABLISHED: &str = "01";
+const CLOSE_WAIT: &str = "08";
+const LISTEN: &str = "0A";
+
+struct Socket {
+    state: String,
+    inode: String,
+}
+
+/// Sockets whose own end is that port.
+fn sockets(table: &str, port: u16) -> io::Result<Vec<Socket>> {
+    let text = std::fs::read_to_string(table)?;
+    let sockets = text.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let local = fields.nth(1)?.rsplit_once(':')?.1;
+        if u16::from_str_radix(local, 16).ok()? != port {
+            return None;
+        }
+        let state = fields.nth(1)?.to_owned();
+        Some(Socket { state, inode: fields.nth(5)?.to_owned() })
+    });
+    Ok(sockets.collect())
 }
 
 #[cfg(test)]
@@ -88,5 +127,19 @@ mod tests {
         assert!(refused.detail.contains(&own), "{}", refused.detail);
         drop(listener);
         check(Some(port)).unwrap();
+    }
+
+    #[test]
+    fn connections_are_counted_until_both_ends_are_done() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(in_flight(port).unwrap(), 0, "one that listens is none");
+        let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert_eq!(in_flight(port).unwrap(), 1, "nobody has accepted it yet");
+        let (server, _) = listener.accept().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(in_flight(port).unwrap(), 1, "the client waits for its answer");
+        drop(server);
+        assert_eq!(in_flight(port).unwrap(), 0);
     }
 }

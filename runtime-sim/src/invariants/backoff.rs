@@ -38,7 +38,7 @@ impl Invariant for Backoff {
                     ContainerOp::Resolve { .. } | ContainerOp::Fetch { .. } => return Ok(()),
                     ContainerOp::Stop { .. } | ContainerOp::Remove { .. } => return Ok(()),
                     ContainerOp::Probe { .. } | ContainerOp::Tail { .. } => return Ok(()),
-                    ContainerOp::List => return Ok(()),
+                    ContainerOp::List | ContainerOp::CountInFlight { .. } => return Ok(()),
                 };
                 if host.engine.down {
                     return Ok(());

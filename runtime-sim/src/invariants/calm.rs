@@ -124,7 +124,7 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         Command::SetLabels { .. } | Command::PutToken { .. } | Command::RevokeTokens => None,
         Command::Trust { .. } | Command::StartDeploy { .. } | Command::PinImage { .. } => None,
         Command::AdvanceDeploy { .. } | Command::SettleService { .. } => None,
-        Command::Promote { .. } => None,
+        Command::Promote { .. } | Command::Release { .. } => None,
         Command::Report { .. } | Command::Forget { .. } => None,
         Command::RaiseFeatures { .. } => None,
     });
@@ -142,6 +142,7 @@ fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
             before.allocs.get(alloc).is_some_and(|alloc| alloc.slot.service == *service)
         }
         Command::Found { .. } | Command::Trust { .. } | Command::PinImage { .. } => false,
+        Command::Release { .. } => false,
         Command::SettleService { .. } | Command::Place { .. } | Command::Stop { .. } => false,
         Command::AdmitNode { .. } | Command::PutToken { .. } | Command::RevokeTokens => false,
         Command::Forget { .. } | Command::RaiseFeatures { .. } => false,

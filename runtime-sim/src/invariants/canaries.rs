@@ -15,6 +15,7 @@ use mill_core::cluster::deploy::{Change, DeployState, Promotion, Version};
 use mill_core::config::model::Replicas;
 use mill_core::name::{AllocId, Name, NodeId};
 use mill_core::time::Mono;
+use mill_core::units::Millis;
 
 use super::{Invariant, Moment};
 
@@ -72,20 +73,23 @@ impl Canaries {
         {
             let Some((slots, to)) = waiting(before, name) else { continue };
             for index in slots {
-                let mut allocs = after.allocs_of(name).filter(|(_, alloc)| {
+                // One that was lost and came back may stand beside the one that replaced it.
+                let allocs = after.allocs_of(name).filter(|(_, alloc)| {
                     alloc.slot.index == index
                         && alloc.template == to.template
                         && alloc.status.phase == Phase::Healthy
                 });
-                let Some((id, _)) = allocs.next() else {
+                let watched = allocs.map(|(id, _)| {
+                    let known = (entry.id.node, entry.id.boot, id.clone());
+                    // Who led before may have been told.
+                    self.healthy.get(&known).map_or(Millis(u64::MAX), |since| at.since(*since))
+                });
+                let Some(watched) = watched.max() else {
                     return Err(format!("{name}.{index} was promoted and is not healthy"));
                 };
-                let known = (entry.id.node, entry.id.boot, id.clone());
-                let watched = self.healthy.get(&known).map(|since| at.since(*since));
-                if let (Some(Promotion::Soaked), Some(watched)) = (change.promoted, watched)
-                    && watched < to.spec.update.healthy_for
-                {
-                    return Err(format!("{id} was promoted after {watched}"));
+                let early = watched < to.spec.update.healthy_for;
+                if early && change.promoted == Some(Promotion::Soaked) {
+                    return Err(format!("{name}.{index} was promoted after {watched}"));
                 }
             }
         }

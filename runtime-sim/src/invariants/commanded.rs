@@ -27,6 +27,7 @@ impl Invariant for Commanded {
             ContainerOp::Stop { alloc, .. } | ContainerOp::Remove { alloc } => may_end(host, alloc),
             ContainerOp::Resolve { .. } | ContainerOp::Fetch { .. } | ContainerOp::List => Ok(()),
             ContainerOp::Probe { .. } | ContainerOp::Tail { .. } => Ok(()),
+            ContainerOp::CountInFlight { .. } => Ok(()),
         }
     }
 }
@@ -44,7 +45,7 @@ fn may_end(host: &Host, id: &AllocId) -> Result<(), String> {
     let Some(container) = host.engine.container(id) else { return Ok(()) };
     let Some(state) = host.daemon.as_ref().map(|daemon| daemon.cluster()) else { return Ok(()) };
     let Some(alloc) = state.allocs.get(id).filter(|alloc| alloc.is_live()) else { return Ok(()) };
-    if container.state != ContainerState::Running || alloc.desired != Desired::Run {
+    if container.state != ContainerState::Running || alloc.is_released() {
         return Ok(());
     }
     let service = state.services.get(&alloc.slot.service);
@@ -52,6 +53,9 @@ fn may_end(host: &Host, id: &AllocId) -> Result<(), String> {
     let limit = version.map_or(0, |version| version.spec.container.health.unhealthy_after);
     if container.failed_probes >= limit {
         return Ok(());
+    }
+    if alloc.desired != Desired::Run {
+        return Err(format!("{} stops {id}, to which others may still send something", host.id));
     }
     Err(format!(
         "{} stops {id}, which should run and failed {} of {limit} probes",

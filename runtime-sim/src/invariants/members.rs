@@ -64,11 +64,13 @@ fn numbers(before: &Cluster, after: &Cluster) -> Result<(), String> {
     }
 }
 
-/// A vote is new for a primary only; one that votes may be gone, and not be replaceable yet.
+/// A vote is new for a primary only; one that votes, as far as the daemon was told before it may
+/// have stood still, may be gone and not be replaceable yet.
 fn may_vote(host: &Host, voter: NodeId) -> Result<(), String> {
     let Some(daemon) = &host.daemon else { return Ok(()) };
     let record = daemon.cluster().nodes.get(&voter);
-    if host.votes(voter) || record.is_some_and(|record| record.roles.primary) {
+    let votes = daemon.members().is_some_and(|members| members.voters.contains(&voter));
+    if votes || record.is_some_and(|record| record.roles.primary) {
         return Ok(());
     }
     Err(format!("{} wants {voter} to vote, which may not", host.id))

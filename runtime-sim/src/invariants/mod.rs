@@ -22,6 +22,7 @@ mod outlives;
 mod pinned;
 mod placed;
 mod reads;
+mod released;
 mod returned;
 mod storm;
 mod whole;
@@ -122,6 +123,7 @@ impl Default for Invariants {
             Box::new(pinned::Pinned::default()),
             Box::new(placed::Placed),
             Box::new(reads::Reads::default()),
+            Box::new(released::Released::default()),
             Box::new(returned::Returned),
             Box::new(storm::Storm::default()),
             Box::new(whole::Whole),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mill_core::cluster::alloc::Alloc;
 use mill_core::container::ContainerState;
 use mill_core::name::{AllocId, NodeId};
 use mill_core::units::Millis;
@@ -10,8 +11,9 @@ use super::{Invariant, Moment};
 use crate::time::SimTime;
 use crate::world::host::Host;
 
-/// The longest grace of the workload, slow operations, and one longest wait between two tries.
-const BOUND: Millis = Millis::secs(180);
+/// The longest drain and grace of the workload, slow operations, and one longest wait between two
+/// tries.
+const BOUND: Millis = Millis::secs(210);
 
 /// Since when each such container could have been stopped without a break.
 #[derive(Default)]
@@ -46,7 +48,8 @@ fn overdue(host: &Host) -> Vec<&AllocId> {
     let Some(daemon) = host.daemon.as_ref().filter(|_| able) else { return Vec::new() };
     let wanted = |id: &AllocId| {
         let alloc = daemon.cluster().allocs.get(id);
-        alloc.is_some_and(|alloc| alloc.is_wanted() && alloc.node == host.id)
+        let stays = |alloc: &Alloc| alloc.is_wanted() || (alloc.is_live() && !alloc.is_released());
+        alloc.is_some_and(|alloc| stays(alloc) && alloc.node == host.id)
     };
     let running = host.engine.containers().filter(|(_, c)| c.state == ContainerState::Running);
     running.map(|(id, _)| id).filter(|id| !wanted(id)).collect()

@@ -53,6 +53,7 @@ impl Invariant for Whole {
                 | Command::Promote { .. }
                 | Command::Place { .. }
                 | Command::Stop { .. }
+                | Command::Release { .. }
                 | Command::Report { .. }
                 | Command::Forget { .. } => {}
             }

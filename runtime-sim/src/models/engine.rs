@@ -48,6 +48,10 @@ pub struct Container {
     pub failed_probes: u32,
     /// Stops that wait for its end.
     pub stopping: Vec<OpId>,
+    /// Until then it answers what was sent to it before it left the routes.
+    pub busy_until: Option<SimTime>,
+    /// How many requests it had when they were counted last.
+    pub in_flight: Option<u32>,
 }
 
 /// Exit of a process that ends by itself.
@@ -116,6 +120,8 @@ impl Engine {
             sick_until: SimTime::default(),
             failed_probes: 0,
             stopping: Vec::new(),
+            busy_until: None,
+            in_flight: None,
         };
         self.containers.insert(spec.alloc.clone(), container);
         Ok(())

@@ -103,6 +103,7 @@ impl RaftParams {
             pull: (Millis(100), Millis(1_000)),
             drift: self.drift,
             bad_images: if rng.chance(300) { 100 } else { 0 },
+            busy: 300,
         }
     }
 }

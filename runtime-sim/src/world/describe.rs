@@ -38,6 +38,7 @@ pub(super) fn describe(command: &Command) -> String {
         Command::SettleService { deploy, service } => {
             format!("deploy #{deploy}: {service} settled")
         }
+        Command::Release { alloc, .. } => format!("{alloc} is in nobody's routes any more"),
         Command::Promote { deploy, services, early } => {
             let services: Vec<&str> = services.iter().map(Name::as_str).collect();
             let by = if *early { "by hand" } else { "watched" };

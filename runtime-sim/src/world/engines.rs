@@ -19,6 +19,7 @@ impl World {
         let now = self.now;
         match &op {
             ContainerOp::Probe { .. } | ContainerOp::List => {}
+            ContainerOp::CountInFlight { .. } => {}
             ContainerOp::Start { spec } => {
                 self.trace.transition(now, || format!("{node} starts {}", spec.alloc));
             }
@@ -31,7 +32,14 @@ impl World {
                 self.trace.transition(now, || format!("{node} asks its engine: {op:?}"));
             }
         }
-        let is_look = matches!(op, ContainerOp::Probe { .. } | ContainerOp::List);
+        let is_look = match op {
+            ContainerOp::Probe { .. } | ContainerOp::List => true,
+            ContainerOp::CountInFlight { .. } => true,
+            ContainerOp::Start { .. } | ContainerOp::Restart { .. } => false,
+            ContainerOp::Stop { .. } | ContainerOp::Remove { .. } => false,
+            ContainerOp::Resolve { .. } | ContainerOp::Fetch { .. } => false,
+            ContainerOp::Tail { .. } => false,
+        };
         self.operations += u64::from(!is_look);
         let pulls = match &op {
             ContainerOp::Resolve { .. } => true,
@@ -42,6 +50,7 @@ impl World {
             | ContainerOp::Remove { .. }
             | ContainerOp::List
             | ContainerOp::Probe { .. }
+            | ContainerOp::CountInFlight { .. }
             | ContainerOp::Tail { .. } => false,
         };
         let wait = if pulls { self.pull() } else { self.engine_delay() };
@@ -136,8 +145,29 @@ impl World {
                 }
                 answer
             }
+            ContainerOp::CountInFlight { alloc, .. } => {
+                Ok(OpOutput::InFlight(self.in_flight(node, &alloc)))
+            }
             ContainerOp::Tail { .. } => Ok(OpOutput::Lines(vec!["the last words".to_owned()])),
         })
+    }
+
+    /// Requests that a container has still to answer. Nobody sends it new ones: they are done
+    /// after a while, or some only after longer than they are given.
+    fn in_flight(&mut self, node: NodeId, alloc: &AllocId) -> u32 {
+        let now = self.now;
+        let busy = match self.draw.engine.chance(self.params.busy) {
+            // One in eight takes longer than it is given.
+            true if self.draw.engine.chance(125) => Millis::mins(2),
+            true => Millis(self.draw.engine.below(10_000)),
+            false => Millis(0),
+        };
+        let engine = &mut self.host_mut(node).engine;
+        let Some(container) = engine.container_mut(alloc).filter(|c| c.runs()) else { return 0 };
+        let until = *container.busy_until.get_or_insert(now + busy);
+        let count = u32::from(now < until);
+        container.in_flight = Some(count);
+        count
     }
 
     fn resolve(&mut self, node: NodeId, reference: &str) -> Result<OpOutput, OpError> {

@@ -181,7 +181,7 @@ impl World {
                 self.ask(person, node, request, None);
             }
         } else {
-            let choice = someone.rng.below(15);
+            let choice = someone.rng.below(16);
             let (request, change) = self.choose(person, choice);
             if let Some(node) = self.whom_to_ask(person, ASKS_THE_LEADER) {
                 self.ask(person, node, request, change);
@@ -230,7 +230,7 @@ impl World {
             (6, _) => {
                 Request::Plan { project: Box::new(someone.draft.edit(&mut self.registry, &change)) }
             }
-            (7, _) => {
+            (7 | 10, _) => {
                 let project = Some(someone.draft.project_name());
                 Request::Rollback { project, to: None, expect: None }
             }

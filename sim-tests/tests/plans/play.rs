@@ -167,6 +167,7 @@ impl Play {
             ContainerOp::List => OpOutput::Containers(engine.values().cloned().collect()),
             ContainerOp::Fetch { .. } | ContainerOp::Probe { .. } => OpOutput::Done,
             ContainerOp::Tail { .. } => OpOutput::Lines(Vec::new()),
+            ContainerOp::CountInFlight { .. } => OpOutput::InFlight(0),
         }
     }
 }

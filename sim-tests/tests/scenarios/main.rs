@@ -13,6 +13,7 @@ mod past;
 mod recordings;
 mod recovery;
 mod returns;
+mod stops;
 mod upgrades;
 
 use mill_core::name::NodeId;

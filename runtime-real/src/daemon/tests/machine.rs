@@ -289,7 +289,7 @@ impl Seat {
                     let _ = events.send(Event::Forwarded { id, outcome }).await;
                 }));
             }
-            Effect::Peers { peers, known_below } => {
+            Effect::Peers { peers, known_below, current: _ } => {
                 self.wire.set(&peers);
                 self.log.set_members(&peers, &self.wire);
                 let keys = peers.into_iter().map(|(node, peer)| (node, peer.key));

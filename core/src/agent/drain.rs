@@ -1,0 +1,66 @@
+//! What is under way at an alloc that nothing new is sent to any more: counted until it is done, or
+//! has had its time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::container::{OpError, OpOutput};
+use crate::effect::OpId;
+use crate::time::Mono;
+use crate::units::Millis;
+
+/// Between two counts.
+const LOOKS: Millis = Millis(100);
+/// The same when it could not be counted.
+const RETRIES: Millis = Millis::secs(1);
+
+/// The time that requests have to finish.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Drain {
+    /// When they are counted again.
+    at: Mono,
+    /// Until when they have time.
+    until: Mono,
+    counting: Option<OpId>,
+}
+
+impl Drain {
+    pub fn new(now: Mono, length: Millis) -> Drain {
+        Drain { at: now, until: now + length, counting: None }
+    }
+
+    pub fn waits_for(&self, id: OpId) -> bool {
+        self.counting == Some(id)
+    }
+
+    pub fn is_due(&self, now: Mono) -> bool {
+        self.counting.is_none() && self.at <= now
+    }
+
+    /// Whether the time is over.
+    pub fn is_over(&self, now: Mono) -> bool {
+        self.until <= now
+    }
+
+    pub fn asked(&mut self, id: OpId) {
+        self.counting = Some(id);
+    }
+
+    /// How many there are, if they could be counted; with none the time is over.
+    pub fn counted(&mut self, now: Mono, result: &Result<OpOutput, OpError>) -> Option<u32> {
+        self.counting = None;
+        let count = match result {
+            Ok(OpOutput::InFlight(count)) => Some(*count),
+            Ok(_) | Err(_) => None,
+        };
+        if count == Some(0) {
+            self.until = now;
+        }
+        let wait = if count.is_some() { LOOKS } else { RETRIES };
+        self.at = (now + wait).min(self.until);
+        count
+    }
+
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.counting.is_none().then_some(self.at)
+    }
+}

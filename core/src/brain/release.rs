@@ -1,0 +1,48 @@
+//! What leaves the routes is asked to stop once every node that is up has said that it sends nothing
+//! to it any more: a barrier, and never a wait of so many seconds.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use super::{Brain, Draft};
+use crate::cluster::command::Command;
+use crate::cluster::{Cluster, Revision};
+use crate::mutant::{self, Mutant};
+use crate::name::NodeId;
+
+impl Brain {
+    /// Releases what every node that is up has let go of.
+    pub(super) fn release(&mut self, draft: &mut Draft<'_>) {
+        let cluster = draft.cluster;
+        let leaving = cluster.allocs.iter().filter_map(|(id, alloc)| {
+            let since = alloc.awaits_release()?;
+            Some((id, since))
+        });
+        let leaving: Vec<_> = leaving.collect();
+        self.awaited = leaving.iter().map(|(_, since)| *since).collect();
+        for (alloc, since) in leaving {
+            if self.holders(cluster, since).is_empty() {
+                let up = cluster.nodes.iter().filter(|(_, record)| record.is_up());
+                let by = up.map(|(node, _)| *node).collect();
+                draft.commands.push(Command::Release { alloc: alloc.clone(), by });
+            }
+        }
+    }
+
+    /// Nodes that are up and may still send something to what left the routes then.
+    pub fn holders(&self, cluster: &Cluster, since: Revision) -> BTreeSet<NodeId> {
+        if mutant::is(Mutant::ReleasedUnheard) {
+            return BTreeSet::new();
+        }
+        let up = cluster.nodes.iter().filter(|(_, record)| record.is_up()).map(|(node, _)| *node);
+        let holds = |node: &NodeId| self.heard.get(node).is_none_or(|h| h.revision < since);
+        up.filter(holds).collect()
+    }
+
+    /// Whether a node has let go of something by applying what is between those.
+    pub(super) fn is_awaited(&self, before: Option<Revision>, now: Revision) -> bool {
+        let after = before.map_or(Bound::Unbounded, Bound::Excluded);
+        before.is_none_or(|before| before < now)
+            && self.awaited.range((after, Bound::Included(now))).next().is_some()
+    }
+}
