@@ -72,8 +72,10 @@ fn happened(answer: Answer) -> Result<Vec<Happened>, Failure> {
 /// Whether an event is about one of those, or about a part of it; anything is if none is named.
 fn is_about(event: &Happened, names: &[String]) -> bool {
     let about = |name: &String| {
+        // What follows a slot is its alloc; names of services have hyphens of their own.
+        let part = if name.contains('.') { '-' } else { '.' };
         let rest = event.subject.strip_prefix(name.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(part))
     };
     names.is_empty() || names.iter().any(about)
 }
@@ -102,6 +104,7 @@ mod tests {
             is_about(&Happened { number: 1, at: Wall(0), subject, text }, &[name.to_owned()])
         };
         assert!(about("web", "web") && about("web.0-k3f9", "web") && about("web.0-k3f9", "web.0"));
+        assert!(!about("web2.0-k3f9", "web") && !about("web-api.0-k3f9", "web"));
         assert!(!about("web2.0-k3f9", "web") && !about("web.01-k3f9", "web.0"));
         assert!(about("#12", "#12") && !about("#12", "#1"));
     }

@@ -208,6 +208,7 @@ fn print_receipt(receipt: &[ReceiptView]) {
     let mut table = table::table(&["STOPPED", "NODE", "LET GO BY", "IN FLIGHT", "ENDED"]);
     for line in receipt {
         let let_go = match line.released {
+            None if line.gone.is_some() => "-".to_owned(),
             None => "not by all yet".to_owned(),
             Some(at) => {
                 let after = Millis(at.0.saturating_sub(line.left.0));
@@ -229,7 +230,7 @@ fn ended(line: &ReceiptView) -> String {
         (None, _) => "not yet".to_owned(),
         (Some(_), Some(exit)) if exit.killed_after_grace => "killed".to_owned(),
         (Some(_), Some(exit)) => format!("exit code {}", exit.code),
-        (Some(_), None) => "it did not run".to_owned(),
+        (Some(_), None) => "without a stop".to_owned(),
     }
 }
 
@@ -243,7 +244,8 @@ fn concerns(line: &ReceiptView) -> Vec<String> {
     }
     let ending = line.ending.unwrap_or_default();
     if let Some(open @ 1..) = ending.in_flight {
-        concerns.push(format!("{}: connections that were cut off: {open}", line.alloc));
+        let told = "connections that were open when it was asked to stop";
+        concerns.push(format!("{}: {told}: {open}", line.alloc));
     }
     if ending.exit.is_some_and(|exit| exit.killed_after_grace) {
         concerns.push(format!("{}: it did not end within its grace period", line.alloc));

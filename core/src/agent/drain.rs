@@ -8,10 +8,10 @@ use crate::effect::OpId;
 use crate::time::Mono;
 use crate::units::Millis;
 
-/// Between two counts.
-const LOOKS: Millis = Millis(100);
-/// The same when it could not be counted.
-const RETRIES: Millis = Millis::secs(1);
+/// Between the first two counts; then twice as long each time, up to [`LONGEST`].
+const FIRST: Millis = Millis(100);
+/// The longest between two counts, also when it could not be counted.
+const LONGEST: Millis = Millis::secs(1);
 
 /// The time that requests have to finish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,11 +21,13 @@ pub(super) struct Drain {
     /// Until when they have time.
     until: Mono,
     counting: Option<OpId>,
+    /// Between this count and the next.
+    wait: Millis,
 }
 
 impl Drain {
     pub fn new(now: Mono, length: Millis) -> Drain {
-        Drain { at: now, until: now + length, counting: None }
+        Drain { at: now, until: now + length, counting: None, wait: FIRST }
     }
 
     pub fn waits_for(&self, id: OpId) -> bool {
@@ -55,7 +57,8 @@ impl Drain {
         if count == Some(0) {
             self.until = now;
         }
-        let wait = if count.is_some() { LOOKS } else { RETRIES };
+        let wait = if count.is_some() { self.wait } else { LONGEST };
+        self.wait = Millis(self.wait.0 * 2).min(LONGEST);
         self.at = (now + wait).min(self.until);
         count
     }

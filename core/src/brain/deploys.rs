@@ -170,8 +170,13 @@ impl Brain {
             steps.iter().any(|(name, step)| name == unsettled && step.settled)
         });
         let allowed = deadline(draft, deploy, |change| change.to);
-        if late.is_empty() || !self.overdue(draft, allowed) {
-            let settled = settles.into_iter().cloned();
+        let overdue = !late.is_empty() && self.overdue(draft, allowed);
+        // What only finishes what is under way has brought everything about.
+        let (drains, late): (Vec<&Name>, Vec<&Name>) = late.into_iter().partition(|late| {
+            overdue && steps.iter().any(|(name, step)| name == late && step.draining)
+        });
+        if late.is_empty() || !overdue {
+            let settled = settles.into_iter().chain(drains).cloned();
             let settled = settled.map(|service| Command::SettleService { deploy: number, service });
             draft.commands.extend(settled);
             return late.is_empty().then_some(DeployState::Removing);

@@ -71,7 +71,7 @@ impl Brain {
         }
         let input = Input { target, allocs: views, pace, prune };
         let mut step = rollout::step(&input);
-        let mut blocked = keep_what_has_no_place(room.nodes, &input, version, &mut step);
+        let mut blocked = keep_what_has_no_place(cluster, room.nodes, &input, version, &mut step);
         blocked.extend(unproven(cluster, name, version, &input, &mut step));
         for (alloc, reason) in &step.stop {
             draft.commands.push(Command::Stop { alloc: alloc.clone(), reason: *reason });
@@ -261,6 +261,7 @@ fn unproven(
 /// What would have to go before its node is empty, and could be placed nowhere then, stays: it is
 /// not to be lost for a drain. Says what is in its way.
 fn keep_what_has_no_place(
+    cluster: &Cluster,
     nodes: &[Candidate],
     input: &Input<'_>,
     version: Option<&Version>,
@@ -278,6 +279,8 @@ fn keep_what_has_no_place(
             continue;
         }
         let slot = Slot { index: view.slot, ..view.alloc.slot.clone() };
+        // What waits for canaries is to run what it ran.
+        let version = cluster.wanted_in(&slot).unwrap_or(version);
         let (pinned, avoid, home) = (None, BTreeSet::new(), None);
         let ask = Ask { slot: slot.clone(), spec: &version.spec, pinned, avoid, home };
         if let Some(Verdict::Unplaced(rejected)) =

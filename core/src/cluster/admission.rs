@@ -276,6 +276,7 @@ impl Cluster {
             }
             alloc.status.phase = Phase::Stopped;
             let service = alloc.slot.service.clone();
+            self.receipt_goes_on(wall, id);
             self.history.record(
                 wall,
                 id,

@@ -342,7 +342,7 @@ impl Cluster {
         }
         alloc.desired = Desired::Stop { reason };
         alloc.leaving = Some(Leaving { since: at, released: None });
-        self.history.record(wall, id, format!("asked to stop: {}", reason.sentence()));
+        self.history.record(wall, id, format!("leaves, to stop: {}", reason.sentence()));
         self.receipt_begins(wall, id, reason);
         Ok(Reply::Done)
     }
@@ -358,7 +358,8 @@ impl Cluster {
             return Err(stale(format!("node {} may still send something to it", record.name)));
         }
         let by = up.map(|(node, _)| *node).collect();
-        let down = self.nodes.iter().filter(|(_, record)| !record.is_up());
+        let is_down = |record: &NodeRecord| matches!(record.liveness, Liveness::Down { .. });
+        let down = self.nodes.iter().filter(|(_, record)| is_down(record));
         let excused: BTreeSet<NodeId> = down.map(|(node, _)| *node).collect();
         let alloc = self.allocs.get_mut(id).ok_or_else(|| missing("alloc", id))?;
         if alloc.awaits_release().is_none() {

@@ -3,6 +3,8 @@
 //! Whether they were promoted is a fact of the deploy ([`Promotion`]); which slots they are, and
 //! what the others run meanwhile, follows from the state.
 
+use std::collections::BTreeSet;
+
 use super::apply::{missing, stale};
 use super::{Cluster, Refusal, Reply};
 use crate::brain::services::wanted_slots;
@@ -47,7 +49,7 @@ impl Cluster {
             return None;
         }
         let before_slots = self.slots_kept(&before.spec, &to.spec);
-        let slots = self.canary_slots(&to.spec, &before.spec);
+        let slots = self.canary_slots(name, &to.spec, (&before.spec, Some(to.template)));
         Some(Canaries { slots, before, before_slots })
     }
 
@@ -61,15 +63,34 @@ impl Cluster {
         }
     }
 
-    /// Which slots come first in an update: such as replace nothing, then the lowest.
-    pub(crate) fn canary_slots(&self, to: &ServiceSpec, before: &ServiceSpec) -> Vec<u64> {
+    /// Which slots come first in an update from that version: all that run the new one already,
+    /// then such as replace nothing that serves, then the lowest.
+    pub(crate) fn canary_slots(
+        &self,
+        name: &Name,
+        to: &ServiceSpec,
+        (before, template): (&ServiceSpec, Option<u64>),
+    ) -> Vec<u64> {
         let before = self.slots_kept(before, to);
+        let (mut new, mut served) = (BTreeSet::new(), BTreeSet::new());
+        for (_, alloc) in self.allocs_of(name).filter(|(_, alloc)| alloc.is_wanted()) {
+            let slot = alloc.serves(to.replicas);
+            if Some(alloc.template) == template {
+                new.insert(slot);
+            } else if alloc.status.phase == Phase::Healthy && self.is_up(alloc.node) {
+                served.insert(slot);
+            }
+        }
         let mut slots = wanted_slots(self, to);
         if to.replicas == Replicas::EachNode {
             slots.retain(|index| self.is_up(NodeId(*index)));
         }
-        slots.sort_by_key(|index| (before.contains(index), *index));
-        slots.truncate(to.update.canary as usize);
+        slots.sort_by_key(|index| {
+            let replaces = before.contains(index) && served.contains(index);
+            (!new.contains(index), replaces, *index)
+        });
+        let begun = slots.iter().filter(|index| new.contains(index)).count();
+        slots.truncate(begun.max(to.update.canary as usize));
         slots.sort_unstable();
         slots
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Cluster;
 use crate::cluster::alloc::{Alloc, Ending, Released, StopReason};
-use crate::name::{AllocId, Name};
+use crate::name::{AllocId, Name, Slot};
 use crate::time::Wall;
 
 /// Deploys whose receipt is kept, the latest.
@@ -21,6 +21,8 @@ pub type Receipt = BTreeMap<AllocId, Line>;
 /// What became of one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
+    /// The slot that it filled.
+    pub slot: Slot,
     /// The name of its node.
     pub node: String,
     /// Why it was stopped.
@@ -48,8 +50,9 @@ impl Cluster {
         let Some((_, deploy)) = self.deploys.iter_mut().next_back() else { return };
         if !deploy.state.is_end() && moves(&deploy.changes) && deploy.receipt.len() < RECEIPT_LINES
         {
-            let node = node.unwrap_or_default();
-            let line = Line { node, reason, left: wall, released: None, gone: None, ending: None };
+            let (slot, node) = (alloc.slot.clone(), node.unwrap_or_default());
+            let line =
+                Line { slot, node, reason, left: wall, released: None, gone: None, ending: None };
             deploy.receipt.insert(id.clone(), line);
         }
     }

@@ -107,13 +107,15 @@ impl Node {
             let healthy = alloc.status.phase == Phase::Healthy;
             (!healthy).then(|| format!("{id}: {}", trouble.detail))
         });
+        let held = self.cluster.allocs_of(service);
+        let held = held.filter_map(|(id, a)| Some(format!("{id}: {}", self.why_held(a)?)));
         let here = self.cluster.allocs_of(service).filter(|(_, alloc)| alloc.is_live());
         let nodes: BTreeSet<NodeId> = here.map(|(_, alloc)| alloc.node).collect();
         let engines = nodes.into_iter().filter_map(|node| {
             let name = &self.cluster.nodes.get(&node)?.name;
             Some(format!("node {name}: {}", brain.trouble_of(node)?.detail))
         });
-        blocked.into_iter().chain(troubles).chain(engines).collect()
+        blocked.into_iter().chain(troubles).chain(held).chain(engines).collect()
     }
 
     pub(super) fn alloc_views(&self, service: Option<&Name>) -> Result<Vec<AllocView>, ApiError> {
@@ -173,6 +175,14 @@ impl Node {
         Ok(self.view_deploy(*number, deploy))
     }
 
+    /// What became of what a deploy stopped, once it has ended: until then whoever watches would
+    /// be told all of it with every change.
+    fn receipt(&self, deploy: &Deploy) -> Vec<ReceiptView> {
+        let mut lines: Vec<_> = deploy.receipt.iter().filter(|_| deploy.state.is_end()).collect();
+        lines.sort_by_key(|(_, line)| &line.slot);
+        lines.into_iter().map(|(id, line)| self.receipt_view(id, line)).collect()
+    }
+
     fn receipt_view(&self, id: &AllocId, line: &Line) -> ReceiptView {
         let name = |node: &NodeId| match self.cluster.nodes.get(node) {
             Some(record) => record.name.clone(),
@@ -228,7 +238,7 @@ impl Node {
             services: services.collect(),
             started: deploy.started,
             ended: deploy.ended,
-            receipt: deploy.receipt.iter().map(|(id, line)| self.receipt_view(id, line)).collect(),
+            receipt: self.receipt(deploy),
             fingerprint: 0,
         };
         let bytes = serde_json::to_vec(&view).expect("a view has text keys only");

@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// Which nodes may still send something to what is to stop.
-    fn why_held(&self, alloc: &Alloc) -> Option<String> {
+    pub(super) fn why_held(&self, alloc: &Alloc) -> Option<String> {
         let since = alloc.awaits_release()?;
         let holders = self.brain.as_ref()?.holders(&self.cluster, since);
         let names: Vec<&str> = holders

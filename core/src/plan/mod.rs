@@ -214,7 +214,7 @@ pub(crate) fn of(
             order: planned.order,
             parallel: usize::try_from(planned.parallel).unwrap_or(usize::MAX),
             canaries: match (planned.canaries, current) {
-                (1.., Some(version)) => cluster.canary_slots(spec, &version.spec),
+                (1.., Some(version)) => cluster.canary_slots(name, spec, (&version.spec, None)),
                 (_, _) => Vec::new(),
             },
         });
@@ -253,7 +253,9 @@ fn bring_about(
         stop_first: stop_first(cluster, spec),
         parallel: spec.update.parallel.max(1),
         canaries: match action {
-            Action::Replace => spec.update.canary,
+            Action::Replace => {
+                spec.update.canary.min(u32::try_from(wanted.len()).unwrap_or(u32::MAX))
+            }
             Action::Add | Action::Change | Action::Keep | Action::Remove => 0,
         },
         slots: stopped(cluster, name, |alloc| !wanted.contains(&alloc.serves(spec.replicas))),

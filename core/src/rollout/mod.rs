@@ -106,6 +106,8 @@ pub struct Step {
     pub canaries_ready: bool,
     /// Nothing is left to do or wait for, but for what may not be pruned yet.
     pub settled: bool,
+    /// All that is waited for are replaced allocs that finish what is under way.
+    pub draining: bool,
     /// Nothing that is in no wanted slot is left.
     pub pruned: bool,
     /// Slots that wait, and for what.
@@ -139,6 +141,19 @@ pub enum Waiting {
     Floor,
 }
 
+impl Input<'_> {
+    /// Whether what is waited for is an alloc that nobody sends anything to any more.
+    fn drains(&self, waiting: &Waiting) -> bool {
+        match waiting {
+            Waiting::Gone(id) => {
+                self.allocs.iter().any(|view| view.id == id && view.alloc.is_released())
+            }
+            Waiting::Healthy(_) | Waiting::Soak(_) | Waiting::Turn => false,
+            Waiting::Canaries | Waiting::Floor => false,
+        }
+    }
+}
+
 /// Decides what to do now.
 pub fn step(input: &Input<'_>) -> Step {
     let mut step = Step::default();
@@ -161,6 +176,10 @@ pub fn step(input: &Input<'_>) -> Step {
     step.turns = budget.turns;
     let all_ready = usize::try_from(step.ready).is_ok_and(|ready| ready == slots.len());
     let all_ready = all_ready && step.waiting.is_empty();
+    step.draining = step.place.is_empty()
+        && !step.waiting.is_empty()
+        && usize::try_from(step.ready).is_ok_and(|ready| ready == slots.len())
+        && step.waiting.iter().all(|(_, waiting)| input.drains(waiting));
     step.settled &= all_ready || mutant::is(Mutant::SettledTooEarly);
     step.settled &= step.place.is_empty();
     step
@@ -204,7 +223,12 @@ struct Budget {
 
 impl Budget {
     fn new(input: &Input<'_>, target: &Target, slots: &[SlotState<'_>]) -> Budget {
-        let moving = slots.iter().filter(|slot| slot.is_moving(input, target)).count();
+        // What waits for canaries takes nobody's turn, also if it is sick.
+        let held = |slot: &&SlotState<'_>| {
+            target.canaries.as_ref().is_some_and(|canaries| canaries.hold(slot.index))
+        };
+        let moves = slots.iter().filter(|slot| !held(slot));
+        let moving = moves.filter(|slot| slot.is_moving(input, target)).count();
         let moving = u32::try_from(moving).unwrap_or(u32::MAX);
         let healthy = slots.iter().filter(|slot| slot.is_served()).count();
         let surplus = usize::from(mutant::is(Mutant::FloorOffByOne));

@@ -123,7 +123,8 @@ impl Engine {
             }
             // The kernel is asked, and not the engine.
             ContainerOp::CountInFlight { port, .. } => {
-                ports::in_flight(port).map(OpOutput::InFlight)
+                let counted = tokio::task::spawn_blocking(move || ports::in_flight(port)).await;
+                counted.expect("counting cannot panic").map(OpOutput::InFlight)
             }
             ContainerOp::Tail { alloc, lines } => {
                 self.tail(&self.docker().await?, &alloc, lines).await.map(OpOutput::Lines)

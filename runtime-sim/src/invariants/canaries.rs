@@ -1,18 +1,14 @@
 //! Canaries are watched alone: until they are promoted, no other slot is given the new version, and
 //! nobody promotes what is not healthy or, unless a person says so, was not for long enough by the
 //! clock of the leader that saw it become so.
-//!
-//! Where each node has a slot of its own, which ones come first changes as nodes come and go: those
-//! services are not looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mill_core::Effect;
 use mill_core::cluster::Cluster;
 use mill_core::cluster::alloc::Phase;
 use mill_core::cluster::command::{Command, Entry, ProposalId};
 use mill_core::cluster::deploy::{Change, DeployState, Promotion, Version};
-use mill_core::config::model::Replicas;
 use mill_core::name::{AllocId, Name, NodeId};
 use mill_core::time::Mono;
 use mill_core::units::Millis;
@@ -71,8 +67,9 @@ impl Canaries {
         let Some((_, deploy)) = after.running_deploy() else { return Ok(()) };
         for (name, change) in deploy.changes.iter().filter(|(_, change)| change.promoted.is_some())
         {
-            let Some((slots, to)) = waiting(before, name) else { continue };
-            for index in slots {
+            let Some(to) = waiting(before, name) else { continue };
+            let slots = before.canaries(name).map(|canaries| canaries.slots);
+            for index in slots.unwrap_or_default() {
                 // One that was lost and came back may stand beside the one that replaced it.
                 let allocs = after.allocs_of(name).filter(|(_, alloc)| {
                     alloc.slot.index == index
@@ -97,21 +94,27 @@ impl Canaries {
     }
 }
 
-/// Slots that are given the new version are those of the canaries.
+/// No more slots are given the new version than there are canaries.
 fn await_them(before: &Cluster, entry: &Entry, after: &Cluster) -> Result<(), String> {
     for command in &entry.commands {
         let Command::Place { alloc, slot, template, .. } = command else { continue };
         let held = !before.allocs.contains_key(alloc) && after.allocs.contains_key(alloc);
-        let Some((slots, to)) = waiting(after, &slot.service).filter(|_| held) else { continue };
-        if *template == to.template && !slots.contains(&slot.index) {
+        let Some(to) = waiting(after, &slot.service).filter(|_| held) else { continue };
+        let new = after.allocs_of(&slot.service).map(|(_, alloc)| alloc);
+        // One that is lost may be replaced in a slot of another node.
+        let new = new.filter(|alloc| {
+            alloc.is_wanted() && alloc.template == to.template && after.is_up(alloc.node)
+        });
+        let slots: BTreeSet<u64> = new.map(|alloc| alloc.slot.index).collect();
+        if *template == to.template && slots.len() > to.spec.update.canary as usize {
             return Err(format!("{slot} does not wait for the canaries"));
         }
     }
     Ok(())
 }
 
-/// The canaries that a service waits for, and the version that they run.
-fn waiting<'a>(cluster: &'a Cluster, name: &Name) -> Option<(Vec<u64>, &'a Version)> {
+/// The version that the canaries run which a service waits for.
+fn waiting<'a>(cluster: &'a Cluster, name: &Name) -> Option<&'a Version> {
     let (_, deploy) = cluster.running_deploy()?;
     let Change { from, to, promoted, .. } = deploy.changes.get(name)?;
     let versions = &cluster.services.get(name)?.versions;
@@ -120,11 +123,5 @@ fn waiting<'a>(cluster: &'a Cluster, name: &Name) -> Option<(Vec<u64>, &'a Versi
         && promoted.is_none()
         && to.spec.update.canary > 0
         && from.template != to.template;
-    let (Replicas::Count(before), Replicas::Count(count)) = (from.spec.replicas, to.spec.replicas)
-    else {
-        return None;
-    };
-    // Such as replace nothing come first.
-    let first = (before..count).chain(0..before.min(count)).take(to.spec.update.canary as usize);
-    waits.then_some((first.map(u64::from).collect(), to))
+    waits.then_some(to)
 }

@@ -164,6 +164,49 @@ fn an_update_that_adds_replicas_begins_with_those() {
 }
 
 #[test]
+fn a_replica_that_serves_nobody_is_the_first_canary() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1", "web:2"]);
+    let careful =
+        web("web:1").replace("canary = 2, parallel = 2", "canary = 1, order = \"stop-first\"");
+    scenario.run(&careful);
+    let allocs = scenario.allocs("web");
+    let (sick, alloc) = allocs.iter().find(|(_, alloc)| alloc.slot.index == 2).expect("four run");
+    let beside = allocs.iter().filter(|(_, other)| other.node == alloc.node);
+    let which = beside.map(|(id, _)| id).position(|id| id == sick).expect("it is there");
+    let which = u64::try_from(which).expect("few");
+    scenario.world.inject(Fault::SickContainer(alloc.node, which), Millis::mins(20));
+    scenario.until("it is not healthy", |world| healthy(world, 1) == [0, 1, 3]);
+    let number = scenario.start(&careful.replace("web:1", "web:2"));
+    scenario.until("its successor is healthy", |world| healthy(world, 2) == [2]);
+    assert_eq!(healthy(&scenario.world, 1), [0, 1, 3]);
+    assert_eq!(scenario.end_of(number), DeployState::Succeeded);
+}
+
+#[test]
+fn a_canary_on_a_node_that_was_away_stays_beside_the_one_that_came_instead() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1", "web:2"]);
+    let each = |image: &str| {
+        let each = web(image).replace("replicas = 4", "replicas = \"each-node\"");
+        each.replace("canary = 2", "canary = 1").replace("60s", "90s")
+    };
+    scenario.run(&each("web:1"));
+    let number = scenario.start(&each("web:2"));
+    scenario.until("the canary is healthy", |world| healthy(world, 2) == [1]);
+    scenario.world.inject(Fault::PowerOff(NodeId(1)), Millis::secs(30));
+    scenario.until("another comes", |world| healthy(world, 2).contains(&2));
+    let instead = scenario.world.cluster().clone();
+    assert_eq!(scenario.end_of(number), DeployState::Succeeded);
+    let kept = |id: &&mill_core::name::AllocId| {
+        let alloc = &instead.allocs[*id];
+        alloc.template == 2 && alloc.node == NodeId(2)
+    };
+    let new = instead.allocs.keys().find(kept).expect("it came");
+    assert!(scenario.allocs("web").contains_key(new), "it was not taken back");
+}
+
+#[test]
 fn a_service_that_moves_to_each_node_keeps_what_it_has_until_its_canary_is_promoted() {
     // Found by seed 482: the number of a node's slot was taken for that of a replica.
     let mut scenario = Scenario::nodes(4);

@@ -64,6 +64,24 @@ fn what_is_under_way_is_finished_before_the_stop_or_has_had_its_time() {
 }
 
 #[test]
+fn what_finishes_what_is_under_way_does_not_fail_its_deploy() {
+    let mut waited = 0;
+    for seed in 0..20 {
+        let mut scenario = Scenario::with(Params { busy: 1_000, ..Params::calm(seed, 1) });
+        scenario.images(&["web:1", "web:2"]);
+        let patient = format!(
+            "{WEB}[service.web.stop]\ndrain = \"10m\"\n[service.web.update]\n\
+             healthy_for = \"1s\"\ndeadline = \"8s\"\n"
+        );
+        scenario.run(&patient);
+        let begun = scenario.world.now();
+        scenario.run(&patient.replace("web:1", "web:2"));
+        waited += u32::from(scenario.world.now().since(begun) > Millis::secs(9));
+    }
+    assert!(waited > 0, "some took longer than their deadline");
+}
+
+#[test]
 fn a_stop_that_ends_in_a_kill_is_on_the_receipt() {
     let mut scenario = Scenario::nodes(1);
     scenario.image("web:1", Behaviour { stops_after: None, ..Behaviour::default() });
