@@ -72,8 +72,12 @@ stop() {
     engine ps -aq | xargs -r docker -H "unix://$socket" rm -f >/dev/null 2>&1 || true
   fi
   kill_engine
-  # Shims of containers that the engine could not remove any more name its directory.
-  pgrep -f "containerd-shim.*$dir/" | xargs -r kill -9 2>/dev/null || true
+  # Shims of containers that the engine could not remove any more name its directory; what such a
+  # container runs is the shim's child, and would go on without it.
+  for shim in $(pgrep -f "containerd-shim.*$dir/"); do
+    pkill -9 -P "$shim" 2>/dev/null || true
+    kill -9 "$shim" 2>/dev/null || true
+  done
   sleep 0.2
   grep -o " $dir/[^ ]*" /proc/mounts | sort -r | while read -r mount; do umount -l "$mount" || true; done
   rm -rf "$dir/data" "$dir/exec" "$socket"
