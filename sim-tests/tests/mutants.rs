@@ -84,7 +84,7 @@ bugs! {
     a_stale_deploy_is_accepted: Core(Mutant::StaleDeployAccepted),
         within 10, by ["acknowledged", "forward"];
     a_decision_counts_on_a_node_that_is_gone: Busy(Mutant::IntentFenceDropped),
-        within 40, by ["floor", "whole", "placed"];
+        within 40, by ["calm", "floor", "whole", "placed"];
     a_deploy_that_went_back_keeps_the_new: Core(Mutant::RollbackKeepsTheNew),
         within 10, by ["whole", "liveness"];
     the_number_of_a_removed_node_is_reused: Core(Mutant::NodeNumberReused),
