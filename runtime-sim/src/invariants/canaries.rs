@@ -9,6 +9,7 @@ use mill_core::cluster::Cluster;
 use mill_core::cluster::alloc::Phase;
 use mill_core::cluster::command::{Command, Entry, ProposalId};
 use mill_core::cluster::deploy::{Change, DeployState, Promotion, Version};
+use mill_core::cluster::node::NodeRecord;
 use mill_core::name::{AllocId, Name, NodeId};
 use mill_core::time::Mono;
 use mill_core::units::Millis;
@@ -101,9 +102,10 @@ fn await_them(before: &Cluster, entry: &Entry, after: &Cluster) -> Result<(), St
         let held = !before.allocs.contains_key(alloc) && after.allocs.contains_key(alloc);
         let Some(to) = waiting(after, &slot.service).filter(|_| held) else { continue };
         let new = after.allocs_of(&slot.service).map(|(_, alloc)| alloc);
-        // One that is lost may be replaced in a slot of another node.
+        // One that is lost, or whose node is emptied, may be replaced in a slot of another node.
+        let stays = |node| after.nodes.get(&node).is_some_and(NodeRecord::takes_new);
         let new = new.filter(|alloc| {
-            alloc.is_wanted() && alloc.template == to.template && after.is_up(alloc.node)
+            alloc.is_wanted() && alloc.template == to.template && stays(alloc.node)
         });
         let slots: BTreeSet<u64> = new.map(|alloc| alloc.slot.index).collect();
         if *template == to.template && slots.len() > to.spec.update.canary as usize {
