@@ -76,11 +76,11 @@ pub(super) fn container<'a>(cluster: &'a Cluster, alloc: &Alloc) -> Option<&'a C
     service.versions.get(&alloc.template).map(|version| &version.spec.container)
 }
 
-/// The port on which an alloc may have requests to finish before it is asked to stop, and how long
-/// those may take; `None` if there is none, or no time is left for them.
-pub(super) fn drain(cluster: &Cluster, alloc: &Alloc) -> Option<(u16, Millis)> {
+/// How long requests may take to finish before an alloc is asked to stop; `None` if it has no port,
+/// or no time is left for them.
+pub(super) fn drain(cluster: &Cluster, alloc: &Alloc) -> Option<Millis> {
     let drain = container(cluster, alloc)?.stop.drain;
-    alloc.port.filter(|_| drain > Millis(0)).map(|port| (port, drain))
+    Some(drain).filter(|drain| alloc.port.is_some() && *drain > Millis(0))
 }
 
 /// How an alloc's container is stopped; the default for one of which nothing is known.

@@ -286,7 +286,7 @@ impl Task {
             return;
         }
         match spec::drain(context.cluster, alloc) {
-            Some((_, length)) if runs && !mutant::is(Mutant::DrainSkipped) => {
+            Some(length) if runs && !mutant::is(Mutant::DrainSkipped) => {
                 self.stage = Stage::Drain(Drain::new(context.now, length));
             }
             Some(_) | None => self.leave(),

@@ -1,8 +1,8 @@
 //! How each command changes the state, or why it is refused; deploys in `rolling.rs`.
 
-use crate::cluster::admission::Roles;
 use std::collections::BTreeSet;
 
+use crate::cluster::admission::Roles;
 use crate::cluster::alloc::{Alloc, Desired, Leaving, Phase, Released, Status, StopReason};
 use crate::cluster::command::{Command, Entry};
 use crate::cluster::deploy::{Deploy, DeployState, Goal};
