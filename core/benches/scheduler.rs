@@ -8,7 +8,7 @@ use divan::Bencher;
 use mill_core::cluster::node::{Capacity, PortPool};
 use mill_core::config::model::{ContainerSpec, Replicas, ServiceSpec};
 use mill_core::name::{NodeId, Slot};
-use mill_core::scheduler::{Ask, Candidate, Verdict, place};
+use mill_core::scheduler::{Ask, Candidate, Needs, Verdict, place};
 use mill_core::units::{Bytes, Millicores};
 
 fn main() {
@@ -29,7 +29,7 @@ fn slots_on_nodes(bencher: Bencher, (slots, nodes): (u64, u64)) {
 fn ask(slot: u64, spec: &ServiceSpec) -> Ask<'_> {
     let service = format!("service-{:04}", slot / 10).parse().expect("a valid name");
     let slot = Slot { service, index: slot % 10 };
-    Ask { slot, spec, pinned: None, avoid: BTreeSet::new(), home: None }
+    Ask { slot, needs: Needs::of(spec), pinned: None, avoid: BTreeSet::new(), home: None }
 }
 
 fn node(id: u64) -> Candidate {

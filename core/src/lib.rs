@@ -26,6 +26,7 @@ pub mod plan;
 pub mod recording;
 pub mod rng;
 pub mod rollout;
+pub mod schedule;
 pub mod scheduler;
 pub mod time;
 pub mod timing;

@@ -77,6 +77,22 @@ pub enum Mutant {
     StoppedUnreleased,
     /// What is asked to stop is not left the time to finish.
     DrainSkipped,
+    /// A service moves before the task that it waits for has succeeded.
+    GateNotAwaited,
+    /// The run of a gate is begun again though it was.
+    GateRunAgain,
+    /// A moment of a schedule is served though it was.
+    DueServedTwice,
+    /// More runs of a task are under way than may be.
+    ConcurrencyIgnored,
+    /// The runs of a lost node never end.
+    LostRunForgotten,
+    /// The runs of a lost node are executed again elsewhere.
+    LostRunAgain,
+    /// A run whose container has ended is started again.
+    RunStartedAgain,
+    /// A run may take as long as it likes.
+    TimeoutIgnored,
 }
 
 /// Whether that bug is there. Never, in what ships.

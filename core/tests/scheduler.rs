@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mill_core::cluster::node::{Capacity, PortPool};
 use mill_core::config::model::{ContainerSpec, PlaceSpec, Replicas, ServiceSpec};
 use mill_core::name::{NodeId, Slot};
-use mill_core::scheduler::{Ask, Candidate, Reason, Verdict, place};
+use mill_core::scheduler::{Ask, Candidate, Needs, Reason, Verdict, place};
 use mill_core::units::{Bytes, Millicores};
 
 fn node(id: u64, cores: u64, labels: &[(&str, &str)]) -> Candidate {
@@ -60,7 +60,7 @@ fn service(cpu: u64) -> ServiceSpec {
 
 fn ask<'a>(slot: &str, spec: &'a ServiceSpec) -> Ask<'a> {
     let slot: Slot = slot.parse().unwrap();
-    Ask { slot, spec, pinned: None, avoid: BTreeSet::new(), home: None }
+    Ask { slot, needs: Needs::of(spec), pinned: None, avoid: BTreeSet::new(), home: None }
 }
 
 fn chosen(verdicts: &[Verdict]) -> Vec<u64> {

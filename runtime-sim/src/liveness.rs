@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use mill_core::cluster::alloc::{Alloc, Phase};
 use mill_core::cluster::deploy::{Service, Version};
 use mill_core::cluster::node::{NodeRecord, Trust};
-use mill_core::config::model::{HealthCheck, Replicas};
+use mill_core::cluster::task::{Run, RunState};
+use mill_core::config::model::{ContainerSpec, HealthCheck, PlaceSpec, Replicas};
 use mill_core::name::{Name, NodeId, Slot};
 
 use crate::models::engine::Container;
@@ -46,6 +47,16 @@ impl World {
         }
         for (name, service) in &state.services {
             self.pending_service(name, service, &mut pending);
+        }
+        for (number, run) in state.live_runs() {
+            if run.state != RunState::Waiting || self.has_room_for(run) {
+                pending.push(format!("run {number} of {} is not over", run.task));
+            }
+        }
+        for (id, alloc) in state.allocs.iter().filter(|(_, alloc)| alloc.run.is_some()) {
+            if alloc.is_live() && !alloc.is_wanted() {
+                pending.push(format!("{id} is not gone"));
+            }
         }
         self.pending_containers(&mut pending);
         for person in self.waiting_people() {
@@ -98,6 +109,18 @@ impl World {
         }
     }
 
+    /// Whether something is run for ever, now and then.
+    pub(crate) fn has_schedules(&self) -> bool {
+        let mut tasks = self.cluster().tasks.values().filter_map(|task| task.current());
+        tasks.any(|(_, version)| version.spec.schedule.is_some())
+    }
+
+    /// Whether a replica is kept that is not healthy, since nothing better has room.
+    pub(crate) fn keeps_the_sick(&self) -> bool {
+        let mut wanted = self.cluster().allocs.values().filter(|alloc| alloc.is_wanted());
+        wanted.any(|alloc| alloc.run.is_none() && alloc.status.phase != Phase::Healthy)
+    }
+
     /// What the leader says of a slot that is not as wanted, in brackets.
     fn why(&self, slot: &Slot) -> String {
         let daemon = self.leader().and_then(|id| self.host(id).daemon.as_ref());
@@ -109,20 +132,32 @@ impl World {
     fn has_room(&self, version: &Version, index: u64) -> bool {
         let spec = &version.spec;
         let each_node = spec.replicas == Replicas::EachNode;
-        let mine = |id: NodeId| !each_node || id.0 == index;
+        self.takes(&spec.container, &spec.place, |id| !each_node || id.0 == index)
+    }
+
+    fn has_room_for(&self, run: &Run) -> bool {
+        self.takes(&run.spec.container, &run.spec.place, |_| true)
+    }
+
+    fn takes(
+        &self,
+        container: &ContainerSpec,
+        place: &PlaceSpec,
+        mine: impl Fn(NodeId) -> bool,
+    ) -> bool {
         let mut nodes =
             self.cluster().nodes.iter().filter(|(id, record)| mine(**id) && record.takes_new());
         nodes.any(|(id, record)| {
             let live = || self.cluster().allocs_on(*id).filter(|(_, alloc)| alloc.is_live());
             let cpu: u64 = live().map(|(_, alloc)| alloc.cpu.0).sum();
             let memory: u64 = live().map(|(_, alloc)| alloc.memory.0).sum();
-            let owned = spec.container.owned_port();
+            let owned = container.owned_port();
             let taken = owned.is_some() && live().any(|(_, alloc)| alloc.port == owned);
             let has = record.facts.capacity;
-            let mut required = spec.place.require.iter();
+            let mut required = place.require.iter();
             required.all(|(label, value)| record.labels.get(label) == Some(value))
-                && cpu + spec.container.reserved_cpu().0 <= has.cpu.0
-                && memory + spec.container.reserved_memory().0 <= has.memory.0
+                && cpu + container.reserved_cpu().0 <= has.cpu.0
+                && memory + container.reserved_memory().0 <= has.memory.0
                 && !taken
         })
     }
@@ -150,7 +185,8 @@ impl World {
         let members = self.hosts().filter(|host| self.cluster().nodes.contains_key(&host.id));
         for host in members {
             for (id, _) in host.engine.containers() {
-                let alloc = self.cluster().allocs.get(id).filter(|alloc| alloc.is_wanted());
+                let alloc = self.cluster().allocs.get(id);
+                let alloc = alloc.filter(|alloc| alloc.is_wanted() || alloc.run.is_some());
                 if alloc.is_none_or(|alloc| alloc.node != host.id) {
                     pending.push(format!("a container of {id} is left on {}", host.id));
                 }

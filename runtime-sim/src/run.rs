@@ -120,7 +120,10 @@ fn stay_quiet(driven: &mut impl Driven) -> Option<Violation> {
     if let Some(violation) = world.violation() {
         return Some(violation.clone());
     }
-    (before != after).then(|| Violation {
+    // What is kept though it is sick is started again for as long as there is no room for better.
+    // Nor does a schedule ever end.
+    let goes_on = world.keeps_the_sick() || world.has_schedules();
+    (before != after && !goes_on).then(|| Violation {
         at: world.now(),
         invariant: "quiescence",
         detail: format!(

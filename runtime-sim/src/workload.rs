@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mill_core::config::model::{
-    ContainerSpec, HealthCheck, HealthSpec, PlaceSpec, Project, Replicas, ServiceSpec, StopSpec,
-    UpdateOrder, UpdateSpec,
+    ContainerSpec, HealthCheck, HealthSpec, Missed, Overlap, PlaceSpec, Project, Replicas,
+    ServiceSpec, StopSpec, TaskSpec, UpdateOrder, UpdateSpec,
 };
 use mill_core::config::text::Text;
 use mill_core::name::Name;
@@ -29,6 +29,20 @@ pub fn service(image: &str, replicas: u32) -> ServiceSpec {
         container: container(image),
         update: UpdateSpec::default(),
         routes: Vec::new(),
+        place: PlaceSpec::default(),
+    }
+}
+
+/// A plain task.
+pub fn task(image: &str) -> TaskSpec {
+    TaskSpec {
+        container: ContainerSpec { port: None, health: HealthSpec::default(), ..container(image) },
+        timeout: Millis::mins(1),
+        schedule: None,
+        time_zone: None,
+        overlap: Overlap::default(),
+        missed: Missed::default(),
+        concurrency: 1,
         place: PlaceSpec::default(),
     }
 }
@@ -76,14 +90,17 @@ pub struct Draft {
     builds: u64,
     /// What takes time takes so many times less.
     pace: u64,
+    /// Whether it has tasks at all.
+    tasks_wanted: bool,
     rng: Rng,
 }
 
 impl Draft {
     /// The first version of a project of up to `services` services.
-    pub fn new(name: &str, services: u64, bad_images: u64, rng: Rng) -> Draft {
+    pub fn new(name: &str, services: u64, bad_images: u64, mut rng: Rng) -> Draft {
         let project = project(name, []);
-        Draft { project, services, bad_images, builds: 0, pace: 1, rng }
+        let tasks_wanted = rng.chance(500);
+        Draft { project, services, bad_images, builds: 0, pace: 1, tasks_wanted, rng }
     }
 
     /// From now on, what takes time takes so many times less.
@@ -106,10 +123,18 @@ impl Draft {
         self.project.services.keys().cloned().collect()
     }
 
+    /// The names of its tasks.
+    pub fn tasks(&self) -> Vec<Name> {
+        self.project.tasks.keys().cloned().collect()
+    }
+
     /// The same project with something changed; new images are built on the way.
     pub fn edit(&mut self, registry: &mut Registry, change: &str) -> Project {
         for _ in 0..self.rng.between(1, 3) {
-            self.edit_once(registry, change);
+            match self.tasks_wanted && self.rng.chance(250) {
+                true => self.edit_tasks(registry),
+                false => self.edit_once(registry, change),
+            }
         }
         self.project.clone()
     }
@@ -148,6 +173,61 @@ impl Draft {
             }
             _ => self.new_image(&name, registry, change),
         }
+    }
+
+    /// A task is added, changed or removed, or a service is to wait for one or no more.
+    fn edit_tasks(&mut self, registry: &mut Registry) {
+        let name: Name = format!("{}-task-{}", self.project.name, self.rng.below(2))
+            .parse()
+            .expect("a name, a word and a number are a name");
+        let known = self.project.tasks.contains_key(&name);
+        match self.rng.below(6) {
+            0 if known => {
+                self.project.tasks.remove(&name);
+                let services = self.project.services.values_mut();
+                let waiting = services.filter(|spec| spec.before.as_ref() == Some(&name));
+                waiting.for_each(|spec| spec.before = None);
+            }
+            1 | 2 if known => {
+                let service = self.name();
+                let before = Some(name).filter(|_| self.rng.chance(800));
+                self.on(&service, |spec| spec.before = before);
+            }
+            _ => self.new_task(name, registry),
+        }
+    }
+
+    fn new_task(&mut self, name: Name, registry: &mut Registry) {
+        self.builds += 1;
+        let image = format!("{name}:{}", self.builds);
+        if !self.rng.chance(self.bad_images / 4) {
+            registry.publish(&image, self.task_behaviour());
+        }
+        let mut spec = task(&image);
+        spec.timeout = self.length(Millis::secs(10), Millis::secs(60));
+        spec.concurrency = u32::try_from(self.rng.between(1, 2)).expect("at most 2");
+        spec.container.stop.grace = self.length(Millis::secs(1), Millis::secs(20));
+        if self.rng.chance(300) {
+            spec.schedule = Some(format!("*/{} * * * *", self.rng.between(1, 3)));
+            spec.overlap = match self.rng.below(3) {
+                0 => Overlap::Skip,
+                1 => Overlap::Allow,
+                _ => Overlap::Replace,
+            };
+            spec.missed = if self.rng.chance(500) { Missed::Run } else { Missed::Skip };
+        }
+        self.project.tasks.insert(name, spec);
+    }
+
+    /// Most are done after a while; some fail, or go on until they are stopped.
+    fn task_behaviour(&mut self) -> Behaviour {
+        let length = Millis(self.rng.between(0, 20_000) / self.pace);
+        let crash = match self.rng.below(10) {
+            0 | 1 => Crash::Done(length, 3),
+            2 => Crash::Never,
+            _ => Crash::Done(length, 0),
+        };
+        Behaviour { crash, ..self.behaviour() }
     }
 
     fn on(&mut self, name: &Name, edit: impl FnOnce(&mut ServiceSpec)) {

@@ -2,6 +2,7 @@
 
 mod nodes;
 mod past;
+mod runs;
 mod streams;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use self::nodes::{
 pub use self::past::{
     CancelDeploy, DeploysCommand, HistoryArgs, PromoteDeploy, Rollback, WhichDeploy,
 };
+pub use self::runs::{Run, RunsCommand, RunsLs, WhichRun};
 pub use self::streams::{Exec, Forward, Ports};
 
 /// A container orchestrator for 3 to 20 nodes, in one binary.
@@ -98,7 +100,7 @@ pub enum Command {
     /// List allocs: the containers that Mill runs.
     #[command(after_help = "Example:\n  mill ps web")]
     Ps(Ps),
-    /// Say why a service, slot, alloc or node is as it is.
+    /// Say why a service, slot, task, run, alloc or node is as it is.
     #[command(after_help = "Example:\n  mill why web.0")]
     Why(Why),
     /// Show the output of services, merged in time order.
@@ -122,6 +124,14 @@ pub enum Command {
     /// Look at a deploy, watch it, cancel it, or promote its canaries.
     #[command(subcommand, after_help = "Example:\n  mill deploys cancel")]
     Deploys(DeploysCommand),
+    /// Execute a task once, show its output, and exit as it exits.
+    #[command(
+        after_help = "Examples:\n  mill run migrate\n  mill run report --env DAY=monday -- ./report --all"
+    )]
+    Run(Run),
+    /// Look at runs of tasks, or end one.
+    #[command(subcommand, after_help = "Example:\n  mill runs ls")]
+    Runs(RunsCommand),
     /// Run a command in a container, on whichever node that is.
     #[command(
         after_help = "Examples:\n  mill exec -it web -- sh\n  mill exec db.0 -- pg_dump shop > shop.sql\n  mill exec -i db -- psql shop < fix.sql"

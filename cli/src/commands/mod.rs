@@ -15,6 +15,7 @@ mod past;
 mod plan;
 mod recovery;
 mod replay;
+mod runs;
 mod show;
 mod sim;
 mod unit;
@@ -54,6 +55,8 @@ pub fn run(args: Args) -> Outcome {
         Command::Rollback(args) => client_runtime()?.block_on(past::rollback(args, json)),
         Command::History(args) => client_runtime()?.block_on(past::history(args, json)),
         Command::Deploys(command) => client_runtime()?.block_on(past::deploys(command, json)),
+        Command::Run(args) => client_runtime()?.block_on(runs::run(args, json)),
+        Command::Runs(command) => client_runtime()?.block_on(runs::runs(command, json)),
         Command::Exec(args) => client_runtime()?.block_on(exec::exec(args, json)),
         Command::Forward(args) => client_runtime()?.block_on(forward::forward(args, json)),
         Command::Schema => {

@@ -82,7 +82,7 @@ fn print_history(deploys: &[DeploySummary]) {
             moment(deploy.started),
             deploy.project.to_string(),
             what(deploy.kind, deploy.back_to),
-            services(&deploy.services),
+            services(deploy.services.iter().chain(&deploy.tasks)),
             state,
         ]);
     }
@@ -194,6 +194,13 @@ fn print_deploy(view: &DeployView) {
         table.add_row([service.service.to_string(), ready, settled.to_owned()]);
     }
     table::print(&table);
+    for gate in &view.gates {
+        let run = gate.run.map(|run| format!(" (run {run})")).unwrap_or_default();
+        println!("  task {}: {}{run}", gate.task, gate.state);
+    }
+    for task in &view.tasks {
+        println!("  task {task} changes with it");
+    }
     for waiting in view.services.iter().flat_map(|service| &service.waiting) {
         println!("  {waiting}");
     }
@@ -263,8 +270,9 @@ fn what(kind: DeployKind, back_to: Option<u64>) -> String {
     }
 }
 
-fn services(names: &[Name]) -> String {
-    let shown: Vec<&str> = names.iter().take(SERVICES_SHOWN).map(Name::as_str).collect();
+fn services<'a>(names: impl Iterator<Item = &'a Name>) -> String {
+    let names: Vec<&str> = names.map(Name::as_str).collect();
+    let shown = &names[..names.len().min(SERVICES_SHOWN)];
     match names.len().checked_sub(SERVICES_SHOWN) {
         None | Some(0) => shown.join(" "),
         Some(more) => format!("{} and {more} more", shown.join(" ")),

@@ -1,9 +1,10 @@
 //! `mill status`, `mill ps` and `mill why`.
 
-use mill_core::api::view::{Age, AllocView, StatusView};
+use mill_core::api::view::{Age, AllocView, StatusView, TaskView};
 use mill_core::api::{Answer, ApiError, ErrorCode};
 use mill_core::cluster::alloc::Phase;
 
+use super::past::moment;
 use super::{Outcome, done, nodes, pretty};
 use crate::args::{Ps, Stale, StatusArgs, Why};
 use crate::client::Client;
@@ -48,7 +49,7 @@ pub async fn ps(args: Ps, json: bool) -> Outcome {
 pub async fn why(args: Why, json: bool) -> Outcome {
     let client = Client::new(&args.target.address)?;
     if !args.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        let message = format!("there is no service, slot, alloc or node `{}`", args.name);
+        let message = format!("there is no service, task, slot, run, alloc or node `{}`", args.name);
         return Err(ApiError::new(ErrorCode::NotFound, message).into());
     }
     let path = stale(&format!("/v1/why/{}", args.name), args.stale);
@@ -87,6 +88,10 @@ fn print_status(view: &StatusView) {
         true => println!("no services yet; `mill deploy` starts what mill.toml says"),
         false => print_services(view),
     }
+    if !view.tasks.is_empty() {
+        println!();
+        print_tasks(&view.tasks);
+    }
     if let Some(deploy) = &view.deploy {
         println!("\ndeploy #{}: {}", deploy.number, deploy.state.sentence());
     }
@@ -115,6 +120,22 @@ fn print_services(view: &StatusView) {
     }
 }
 
+fn print_tasks(views: &[TaskView]) {
+    let mut tasks = table::table(&["TASK", "PROJECT", "VERSION", "NEXT", "LAST RUN", "IMAGE"]);
+    for task in views {
+        let last = task.last.as_ref().map(|run| format!("{}, {}", run.number, run.state));
+        tasks.add_row([
+            task.name.to_string(),
+            task.project.to_string(),
+            task.version.map(|number| format!("#{number}")).unwrap_or_default(),
+            task.next.map(moment).unwrap_or_default(),
+            last.unwrap_or_default(),
+            task.image.clone(),
+        ]);
+    }
+    table::print(&tasks);
+}
+
 pub fn print_allocs(views: &[AllocView]) {
     if views.is_empty() {
         println!("no containers; `mill deploy` starts them, `mill ps --all` shows ended ones");
@@ -125,6 +146,7 @@ pub fn print_allocs(views: &[AllocView]) {
     for view in views {
         let state = match (view.phase, view.stopping) {
             (Phase::Healthy, false) => painted("healthy", render::GREEN),
+            (Phase::Running, false) if view.is_run => painted("running", render::GREEN),
             (phase, _) => painted(&phase_word(phase), render::YELLOW),
         };
         allocs.add_row([

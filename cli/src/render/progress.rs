@@ -74,6 +74,14 @@ impl Progress {
             self.told = reason(&view.state).map(str::to_owned);
             self.state = state;
         }
+        for gate in view.gates.iter().filter(|gate| gate.run.is_some()) {
+            let line = format!("{} (run {})", gate.state, gate.run.unwrap_or_default());
+            let key = format!("task {}", gate.task);
+            if self.lines.get(&key) != Some(&line) {
+                println!("  {key}: {line}");
+                self.lines.insert(key, line);
+            }
+        }
         for service in &view.services {
             let line = describe(service, &view.state);
             if self.lines.get(service.service.as_str()) != Some(&line) {
@@ -112,7 +120,10 @@ impl Progress {
 
 impl Bars {
     fn show(&mut self, number: u64, state: &str, view: &DeployView) {
-        self.head.set_message(format!("deploy #{number}: {state}"));
+        let gates = view.gates.iter().filter(|gate| gate.run.is_some());
+        let gates = gates.map(|gate| format!("; task {} {}", gate.task, gate.state));
+        let gates: String = gates.collect();
+        self.head.set_message(format!("deploy #{number}: {state}{gates}"));
         for service in &view.services {
             let bar = self.services.entry(service.service.to_string()).or_insert_with(|| {
                 let bar = self.all.add(spinner("  {bar:16} {prefix:16} {msg}"));

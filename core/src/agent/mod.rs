@@ -10,7 +10,9 @@ mod drain;
 mod images;
 mod inventory;
 mod probe;
+mod run;
 mod spec;
+mod stage;
 mod task;
 mod words;
 
@@ -23,8 +25,8 @@ use self::images::Images;
 use self::inventory::Inventory;
 use self::task::{Context, Task};
 use crate::cluster::Cluster;
-use crate::cluster::alloc::Status;
-use crate::container::{Observed, OpError, OpOutput};
+use crate::cluster::alloc::{Alloc, Status};
+use crate::container::{ContainerState, Observed, OpError, OpOutput};
 use crate::effect::OpId;
 use crate::message::ImageReport;
 use crate::name::{AllocId, NodeId};
@@ -105,7 +107,8 @@ impl Agent {
     /// Compares tasks with a fresh listing of all containers.
     fn reconcile(&mut self, now: Mono, cluster: &Cluster, seen: inventory::Seen) {
         for (id, observed) in &seen.containers {
-            if self.tasks.contains_key(id) {
+            let keeps = || is_kept(cluster.allocs.get(id), self.node, &observed.state);
+            if self.tasks.contains_key(id) || keeps() {
                 continue;
             }
             let alloc = cluster.allocs.get(id).filter(|alloc| alloc.is_live());
@@ -146,4 +149,11 @@ impl Agent {
         let others = [self.inventory.next_wake(), self.images.next_wake()].into_iter().flatten();
         tasks.chain(others).min()
     }
+}
+
+/// Whether a container stays though nothing is to be done for it: that of a run which has ended,
+/// for its output, until the run's alloc is forgotten.
+fn is_kept(alloc: Option<&Alloc>, here: NodeId, state: &ContainerState) -> bool {
+    let has_ended = matches!(state, ContainerState::Exited(_));
+    has_ended && alloc.is_some_and(|a| a.run.is_some() && !a.is_live() && a.node == here)
 }

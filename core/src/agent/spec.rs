@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
+use crate::cluster::deploy::Version;
+use crate::cluster::task::Run;
 use crate::config::capabilities;
 use crate::config::model::{ContainerSpec, StopSpec};
 use crate::config::text::{Part, Text};
@@ -14,15 +16,25 @@ use crate::units::Millis;
 /// What an alloc's container is; `None` if its version is not (or no longer) replicated, or its
 /// image not resolved.
 pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option<RunSpec> {
-    let service = cluster.services.get(&alloc.slot.service)?;
-    let version = service.versions.get(&alloc.template)?;
     let node = cluster.nodes.get(&alloc.node)?;
-    let spec = &version.spec.container;
+    let spec = container(cluster, alloc)?;
+    let image = match run(cluster, alloc) {
+        Some(run) => run.image.clone(),
+        None => version(cluster, alloc)?.image.clone()?,
+    };
     let mut env: BTreeMap<String, String> =
         spec.env.iter().map(|(key, value)| (key.clone(), rendered(value))).collect();
     env.insert("MILL_ALLOC".to_owned(), id.to_string());
-    env.insert("MILL_SERVICE".to_owned(), alloc.slot.service.to_string());
-    env.insert("MILL_SLOT".to_owned(), alloc.slot.to_string());
+    match alloc.run {
+        Some(number) => {
+            env.insert("MILL_TASK".to_owned(), alloc.slot.service.to_string());
+            env.insert("MILL_RUN".to_owned(), number.to_string());
+        }
+        None => {
+            env.insert("MILL_SERVICE".to_owned(), alloc.slot.service.to_string());
+            env.insert("MILL_SLOT".to_owned(), alloc.slot.to_string());
+        }
+    }
     env.insert("MILL_NODE".to_owned(), node.name.clone());
     if let Some(port) = alloc.port {
         env.insert("PORT".to_owned(), port.to_string());
@@ -35,7 +47,7 @@ pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option
     labels.extend(alloc.port.map(|port| (label::PORT.to_owned(), port.to_string())));
     Some(RunSpec {
         alloc: id.clone(),
-        image: version.image.clone()?,
+        image,
         command: spec.command.iter().map(rendered).collect(),
         env,
         cpu: spec.cpu,
@@ -70,10 +82,25 @@ fn dropped(names: &[String]) -> Vec<String> {
     }
 }
 
-/// The container part of an alloc's version.
+/// The container part of an alloc's version, or of its run.
 pub(super) fn container<'a>(cluster: &'a Cluster, alloc: &Alloc) -> Option<&'a ContainerSpec> {
-    let service = cluster.services.get(&alloc.slot.service)?;
-    service.versions.get(&alloc.template).map(|version| &version.spec.container)
+    match alloc.run {
+        Some(_) => run(cluster, alloc).map(|run| &run.spec.container),
+        None => version(cluster, alloc).map(|version| &version.spec.container),
+    }
+}
+
+fn version<'a>(cluster: &'a Cluster, alloc: &Alloc) -> Option<&'a Version> {
+    cluster.services.get(&alloc.slot.service)?.versions.get(&alloc.template)
+}
+
+fn run<'a>(cluster: &'a Cluster, alloc: &Alloc) -> Option<&'a Run> {
+    cluster.runs.get(&alloc.run?)
+}
+
+/// How long a run may take.
+pub(super) fn timeout(cluster: &Cluster, alloc: &Alloc) -> Option<Millis> {
+    run(cluster, alloc).map(|run| run.spec.timeout)
 }
 
 /// How long requests may take to finish before an alloc is asked to stop; `None` if it has no port,

@@ -2,14 +2,17 @@
 //!
 //! A task is a [`Stage`] and what it remembers between stages. `step` asks for the next
 //! operation when none is under way; `op_done` and `observed` move it on. Restarts happen in
-//! place, with backoff; what cannot work here ends as failed and the leader places it anew.
+//! place, with backoff; what cannot work here ends as failed and the leader places it anew. What is
+//! different for a run is in `run.rs`.
 
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{Backoff, Failures, RESET_AFTER};
 use super::drain::Drain;
 use super::probe::Probing;
+use super::run::Execution;
 use super::spec;
+use super::stage::{Stage, Then};
 use super::words::{KILLED_AFTER_GRACE, last_words};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Desired, Ending, Phase, Status, Trouble, TroubleKind};
@@ -31,7 +34,9 @@ const OUTPUT_LINES: u32 = 20;
 /// What this node does for one alloc.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Task {
-    stage: Stage,
+    pub(super) stage: Stage,
+    /// What is different if it is a run.
+    pub(super) run: Option<Execution>,
     /// Sequence number of the operation that was asked for last: a listing that was asked for
     /// earlier says nothing of its outcome.
     touched: u64,
@@ -41,71 +46,15 @@ pub(super) struct Task {
     backoff: Backoff,
     failures: Failures,
     health: HealthSpec,
-    trouble: Option<Trouble>,
+    pub(super) trouble: Option<Trouble>,
     /// Why it goes, while something stands in the way of that.
     cause: Option<Trouble>,
     /// What was seen to end before its start was answered.
     died: Option<Observed>,
     /// Connections that were open when they were counted last.
     in_flight: Option<u32>,
-    /// How its stop went.
-    ending: Option<Ending>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Stage {
-    /// Its image is to be fetched, once `at` has come.
-    Fetch {
-        at: Mono,
-    },
-    Fetching(OpId),
-    /// Its container is to be created or started again, once `at` has come.
-    Start {
-        at: Mono,
-    },
-    Starting(OpId),
-    /// Its container runs: the process that the engine counts as `started`.
-    Up {
-        started: u64,
-        probing: Probing,
-    },
-    /// It failed; its output is read before that is counted, so that whoever is told of the
-    /// failure sees its last words. `running` if it is of no use though its process lives.
-    Tailing {
-        op: Option<OpId>,
-        running: bool,
-    },
-    /// Nothing new is sent to it, and it finishes what is under way.
-    Drain(Drain),
-    /// Its container is to be stopped, once `at` has come.
-    Stop {
-        at: Mono,
-        then: Then,
-    },
-    Stopping {
-        op: OpId,
-        then: Then,
-    },
-    /// Its container is to be removed, once `at` has come.
-    Remove {
-        at: Mono,
-        end: Phase,
-    },
-    Removing {
-        op: OpId,
-        end: Phase,
-    },
-    /// Nothing is left of it.
-    Ended(Phase),
-}
-
-/// What follows a stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Then {
-    /// Start it again at that time.
-    StartAgain(Mono),
-    /// Remove it.
-    End(Phase),
+    /// How its stop went, or how a run ended.
+    pub(super) ending: Option<Ending>,
 }
 
 /// What a step sees.
@@ -121,6 +70,9 @@ pub(super) struct Context<'a> {
 impl Task {
     /// For an alloc that nothing is known of on this node.
     pub fn new(alloc: &Alloc) -> Task {
+        if alloc.run.is_some() {
+            return Task::of_run(alloc);
+        }
         Task { restarts: alloc.status.restarts, ..Task::at(Stage::Fetch { at: Mono(0) }) }
     }
 
@@ -129,9 +81,10 @@ impl Task {
         Task::at(Stage::Stop { at: Mono(0), then: Then::End(Phase::Stopped) })
     }
 
-    fn at(stage: Stage) -> Task {
+    pub(super) fn at(stage: Stage) -> Task {
         Task {
             stage,
+            run: None,
             touched: 0,
             exists: false,
             restarts: 0,
@@ -157,7 +110,8 @@ impl Task {
         // One that has ended is judged by the listing that found it, like any other.
         let healthy = alloc.is_some_and(|alloc| alloc.status.phase == Phase::Healthy);
         self.exists = true;
-        self.stage = up(now, observed, healthy);
+        self.trouble = None;
+        self.is_up(now, observed, healthy);
         self
     }
 
@@ -211,6 +165,8 @@ impl Task {
             Stage::Start { .. } if self.restarts > 0 => Phase::BackingOff,
             Stage::Fetch { .. } | Stage::Fetching(_) | Stage::Start { .. } => Phase::Starting,
             Stage::Starting(_) => Phase::Starting,
+            Stage::Up { .. } if self.run.is_some() => Phase::Running,
+            Stage::Tailing { .. } if self.run.is_some() => Phase::Stopping,
             Stage::Up { probing, .. } => probing.phase(),
             Stage::Tailing { running: true, .. } => Phase::Unhealthy,
             Stage::Tailing { running: false, .. } => Phase::BackingOff,
@@ -241,6 +197,7 @@ impl Task {
         match &mut self.stage {
             Stage::Fetch { at } if due(*at) => self.fetch(context),
             Stage::Start { at } if due(*at) => self.start(context),
+            Stage::Up { .. } if self.run.is_some() => self.watch(context),
             Stage::Up { probing, .. } => {
                 if probing.healthy_for(context.now).is_some_and(|length| length >= RESET_AFTER) {
                     self.backoff.reset();
@@ -318,6 +275,8 @@ impl Task {
                 self.stage = Stage::Remove { at: Mono(0), end };
             }
             Stage::Up { .. } if mutant::is(Mutant::StopForgotten) => {}
+            // It has come to its end, and its last words are being read.
+            Stage::Tailing { running: false, .. } if self.run.is_some() => {}
             Stage::Start { .. } | Stage::Up { .. } | Stage::Tailing { .. } => {
                 self.stage = Stage::Stop { at: Mono(0), then: Then::End(end) };
             }
@@ -393,6 +352,13 @@ impl Task {
         self.step(context);
     }
 
+    /// Its container runs.
+    fn is_up(&mut self, now: Mono, observed: &Observed, healthy: bool) {
+        let probing = Probing::new(now, healthy);
+        self.stage = Stage::Up { started: observed.started, probing };
+        self.run.iter_mut().for_each(|run| run.is_up(now, observed.running_for));
+    }
+
     /// Counts a failure and a restart: start again later, or give up on this node.
     fn after_failure(&mut self, now: Mono, jitter: &mut Rng) -> Then {
         self.restarts += 1;
@@ -421,7 +387,7 @@ impl Task {
             }
             (Stage::Starting(_), Ok(OpOutput::Container(observed))) => {
                 self.exists = true;
-                self.stage = up(now, &observed, false);
+                self.is_up(now, &observed, false);
                 self.observed(now, Some(&observed), jitter);
                 if let Some(died) = self.died.take() {
                     self.observed(now, Some(&died), jitter);
@@ -438,10 +404,13 @@ impl Task {
                 if let (Ok(OpOutput::Lines(lines)), Some(trouble)) = (result, &mut self.trouble) {
                     trouble.output = last_words(lines);
                 }
-                let then = self.after_failure(now, jitter);
+                let then = match self.run {
+                    Some(_) => Execution::then(running),
+                    None => self.after_failure(now, jitter),
+                };
                 self.stage = match running {
                     true => Stage::Stop { at: Mono(0), then },
-                    false => then.stage(),
+                    false => then.stage(self.run.is_some()),
                 };
             }
             (Stage::Drain(mut drain), result) => {
@@ -486,7 +455,7 @@ impl Task {
                 }
             }
         }
-        self.stage = then.stage();
+        self.stage = then.stage(self.run.is_some());
     }
 
     /// What it failed of is kept for its end, whatever else goes wrong until then.
@@ -542,7 +511,7 @@ impl Task {
             Some(seen) => match &seen.state {
                 // Started again behind our back: another process, to be proven anew.
                 ContainerState::Running if seen.started > *started => {
-                    self.stage = up(now, seen, false);
+                    self.is_up(now, seen, false);
                     return;
                 }
                 ContainerState::Running => return,
@@ -551,6 +520,9 @@ impl Task {
             },
             None => None,
         };
+        if self.run.is_some() && !mutant::is(Mutant::RunStartedAgain) {
+            return self.run_ended(exit);
+        }
         self.exists = observed.is_some_and(|seen| seen.state != ContainerState::Created);
         let kind = exit.map_or(TroubleKind::Op(OpErrorKind::Gone), TroubleKind::Exited);
         let detail = exit.map_or_else(
@@ -560,7 +532,7 @@ impl Task {
         self.trouble = Some(Trouble { kind, detail, output: Vec::new() });
         self.stage = match self.exists {
             true => Stage::Tailing { op: None, running: false },
-            false => self.after_failure(now, jitter).stage(),
+            false => self.after_failure(now, jitter).stage(false),
         };
     }
 
@@ -569,6 +541,9 @@ impl Task {
             Stage::Fetch { at } | Stage::Start { at } => Some((*at, Wake::Restart)),
             Stage::Stop { at, .. } | Stage::Remove { at, .. } => Some((*at, Wake::Restart)),
             Stage::Drain(drain) => drain.next_wake().map(|at| (at, Wake::Drain)),
+            Stage::Up { .. } if self.run.is_some() => {
+                self.run.as_ref().and_then(Execution::next_wake).map(|at| (at, Wake::Deadline))
+            }
             Stage::Up { probing, .. } => probing.next_wake().map(|at| (at, Wake::Probe)),
             Stage::Fetching(_) | Stage::Starting(_) | Stage::Tailing { .. } => None,
             Stage::Stopping { .. } | Stage::Removing { .. } | Stage::Ended(_) => None,
@@ -578,23 +553,3 @@ impl Task {
     }
 }
 
-fn up(now: Mono, observed: &Observed, healthy: bool) -> Stage {
-    Stage::Up { started: observed.started, probing: Probing::new(now, healthy) }
-}
-
-impl Then {
-    /// Whether it is stopped for a failure.
-    fn follows_failure(self) -> bool {
-        match self {
-            Then::StartAgain(_) | Then::End(Phase::Failed) => true,
-            Then::End(_) => false,
-        }
-    }
-
-    fn stage(self) -> Stage {
-        match self {
-            Then::StartAgain(at) => Stage::Start { at },
-            Then::End(end) => Stage::Remove { at: Mono(0), end },
-        }
-    }
-}

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::FeatureLevel;
 use crate::cluster::admission::Roles;
 use crate::cluster::history::Happened;
+use crate::cluster::task::Overrides;
 use crate::config::model::Project;
 use crate::effect::Peer;
 use crate::name::{Name, NodeId};
@@ -49,6 +50,34 @@ pub enum Request {
         service: Name,
         /// How many.
         replicas: u32,
+    },
+    /// Execute a task once. Answered when that is committed, before it is begun.
+    Run {
+        /// Which.
+        task: Name,
+        /// What is different this time.
+        overrides: Box<Overrides>,
+    },
+    /// How a run is doing. Held until it differs from what the caller has seen.
+    RunState {
+        /// Its number.
+        number: u64,
+        /// The fingerprint of the view that the caller has; answered at once if absent.
+        seen: Option<u64>,
+        /// Answered after this long, changed or not; at most [`HOLD_MAX`].
+        hold: Millis,
+    },
+    /// Every run that is kept, of one task if named.
+    Runs {
+        /// Which task's.
+        task: Option<Name>,
+        /// Whether this node's own copy will do.
+        stale: bool,
+    },
+    /// End a run.
+    Kill {
+        /// Its number.
+        number: u64,
     },
     /// How a deploy is doing. Held until it differs from what the caller has seen.
     Deployment {
@@ -198,8 +227,10 @@ impl Request {
             | Request::Why { stale, .. }
             | Request::Deploys { stale }
             | Request::Events { stale, .. }
+            | Request::Runs { stale, .. }
             | Request::Node { stale, .. } => *stale,
             Request::Plan { .. } | Request::Deployment { .. } | Request::State => false,
+            Request::RunState { .. } | Request::Run { .. } | Request::Kill { .. } => false,
             Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
@@ -227,8 +258,12 @@ impl Request {
             | Request::Deploys { .. }
             | Request::Events { .. }
             | Request::Rollback { expect: None, .. }
+            | Request::RunState { .. }
+            | Request::Runs { .. }
             | Request::State => false,
             Request::Deploy { .. }
+            | Request::Run { .. }
+            | Request::Kill { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
             | Request::Rollback { expect: Some(_), .. }
@@ -272,6 +307,15 @@ pub enum Answer {
         /// What going back does.
         plan: Plan,
     },
+    /// To `Run`: committed under this number.
+    RunStarted {
+        /// The run's number.
+        number: u64,
+    },
+    /// To `RunState`.
+    Run(Box<view::RunView>),
+    /// To `Runs`: the latest first.
+    Runs(Vec<view::RunView>),
     /// To `Events`: oldest first.
     Events(Vec<Happened>),
     /// To `Deploys`: the latest first.
@@ -301,7 +345,7 @@ pub enum Answer {
         /// Numbers below it that are not among them were of nodes that are no more.
         known_below: NodeId,
     },
-    /// To what changes nodes and tokens: it is so now.
+    /// To what changes nodes and tokens, and to `Kill`: it is so now.
     Done,
     /// To `State`: JSON.
     State(String),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::admission::Roles;
 use crate::cluster::alloc::{Ending, Phase, StopReason, Trouble};
 use crate::cluster::deploy::{DeployKind, DeployState};
+use crate::cluster::task::{Cause, Outcome};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::time::Wall;
 use crate::units::{Bytes, Millicores, Millis};
@@ -26,6 +27,9 @@ pub struct StatusView {
     pub nodes: Vec<NodeView>,
     /// Every service.
     pub services: Vec<ServiceView>,
+    /// Every task.
+    #[serde(default)]
+    pub tasks: Vec<TaskView>,
     /// The deploy that runs, or else the last one.
     pub deploy: Option<DeployView>,
     /// How old this is, if it is this node's own copy; absent where the leader answered.
@@ -126,13 +130,93 @@ pub struct ServiceView {
     pub waiting: Vec<String>,
 }
 
+/// A task, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Its name.
+    pub name: Name,
+    /// Whose it is.
+    pub project: Name,
+    /// Image as written.
+    pub image: String,
+    /// Deploy number of what it is or is being brought to.
+    pub version: Option<u64>,
+    /// Its cron expression, if it runs by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// The time zone of that; UTC if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// When that is due next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Wall>,
+    /// Its latest run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<RunView>,
+}
+
+/// A run, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunView {
+    /// Its number.
+    pub number: u64,
+    /// Its task and number, `migrate.12`.
+    pub id: Slot,
+    /// The task.
+    pub task: Name,
+    /// Whose it is.
+    pub project: Name,
+    /// What asked for it.
+    pub cause: Cause,
+    /// The deploy that brought the version of the task that it executes.
+    pub version: u64,
+    /// Image as written.
+    pub image: String,
+    /// Its alloc, once it has one.
+    pub alloc: Option<AllocId>,
+    /// The name of its node, as long as that is known.
+    pub node: Option<String>,
+    /// When it was asked for.
+    pub asked: Wall,
+    /// When it was over.
+    pub ended: Option<Wall>,
+    /// How far its alloc is.
+    pub phase: Option<Phase>,
+    /// How it ended, once it has.
+    pub outcome: Option<Outcome>,
+    /// How far it is, or how it ended, in words.
+    pub state: String,
+    /// What it waits for: sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<String>,
+    /// What stands in its way, or went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
+    /// Changes whenever anything above does.
+    pub fingerprint: u64,
+}
+
+/// A task that services of a deploy wait for, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateView {
+    /// The task.
+    pub task: Name,
+    /// Its run, once it was begun.
+    pub run: Option<u64>,
+    /// How far that is, in words.
+    pub state: String,
+}
+
 /// An alloc, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllocView {
     /// Its id.
     pub id: AllocId,
-    /// Its slot.
+    /// Its slot; of a run, its task and number.
     pub slot: Slot,
+    /// Whether it executes a run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_run: bool,
     /// Its node's name.
     pub node: String,
     /// Where its node is reached.
@@ -169,6 +253,12 @@ pub struct DeployView {
     pub state: DeployState,
     /// Each service that it touches.
     pub services: Vec<DeployServiceView>,
+    /// Tasks that it changes, adds or removes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<Name>,
+    /// Tasks that must succeed before services move that name them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<GateView>,
     /// When it started.
     pub started: Wall,
     /// When it ended.
@@ -219,6 +309,9 @@ pub struct DeploySummary {
     pub state: DeployState,
     /// The services that it touches.
     pub services: Vec<Name>,
+    /// The tasks that it touches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<Name>,
     /// Whether its project can go back to what it left.
     pub returnable: bool,
     /// When it started.

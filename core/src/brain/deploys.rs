@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::runs::{Gates, failed_gate, waiting_gate};
 use super::{Blocked, Brain, Draft};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Desired, Phase, TroubleKind};
@@ -61,7 +62,13 @@ impl Brain {
     fn overdue(&mut self, draft: &mut Draft<'_>, allowed: Millis) -> bool {
         let now = draft.now.mono;
         let Some((number, deploy)) = draft.cluster.running_deploy() else { return false };
-        let step = deploy.state.step();
+        // The time of gates is their own, and what follows them begins anew.
+        let gates = match Gates::of(draft.cluster, deploy) {
+            Gates::Before => 0,
+            Gates::Running => 1,
+            Gates::Passed => 2,
+        };
+        let step = 3 * deploy.state.step() + gates;
         let known = self.deploy_since.filter(|known| (known.0, known.1) == (number, step));
         let (.., since) = *self.deploy_since.insert(known.unwrap_or((number, step, now)));
         draft.wake_at(since + allowed, Wake::Deadline);
@@ -164,8 +171,23 @@ impl Brain {
         if let Some(reason) = failure(draft, deploy) {
             return Some(DeployState::RollingBack { reason });
         }
+        if let Some(reason) = failed_gate(draft.cluster, deploy) {
+            return Some(DeployState::RollingBack { reason });
+        }
+        let held = |name: &&Name| draft.cluster.closed_gate(name).is_some();
         let unsettled = deploy.changes.iter().filter(|(_, change)| !change.settled);
         let unsettled = unsettled.map(|(name, _)| name);
+        let (held, unsettled): (Vec<&Name>, Vec<&Name>) = unsettled.partition(held);
+        for name in &held {
+            let Some(task) = draft.cluster.closed_gate(name).cloned() else { continue };
+            let run = deploy.gates.get(&task).copied().flatten();
+            let blocked = self.blocked.entry((*name).clone()).or_default();
+            blocked.insert(0, Blocked::Gate { task, run });
+        }
+        if unsettled.is_empty() && !held.is_empty() {
+            return self.wait_for_gates(draft, number, deploy);
+        }
+        let unsettled = unsettled.into_iter();
         let (settles, late): (Vec<&Name>, Vec<&Name>) = unsettled.partition(|unsettled| {
             steps.iter().any(|(name, step)| name == unsettled && step.settled)
         });
@@ -179,7 +201,7 @@ impl Brain {
             let settled = settles.into_iter().chain(drains).cloned();
             let settled = settled.map(|service| Command::SettleService { deploy: number, service });
             draft.commands.extend(settled);
-            return late.is_empty().then_some(DeployState::Removing);
+            return (late.is_empty() && held.is_empty()).then_some(DeployState::Removing);
         }
         let late = late.into_iter().map(|name| {
             match self.blocked(name).iter().min_by_key(|b| b.is_for_others()) {
@@ -192,6 +214,28 @@ impl Brain {
         if let Some((id, alloc)) = its_allocs(draft, deploy).find(|(_, a)| is_unwell(a)) {
             reason.push_str(&format!(". {}", explain(id, alloc)));
         }
+        Some(DeployState::RollingBack { reason })
+    }
+
+    /// Nothing but what waits for gates is left: they run, for as long as their tasks allow. Only
+    /// one that finds no node is not waited for that long.
+    fn wait_for_gates(
+        &mut self,
+        draft: &mut Draft<'_>,
+        number: u64,
+        deploy: &Deploy,
+    ) -> Option<DeployState> {
+        Brain::open_gates(draft, number, deploy);
+        let allowed = deadline(draft, deploy, |change| change.to);
+        let gate = waiting_gate(draft.cluster, deploy)?;
+        if !self.overdue(draft, allowed) {
+            return None;
+        }
+        let why = self.blocked(gate).first().map(|blocked| format!(" ({blocked})"));
+        let reason = format!(
+            "task {gate}, which has to succeed first, was not begun within {allowed}{}",
+            why.unwrap_or_default()
+        );
         Some(DeployState::RollingBack { reason })
     }
 
@@ -270,6 +314,7 @@ fn is_placed_anew(cluster: &Cluster, alloc: &Alloc) -> bool {
     let taken = alloc.status.trouble.as_ref().is_some_and(|trouble| match trouble.kind {
         TroubleKind::Op(kind) => kind == OpErrorKind::PortTaken,
         TroubleKind::Exited(_) | TroubleKind::Unhealthy | TroubleKind::KilledAfterGrace => false,
+        TroubleKind::TimedOut => false,
     });
     taken && owned.is_none()
 }

@@ -67,7 +67,8 @@ impl Brain {
 fn lost_slots(cluster: &Cluster) -> BTreeSet<(&Slot, u64)> {
     let down = cluster.nodes.iter().filter(|(_, record)| !record.is_up());
     let allocs = down.flat_map(|(node, _)| cluster.allocs_on(*node));
-    let wanted = allocs.map(|(_, alloc)| alloc).filter(|alloc| alloc.is_wanted());
+    let replicas = allocs.map(|(_, alloc)| alloc).filter(|alloc| alloc.run.is_none());
+    let wanted = replicas.filter(|alloc| alloc.is_wanted());
     wanted.map(|alloc| (&alloc.slot, alloc.template)).collect()
 }
 
@@ -75,6 +76,6 @@ fn is_on_its_way(alloc: &Alloc) -> bool {
     match alloc.status.phase {
         Phase::Placed | Phase::Starting | Phase::Running => alloc.status.trouble.is_none(),
         Phase::Healthy | Phase::Unhealthy | Phase::BackingOff => false,
-        Phase::Stopping | Phase::Stopped | Phase::Failed => false,
+        Phase::Stopping | Phase::Stopped | Phase::Completed | Phase::Failed => false,
     }
 }

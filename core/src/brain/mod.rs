@@ -10,6 +10,7 @@ mod liveness;
 mod lost;
 mod members;
 mod release;
+mod runs;
 pub(crate) mod services;
 mod trust;
 mod waiting;
@@ -23,7 +24,7 @@ use self::liveness::{Heard, Silence};
 use self::members::Asking;
 pub use self::waiting::Blocked;
 pub(crate) use self::waiting::sentences;
-use crate::cluster::alloc::Phase;
+use crate::cluster::alloc::{Alloc, Phase};
 use crate::cluster::command::{BYTES_PER_ENTRY, COMMANDS_PER_ENTRY, Command, Entry, ProposalId};
 use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
@@ -34,7 +35,7 @@ use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::node::{NodeConfig, Wake};
 use crate::outbox::Outbox;
 use crate::rng::Rng;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, Wall};
 use crate::timing::Timing;
 use crate::units::Millis;
 
@@ -65,7 +66,9 @@ pub(crate) struct Brain {
     retry: BTreeMap<Slot, Retry>,
     /// When that left the routes which nodes may still send something to.
     awaited: BTreeSet<Revision>,
-    /// What services wait for.
+    /// When the schedule of each task is due next, of that version and since it was served then.
+    next_due: BTreeMap<Name, (u64, Wall, Option<Wall>)>,
+    /// What services and runs wait for.
     blocked: BTreeMap<Name, Vec<Blocked>>,
     in_flight: Option<ProposalId>,
     /// Nothing is proposed before that: the last proposal failed.
@@ -118,6 +121,7 @@ impl Brain {
             replacing: BTreeMap::new(),
             retry: BTreeMap::new(),
             awaited: BTreeSet::new(),
+            next_due: BTreeMap::new(),
             blocked: BTreeMap::new(),
             in_flight: None,
             held_until: Mono(0),
@@ -221,6 +225,7 @@ impl Brain {
         self.observe(now.mono, cluster);
         let mut draft = Draft { now, cluster, commands, wake, hand_to: None };
         self.move_services(&mut draft);
+        self.serve_schedules(&mut draft);
         self.forget(&mut draft);
         let Draft { commands, wake, .. } = draft;
         self.wake = wake;
@@ -261,6 +266,7 @@ impl Brain {
             (id.clone(), known.copied().unwrap_or((restarts, now)))
         });
         self.healthy_since = since.collect();
+        // Runs say anew with each step what they wait for.
         self.blocked.retain(|service, _| cluster.services.contains_key(service));
         self.retry.retain(|slot, _| cluster.services.contains_key(&slot.service));
     }
@@ -281,18 +287,26 @@ impl Brain {
         }
     }
 
-    /// Ended allocs are kept for `mill why`, the last few of each slot.
+    /// Ended allocs are kept for `mill why`, the last few of each slot; and those of runs, with their
+    /// output, the last few of each task.
     fn forget(&self, draft: &mut Draft<'_>) {
-        let mut ended: BTreeMap<&Slot, Vec<(&AllocId, Revision)>> = BTreeMap::new();
+        // All runs of a task count as one: their containers are kept with them.
+        let place = |alloc: &'_ Alloc| match alloc.run {
+            Some(_) => Slot { index: 0, ..alloc.slot.clone() },
+            None => alloc.slot.clone(),
+        };
+        let mut ended: BTreeMap<(bool, Slot), Vec<(&AllocId, Revision)>> = BTreeMap::new();
         for (id, alloc) in draft.cluster.allocs.iter().filter(|(_, alloc)| !alloc.is_live()) {
-            ended.entry(&alloc.slot).or_default().push((id, alloc.placed));
+            let place = (alloc.run.is_some(), place(alloc));
+            ended.entry(place).or_default().push((id, alloc.placed));
         }
-        for (slot, mut allocs) in ended {
+        for ((of_runs, slot), mut allocs) in ended {
             allocs.sort_by_key(|(_, placed)| std::cmp::Reverse(*placed));
-            let kept = match draft.cluster.services.contains_key(&slot.service) {
-                true => ENDED_KEPT_PER_SLOT,
-                false => 0,
+            let known = match of_runs {
+                true => draft.cluster.tasks.contains_key(&slot.service),
+                false => draft.cluster.services.contains_key(&slot.service),
             };
+            let kept = if known { ENDED_KEPT_PER_SLOT } else { 0 };
             let surplus = allocs.into_iter().skip(kept);
             draft.commands.extend(surplus.map(|(id, _)| Command::Forget { alloc: id.clone() }));
         }
@@ -332,7 +346,7 @@ fn fits(commands: &[Command]) -> usize {
     fitting.count().max(1).min(commands.len())
 }
 
-/// Ended allocs that are kept per slot.
+/// Ended allocs that are kept per slot, and per task.
 const ENDED_KEPT_PER_SLOT: usize = 3;
 
 impl Draft<'_> {

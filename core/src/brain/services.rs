@@ -14,7 +14,7 @@ use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::node::Wake;
 use crate::rollout::{self, Input, Pace, Step, Target, View, Waiting};
-use crate::scheduler::{self, Ask, Candidate, Reason, Rejected, Verdict};
+use crate::scheduler::{self, Ask, Candidate, Needs, Reason, Rejected, Verdict};
 use crate::time::Mono;
 use crate::units::Millis;
 
@@ -42,6 +42,7 @@ impl Brain {
             let step = self.move_service(draft, &mut room, name, version, pace);
             steps.push((name, step));
         }
+        self.place_runs(draft, &mut nodes);
         let moves = draft.commands.split_off(before);
         if !self.move_deploy(draft, &steps) {
             draft.commands.extend(moves);
@@ -175,7 +176,8 @@ impl Brain {
             let pinned = each_node(&version.spec).then_some(NodeId(slot.index));
             let avoid: BTreeSet<NodeId> = failed.iter().map(|alloc| alloc.node).collect();
             let home = home(draft.cluster, &slot);
-            asks.push(Ask { slot, spec: &version.spec, pinned, avoid, home });
+            let needs = Needs::of(&version.spec);
+            asks.push(Ask { slot, needs, pinned, avoid, home });
         }
         let verdicts = scheduler::place(room.nodes, &asks);
         for (ask, verdict) in asks.into_iter().zip(verdicts) {
@@ -197,7 +199,7 @@ impl Brain {
         blocked
     }
 
-    fn mint(&mut self, cluster: &Cluster, slot: &Slot) -> AllocId {
+    pub(super) fn mint(&mut self, cluster: &Cluster, slot: &Slot) -> AllocId {
         loop {
             let id = AllocId::new(slot, &self.rng.tag(4));
             if !cluster.allocs.contains_key(&id) {
@@ -282,7 +284,8 @@ fn keep_what_has_no_place(
         // What waits for canaries is to run what it ran.
         let version = cluster.wanted_in(&slot).unwrap_or(version);
         let (pinned, avoid, home) = (None, BTreeSet::new(), None);
-        let ask = Ask { slot: slot.clone(), spec: &version.spec, pinned, avoid, home };
+        let needs = Needs::of(&version.spec);
+        let ask = Ask { slot: slot.clone(), needs, pinned, avoid, home };
         if let Some(Verdict::Unplaced(rejected)) =
             scheduler::place(&mut nodes.to_vec(), &[ask]).pop()
         {
@@ -308,6 +311,7 @@ fn pace(cluster: &Cluster, service: &Name) -> (Pace, bool) {
     let Some((_, deploy)) = deploy else { return (Pace::Steady, true) };
     match deploy.state {
         DeployState::Resolving => (Pace::Steady, false),
+        DeployState::Rolling if cluster.is_held(service) => (Pace::Steady, false),
         DeployState::Rolling => (Pace::Rolling, false),
         DeployState::Removing => (Pace::Rolling, true),
         DeployState::RollingBack { .. } => (Pace::Back, true),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::Slot;
+use crate::name::{Name, Slot};
 use crate::plan::numbers;
 use crate::rollout::Waiting;
 use crate::scheduler::{Rejected, by_reason};
@@ -42,6 +42,22 @@ pub enum Blocked {
         /// What stands in the way: a sentence.
         detail: String,
     },
+    /// A task has to succeed before anything of it moves.
+    Gate {
+        /// The task.
+        task: Name,
+        /// Its run, once it was begun.
+        run: Option<u64>,
+    },
+    /// As many runs of its task are under way as may be.
+    InLine {
+        /// The run, as its task and number.
+        slot: Slot,
+        /// Runs before it.
+        before: Vec<u64>,
+        /// How many may be under way.
+        most: u32,
+    },
     /// It failed and is tried again later.
     Backoff {
         /// The slot.
@@ -60,7 +76,7 @@ impl Blocked {
             Blocked::Rollout { waiting, .. } => {
                 matches!(waiting, Waiting::Turn | Waiting::Floor | Waiting::Canaries)
             }
-            Blocked::Lost { .. } => true,
+            Blocked::Lost { .. } | Blocked::InLine { .. } | Blocked::Gate { .. } => true,
             Blocked::Unplaced { .. } | Blocked::Image { .. } | Blocked::Backoff { .. } => false,
         }
     }
@@ -143,6 +159,20 @@ impl fmt::Display for Blocked {
             ),
             Blocked::Image { reference, detail } => {
                 write!(f, "waiting for image `{reference}`: {detail}")
+            }
+            Blocked::Gate { task, run: None } => {
+                write!(f, "waiting for the rest of its deploy, and then for task {task} to succeed")
+            }
+            Blocked::Gate { task, run: Some(run) } => {
+                write!(f, "waiting for task {task} to succeed (run {run})")
+            }
+            Blocked::InLine { slot, before, most } => {
+                let s = if *most == 1 { "" } else { "s" };
+                write!(f, "{slot}: {most} run{s} of its task may be under way at a time")?;
+                match before.as_slice() {
+                    [] => Ok(()),
+                    before => write!(f, "; waiting for {}", numbers(before)),
+                }
             }
             Blocked::Backoff { slot, failures, wait } => {
                 write!(f, "{slot}: failed {failures} times, tried again after {wait}")

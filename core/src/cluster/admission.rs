@@ -268,6 +268,7 @@ impl Cluster {
         if !force && record.is_up() && !record.draining {
             return Err(Refusal::NotDrained(name));
         }
+        self.lose_runs(wall, node, &name);
         // Nobody will hear of these again: they are over, so that their slots are filled anew.
         for id in &live {
             let Some(alloc) = self.allocs.get_mut(id) else { continue };

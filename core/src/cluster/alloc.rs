@@ -14,14 +14,17 @@ use crate::name::{NodeId, Slot};
 use crate::time::Wall;
 use crate::units::{Bytes, Millicores};
 
-/// One attempt to fill a slot on one node.
+/// One attempt to fill a slot, or the one attempt at a run, on one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alloc {
-    /// The slot it fills.
+    /// The slot it fills; of a run, its task and number.
     pub slot: Slot,
+    /// The run that it executes; absent for a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<u64>,
     /// The node it is on.
     pub node: NodeId,
-    /// The version of its service whose container it runs.
+    /// The version of its service whose container it runs; of a run, that of its task.
     pub template: u64,
     /// The port it was given or owns.
     pub port: Option<u16>,
@@ -94,6 +97,10 @@ pub enum StopReason {
     Drained,
     /// Its node was removed from the cluster.
     NodeRemoved,
+    /// Somebody killed the run, or a later one took its place.
+    Killed,
+    /// The run was given up while its node could not be heard.
+    RunOver,
 }
 
 /// What a node says of an alloc.
@@ -143,7 +150,9 @@ pub enum Phase {
     Stopping,
     /// Its container is gone, as desired. An end.
     Stopped,
-    /// Its node gave up on it, its container is gone. An end.
+    /// A run that came to its end by itself. An end.
+    Completed,
+    /// Its node gave up on it. An end.
     Failed,
 }
 
@@ -171,6 +180,8 @@ pub enum TroubleKind {
     Unhealthy,
     /// Its stop ended in SIGKILL.
     KilledAfterGrace,
+    /// A run took longer than its task allows.
+    TimedOut,
 }
 
 impl Default for Status {
@@ -182,7 +193,7 @@ impl Default for Status {
 impl Phase {
     /// Whether nothing follows any more.
     pub fn is_end(self) -> bool {
-        matches!(self, Phase::Stopped | Phase::Failed)
+        matches!(self, Phase::Stopped | Phase::Completed | Phase::Failed)
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Reply {
     DeployStarted(u64),
     /// A node is a member under this number.
     Admitted(NodeId),
+    /// A run was asked for under this number.
+    RunStarted(u64),
 }
 
 /// Why a command changed nothing.
@@ -43,11 +45,13 @@ pub enum Refusal {
     /// One deploy at a time.
     #[error("deploy #{0} is still running")]
     DeployRunning(u64),
-    /// The name belongs to another project.
-    #[error("service `{service}` belongs to project `{project}`")]
-    ForeignService {
-        /// The service.
-        service: Name,
+    /// The name is taken.
+    #[error("{what} `{name}` belongs to project `{project}`")]
+    NameOfAnother {
+        /// A service or a task.
+        what: &'static str,
+        /// What it is called.
+        name: Name,
         /// Whose it is.
         project: Name,
     },
@@ -164,10 +168,22 @@ impl Cluster {
             Command::RegisterNode { node, facts } => self.register_node(*node, facts),
             Command::SetLiveness { node, up } => self.set_liveness(wall, *node, *up),
             Command::Trust { node, returns } => self.trust(*node, *returns),
-            Command::StartDeploy { number, project, kind, changes, restart, images, back_to } => {
+            Command::StartDeploy {
+                number,
+                project,
+                kind,
+                changes,
+                tasks,
+                restart,
+                images,
+                back_to,
+            } => {
                 self.last_deploy_is(*number)?;
                 for service in changes.keys().chain(restart) {
-                    self.owned_by(project, service)?;
+                    self.may_be_service(project, service)?;
+                }
+                for task in tasks.keys() {
+                    self.may_be_task(project, task, changes.contains_key(task))?;
                 }
                 if let Some(service) = restart.iter().find(|s| !self.services.contains_key(*s)) {
                     return Err(missing("service", service));
@@ -177,15 +193,18 @@ impl Cluster {
                     kind: *kind,
                     state: DeployState::Resolving,
                     changes: Default::default(),
+                    tasks: Default::default(),
+                    gates: Default::default(),
                     images: Default::default(),
                     begun: at,
                     started: wall,
                     ended: None,
                     back_to: *back_to,
                     left: None,
+                    left_tasks: None,
                     receipt: Default::default(),
                 };
-                self.start_deploy(*number, deploy, changes, restart, images);
+                self.start_deploy(*number, deploy, (changes, tasks), restart, images);
                 Ok(Reply::DeployStarted(*number))
             }
             Command::PinImage { deploy, reference, image } => {
@@ -204,6 +223,12 @@ impl Cluster {
             Command::Stop { alloc, reason } => self.stop(at, wall, alloc, *reason),
             Command::Release { alloc, by } => self.release(wall, alloc, by),
             Command::Report { node, alloc, status } => self.report(wall, *node, alloc, status),
+            Command::StartRun { task, cause, overrides } => {
+                self.start_run(wall, task, *cause, overrides)
+            }
+            Command::PlaceRun { run, alloc, node } => self.place_run(at, wall, *run, alloc, *node),
+            Command::SkipDue { task, due, why } => self.skip_due(wall, task, *due, why),
+            Command::KillRun { run } => self.kill_run(wall, *run),
             Command::Forget { alloc } => self.forget(alloc),
         }
     }
@@ -237,7 +262,7 @@ impl Cluster {
                 record.trust = Trust::Watched;
             }
         }
-        let name = &record.name;
+        let name = record.name.clone();
         let text = match up {
             true if joins => format!("node {name} joined"),
             true => format!("node {name} is heard again"),
@@ -246,6 +271,9 @@ impl Cluster {
             }
         };
         self.history.record(wall, node, text);
+        if !up {
+            self.lose_runs(wall, node, &name);
+        }
         Ok(Reply::Done)
     }
 
@@ -258,13 +286,28 @@ impl Cluster {
         Ok(Reply::Done)
     }
 
-    fn owned_by(&self, project: &Name, service: &Name) -> Result<(), Refusal> {
-        match self.services.get(service) {
-            Some(known) if known.project != *project => Err(Refusal::ForeignService {
-                service: service.clone(),
-                project: known.project.clone(),
-            }),
-            Some(_) | None => Ok(()),
+    fn may_be_service(&self, project: &Name, name: &Name) -> Result<(), Refusal> {
+        let another = |what, project: &Name| {
+            let (name, project) = (name.clone(), project.clone());
+            Err(Refusal::NameOfAnother { what, name, project })
+        };
+        match (self.services.get(name), self.tasks.get(name)) {
+            (Some(known), _) if known.project != *project => another("service", &known.project),
+            (None, Some(task)) => another("task", &task.project),
+            (_, _) => Ok(()),
+        }
+    }
+
+    fn may_be_task(&self, project: &Name, name: &Name, is_both: bool) -> Result<(), Refusal> {
+        let another = |what, project: &Name| {
+            let (name, project) = (name.clone(), project.clone());
+            Err(Refusal::NameOfAnother { what, name, project })
+        };
+        match (self.tasks.get(name), self.services.get(name)) {
+            (Some(known), _) if known.project != *project => another("task", &known.project),
+            (_, Some(service)) => another("service", &service.project),
+            (_, None) if is_both => another("service", project),
+            (_, None) => Ok(()),
         }
     }
 
@@ -310,6 +353,7 @@ impl Cluster {
         }
         let alloc = Alloc {
             slot: slot.clone(),
+            run: None,
             node,
             template,
             port,
@@ -337,8 +381,8 @@ impl Cluster {
         reason: StopReason,
     ) -> Result<Reply, Refusal> {
         let alloc = self.allocs.get_mut(id).ok_or_else(|| missing("alloc", id))?;
-        if !alloc.is_wanted() {
-            return Err(stale(format!("alloc `{id}` is stopping or has ended")));
+        if !alloc.is_wanted() || alloc.run.is_some() {
+            return Err(stale(format!("alloc `{id}` is stopping, has ended or is of a run")));
         }
         alloc.desired = Desired::Stop { reason };
         alloc.leaving = Some(Leaving { since: at, released: None });
@@ -390,6 +434,7 @@ impl Cluster {
             let (service, ended) = (alloc.slot.service.clone(), status.phase.is_end());
             self.history.record(wall, id, status.sentence());
             self.receipt_goes_on(wall, id);
+            self.run_goes_on(wall, id);
             if ended {
                 self.prune(&service);
             }
@@ -455,6 +500,8 @@ impl StopReason {
             StopReason::Replaced => "another replica took its place while it could not be heard",
             StopReason::Drained => "its node is being emptied",
             StopReason::NodeRemoved => "its node was removed from the cluster",
+            StopReason::Killed => "it was killed by hand, or a later run took its place",
+            StopReason::RunOver => "its node was not heard, so the run was given up",
             StopReason::Unsuitable => "its node may not run the service any more",
         }
     }
@@ -472,6 +519,7 @@ impl Status {
             Phase::BackingOff => "waiting to be started again",
             Phase::Stopping => "stopping",
             Phase::Stopped => "stopped",
+            Phase::Completed => "over",
             Phase::Failed => "failed",
         }
     }

@@ -39,7 +39,8 @@ impl Cluster {
     pub fn canaries(&self, name: &Name) -> Option<Canaries<'_>> {
         let (_, deploy) = self.running_deploy()?;
         let change = deploy.changes.get(name)?;
-        if deploy.state != DeployState::Rolling || change.promoted.is_some() {
+        let begun = deploy.state == DeployState::Rolling && self.closed_gate(name).is_none();
+        if !begun || change.promoted.is_some() {
             return None;
         }
         let service = self.services.get(name)?;

@@ -12,7 +12,8 @@ use crate::cluster::admission::{Admission, JoinToken};
 use crate::cluster::alloc::{Status, StopReason};
 use crate::cluster::deploy::{DeployKind, DeployState};
 use crate::cluster::node::NodeFacts;
-use crate::config::model::ServiceSpec;
+use crate::cluster::task::{Cause, Overrides};
+use crate::config::model::{ServiceSpec, TaskSpec};
 use crate::container::PinnedImage;
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::time::Wall;
@@ -59,6 +60,7 @@ impl Command {
             | Command::SettleService { .. }
             | Command::Promote { .. }
             | Command::Place { .. }
+            | Command::PlaceRun { .. }
             | Command::Stop { .. } => true,
             Command::Found { .. }
             | Command::AdmitNode { .. }
@@ -75,6 +77,9 @@ impl Command {
             | Command::PinImage { .. }
             | Command::Release { .. }
             | Command::Report { .. }
+            | Command::StartRun { .. }
+            | Command::SkipDue { .. }
+            | Command::KillRun { .. }
             | Command::Forget { .. } => false,
         }
     }
@@ -107,6 +112,10 @@ impl Command {
             | Command::Place { .. }
             | Command::Stop { .. }
             | Command::Release { .. }
+            | Command::StartRun { .. }
+            | Command::PlaceRun { .. }
+            | Command::SkipDue { .. }
+            | Command::KillRun { .. }
             | Command::Forget { .. } => 0,
         };
         1024 + ESCAPED * said
@@ -204,9 +213,12 @@ pub enum Command {
         kind: DeployKind,
         /// Services to change and what to; `None` removes one.
         changes: BTreeMap<Name, Option<Box<ServiceSpec>>>,
+        /// Tasks to change and what to; `None` removes one.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        tasks: BTreeMap<Name, Option<Box<TaskSpec>>>,
         /// Services whose containers are replaced though nothing changed.
         restart: Vec<Name>,
-        /// What images meant when they ran before, of services that go back to that.
+        /// What images meant when they ran before, of services and tasks that go back to that.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         images: BTreeMap<Name, PinnedImage>,
         /// The deploy that it goes back to.
@@ -286,6 +298,40 @@ pub enum Command {
         alloc: AllocId,
         /// What.
         status: Status,
+    },
+    /// A task is to be executed once. Refused if its cause was served already, or too many runs are
+    /// under way.
+    StartRun {
+        /// Which.
+        task: Name,
+        /// What asks for it.
+        cause: Cause,
+        /// What is different this time.
+        overrides: Box<Overrides>,
+    },
+    /// A run is given to a node. Refused unless it waits, and as long as others of its task are in
+    /// its way.
+    PlaceRun {
+        /// The run.
+        run: u64,
+        /// Its alloc's id.
+        alloc: AllocId,
+        /// On which node.
+        node: NodeId,
+    },
+    /// A schedule was due and nothing is run for it. Refused if it was served for that moment.
+    SkipDue {
+        /// Whose schedule.
+        task: Name,
+        /// Due when.
+        due: Wall,
+        /// Why it is not run: a sentence.
+        why: String,
+    },
+    /// A run is to end. Refused if it has, or is on its way to.
+    KillRun {
+        /// Which.
+        run: u64,
     },
     /// Ended allocs of which nobody needs to know any more. Refused for live ones.
     Forget {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::Revision;
 use crate::cluster::receipt::Receipt;
+use crate::cluster::task::TaskChange;
 use crate::config::model::ServiceSpec;
 use crate::container::PinnedImage;
 use crate::name::Name;
@@ -24,6 +25,13 @@ pub struct Deploy {
     pub state: DeployState,
     /// What it does to each service that it touches.
     pub changes: BTreeMap<Name, Change>,
+    /// What it does to each task that it touches.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<Name, TaskChange>,
+    /// Tasks that must succeed before services move that name them, and the run of each, once it
+    /// was begun.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gates: BTreeMap<Name, Option<u64>>,
     /// Images to resolve, by reference; pinned once known.
     pub images: BTreeMap<String, Option<PinnedImage>>,
     /// Where in the log it was started: what was placed later is its doing.
@@ -39,6 +47,9 @@ pub struct Deploy {
     /// not, or that is not kept any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<BTreeMap<Name, u64>>,
+    /// The same of its tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_tasks: Option<BTreeMap<Name, u64>>,
     /// What became of the replicas that it stopped; empty if that is not kept any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub receipt: Receipt,
@@ -152,6 +163,9 @@ pub struct Change {
     pub to: Option<u64>,
     /// Whether it got there.
     pub settled: bool,
+    /// The task that must succeed before it moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Name>,
     /// How the others came to follow its canaries, once they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<Promotion>,

@@ -17,7 +17,9 @@ pub mod past;
 pub mod receipt;
 pub mod recovery;
 mod rolling;
+mod runs;
 mod snapshot;
+pub mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::apply::{Refusal, Reply};
 pub use self::features::{EVENTS_KEPT_IN_REHEARSAL, FeatureLevel};
+pub use self::runs::{RUNS_KEPT, RUNS_LIVE_MAX};
 pub use self::snapshot::{BadSnapshot, SNAPSHOT_FORMAT};
 use crate::name::{AllocId, Name, NodeId};
 
@@ -62,6 +65,15 @@ pub struct Cluster {
     pub nodes: BTreeMap<NodeId, node::NodeRecord>,
     /// Every service that is wanted or still runs somewhere.
     pub services: BTreeMap<Name, deploy::Service>,
+    /// Every task that runs can be of.
+    #[serde(default)]
+    pub tasks: BTreeMap<Name, task::Task>,
+    /// Runs that are not over, and the last [`RUNS_KEPT`] of each task.
+    #[serde(default)]
+    pub runs: BTreeMap<u64, task::Run>,
+    /// Number of the last run ever asked for.
+    #[serde(default)]
+    pub last_run: u64,
     /// Every alloc that is live, or ended lately.
     pub allocs: BTreeMap<AllocId, alloc::Alloc>,
     /// The last [`DEPLOYS_KEPT`] deploys by number, and as many older ones at most that can be
@@ -70,6 +82,9 @@ pub struct Cluster {
     /// Versions of services that past deploys left, by the number of the deploy that made each.
     #[serde(default)]
     pub past: BTreeMap<Name, BTreeMap<u64, Arc<deploy::Version>>>,
+    /// The same of tasks.
+    #[serde(default)]
+    pub past_tasks: BTreeMap<Name, BTreeMap<u64, Arc<task::TaskVersion>>>,
     /// What happened lately.
     pub history: history::History,
     /// Number of the last deploy ever started.
@@ -98,15 +113,27 @@ impl Cluster {
     }
 
     /// The version that the slots of a service should be filled with now; `None` if it should be
-    /// gone. While a deploy finds out what its images mean, everything stays as it was.
+    /// gone. While a deploy finds out what its images mean, and until the gate of a service was
+    /// passed, everything stays as it was.
     pub fn wanted_version(&self, name: &Name) -> Option<&deploy::Version> {
         let service = self.services.get(name)?;
-        let resolving = self.running_deploy().is_some_and(|(_, running)| {
-            running.state == deploy::DeployState::Resolving && running.changes.contains_key(name)
-        });
-        match resolving {
+        match self.is_held(name) {
             true => service.versions.get(&service.stable?),
             false => service.target().map(|(_, version)| version),
+        }
+    }
+
+    /// Whether a service that the running deploy changes has to stay as it was for now.
+    pub fn is_held(&self, name: &Name) -> bool {
+        let Some((_, running)) = self.running_deploy() else { return false };
+        match running.state {
+            deploy::DeployState::Resolving => running.changes.contains_key(name),
+            deploy::DeployState::Rolling => self.closed_gate(name).is_some(),
+            deploy::DeployState::Removing
+            | deploy::DeployState::Succeeded
+            | deploy::DeployState::RollingBack { .. }
+            | deploy::DeployState::RolledBack { .. }
+            | deploy::DeployState::RollbackStuck { .. } => false,
         }
     }
 
@@ -126,7 +153,9 @@ impl Cluster {
         // Ids begin with the service's name and a dot; `-` and `.` order before letters.
         let first = AllocId::known(&format!("{service}."));
         let prefix = first.as_str().to_owned();
-        self.allocs.range(first..).take_while(move |(id, _)| id.as_str().starts_with(&prefix))
+        let all = self.allocs.range(first..);
+        let called = all.take_while(move |(id, _)| id.as_str().starts_with(&prefix));
+        called.filter(|(_, alloc)| alloc.run.is_none())
     }
 
     /// Rebuilds what is derived; needed after deserializing by other means than `decode`.

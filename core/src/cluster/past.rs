@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cluster::deploy::{Deploy, Version};
+use crate::cluster::task::TaskVersion;
 use crate::cluster::{Cluster, DEPLOYS_KEPT};
 use crate::name::Name;
 
@@ -31,6 +32,16 @@ impl Cluster {
         versions.collect()
     }
 
+    /// The tasks that a deploy left.
+    pub fn tasks_left_by(&self, deploy: &Deploy) -> BTreeMap<Name, Arc<TaskVersion>> {
+        let left = deploy.left_tasks.iter().flatten();
+        let versions = left.filter_map(|(name, number)| {
+            let version = self.past_tasks.get(name)?.get(number)?;
+            Some((name.clone(), version.clone()))
+        });
+        versions.collect()
+    }
+
     /// A deploy has succeeded: what its project runs now can be gone back to.
     pub(super) fn leave(&mut self, number: u64) {
         let Some(project) = self.deploys.get(&number).map(|deploy| deploy.project.clone()) else {
@@ -46,14 +57,22 @@ impl Cluster {
                 kept.entry(*number).or_insert_with(|| Arc::new(version.clone()));
             }
         }
+        let tasks = self.tasks.iter().filter(|(_, task)| task.project == project);
+        let mut left_tasks = BTreeMap::new();
+        for (name, task) in tasks {
+            let Some((number, version)) = task.current() else { continue };
+            left_tasks.insert(name.clone(), number);
+            let kept = self.past_tasks.entry(name.clone()).or_default();
+            kept.entry(number).or_insert_with(|| Arc::new(version.clone()));
+        }
         if let Some(deploy) = self.deploys.get_mut(&number) {
-            deploy.left = Some(left);
+            (deploy.left, deploy.left_tasks) = (Some(left), Some(left_tasks));
         }
         let old: Vec<u64> =
             self.returns(&project).skip(RETURNS_KEPT).map(|(number, _)| number).collect();
         for number in old {
             if let Some(deploy) = self.deploys.get_mut(&number) {
-                deploy.left = None;
+                (deploy.left, deploy.left_tasks) = (None, None);
             }
         }
         self.forget_past();
@@ -70,11 +89,21 @@ impl Cluster {
 
     /// Drops versions that no kept deploy left.
     pub(super) fn forget_past(&mut self) {
-        let left = self.deploys.values().filter_map(|deploy| deploy.left.as_ref()).flatten();
-        let named: BTreeSet<(&Name, u64)> = left.map(|(name, number)| (name, *number)).collect();
-        for (name, versions) in &mut self.past {
-            versions.retain(|number, _| named.contains(&(name, *number)));
-        }
-        self.past.retain(|_, versions| !versions.is_empty());
+        let left = self.deploys.values().filter_map(|deploy| deploy.left.as_ref());
+        retain_named(&mut self.past, left);
+        let left = self.deploys.values().filter_map(|deploy| deploy.left_tasks.as_ref());
+        retain_named(&mut self.past_tasks, left);
     }
+}
+
+fn retain_named<'a, T>(
+    past: &mut BTreeMap<Name, BTreeMap<u64, T>>,
+    left: impl Iterator<Item = &'a BTreeMap<Name, u64>>,
+) {
+    let named: BTreeSet<(&Name, u64)> =
+        left.flatten().map(|(name, number)| (name, *number)).collect();
+    for (name, versions) in past.iter_mut() {
+        versions.retain(|number, _| named.contains(&(name, *number)));
+    }
+    past.retain(|_, versions| !versions.is_empty());
 }

@@ -4,12 +4,18 @@ use std::collections::BTreeMap;
 
 use super::apply::{missing, stale};
 use super::{Cluster, Refusal, Reply};
-use crate::cluster::deploy::{Change, Deploy, DeployState, Goal, Service, Version};
-use crate::config::model::ServiceSpec;
+use crate::cluster::deploy::{
+    Change, Deploy, DeployKind, DeployState, Goal, Service, Version,
+};
+use crate::cluster::task::{Task, TaskChange, TaskVersion};
+use crate::config::model::{ServiceSpec, TaskSpec};
 use crate::container::PinnedImage;
 use crate::mutant::{self, Mutant};
 use crate::name::Name;
 use crate::time::Wall;
+
+/// What services, or tasks, are to be; `None` removes one.
+type Wanted<T> = BTreeMap<Name, Option<Box<T>>>;
 
 impl Cluster {
     pub(super) fn last_deploy_is(&self, number: u64) -> Result<(), Refusal> {
@@ -29,7 +35,7 @@ impl Cluster {
         &mut self,
         number: u64,
         mut deploy: Deploy,
-        changes: &BTreeMap<Name, Option<Box<ServiceSpec>>>,
+        (changes, tasks): (&Wanted<ServiceSpec>, &Wanted<TaskSpec>),
         restart: &[Name],
         images: &BTreeMap<Name, PinnedImage>,
     ) {
@@ -47,10 +53,9 @@ impl Cluster {
                 service.add_version(number, spec, restart.contains(name), images.get(name));
             }
             service.rolling = Some(to.map_or(Goal::Gone, Goal::Version));
-            deploy.changes.insert(
-                name.clone(),
-                Change { from: service.stable, to, settled: false, promoted: None },
-            );
+            let gate = service.gate(number, deploy.kind);
+            let (from, settled, promoted) = (service.stable, false, None);
+            deploy.changes.insert(name.clone(), Change { from, to, settled, gate, promoted });
         }
         for name in restart.iter().filter(|name| !changes.contains_key(*name)) {
             let Some(service) = self.services.get_mut(name) else { continue };
@@ -59,16 +64,27 @@ impl Cluster {
             };
             service.add_version(number, &spec, true, None);
             service.rolling = Some(Goal::Version(number));
-            let change =
-                Change { from: service.stable, to: Some(number), settled: false, promoted: None };
+            let (from, to, settled, promoted) = (service.stable, Some(number), false, None);
+            let change = Change { from, to, settled, gate: None, promoted };
             deploy.changes.insert(name.clone(), change);
         }
+        for (name, spec) in tasks {
+            let change = self.change_task(number, &deploy, name, spec.as_deref(), images.get(name));
+            deploy.tasks.insert(name.clone(), change);
+        }
+        let gates = deploy.changes.values().filter_map(|change| change.gate.clone());
+        deploy.gates = gates.map(|gate| (gate, None)).collect();
         let changed = deploy.changes.keys().filter_map(|name| self.services.get(name));
         let versions = changed.filter_map(|service| service.versions.get(&number));
         let unresolved = versions.filter(|version| version.image.is_none());
-        deploy.images =
-            unresolved.map(|version| (version.spec.container.image.clone(), None)).collect();
-        let services: Vec<_> = deploy.changes.keys().map(Name::to_string).collect();
+        let of_services = unresolved.map(|version| &version.spec.container.image);
+        let changed = deploy.tasks.keys().filter_map(|name| self.tasks.get(name));
+        let versions = changed.filter_map(|task| task.versions.get(&number));
+        let unresolved = versions.filter(|version| version.image.is_none());
+        let of_tasks = unresolved.map(|version| &version.spec.container.image);
+        deploy.images = of_services.chain(of_tasks).map(|image| (image.clone(), None)).collect();
+        let names = deploy.changes.keys().chain(deploy.tasks.keys());
+        let services: Vec<_> = names.map(Name::to_string).collect();
         let back = deploy.back_to.map(|to| format!(", back to #{to}")).unwrap_or_default();
         let (project, services) = (&deploy.project, services.join(", "));
         let text = format!("deploy #{number} of {project} started{back}: {services}");
@@ -100,6 +116,12 @@ impl Cluster {
                 version.image.get_or_insert_with(|| image.clone());
             }
         }
+        for name in deploy.tasks.keys() {
+            let version = self.tasks.get_mut(name).and_then(|t| t.versions.get_mut(&number));
+            if let Some(version) = version.filter(|v| v.spec.container.image == reference) {
+                version.image.get_or_insert_with(|| image.clone());
+            }
+        }
         Ok(Reply::Done)
     }
 
@@ -120,6 +142,7 @@ impl Cluster {
             deploy.ended = Some(wall);
         }
         let names: Vec<Name> = deploy.changes.keys().cloned().collect();
+        let tasks: Vec<Name> = deploy.tasks.keys().cloned().collect();
         let text = format!("deploy #{number}: {}", to.sentence());
         self.history.record(wall, format!("#{number}"), text);
         let goes_back =
@@ -131,9 +154,17 @@ impl Cluster {
                     service.rolling = None;
                 }
             }
+            for name in &tasks {
+                if let Some(task) = self.tasks.get_mut(name) {
+                    task.rolling = None;
+                }
+            }
         }
         for name in &names {
             self.prune(name);
+        }
+        for name in &tasks {
+            self.prune_task(wall, name);
         }
         if *to == DeployState::Succeeded {
             self.leave(number);
@@ -153,7 +184,71 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Brings a task to what it is wanted to be, as soon as the deploy succeeds.
+    fn change_task(
+        &mut self,
+        number: u64,
+        deploy: &Deploy,
+        name: &Name,
+        spec: Option<&TaskSpec>,
+        image: Option<&PinnedImage>,
+    ) -> TaskChange {
+        let task = self.tasks.entry(name.clone()).or_insert_with(|| Task {
+            project: deploy.project.clone(),
+            stable: None,
+            rolling: None,
+            versions: BTreeMap::new(),
+            served: None,
+        });
+        let to = spec.map(|_| number);
+        if let Some(spec) = spec {
+            let same = task.current().filter(|(_, v)| v.spec.container == spec.container);
+            let kept = same.and_then(|(_, version)| version.image.clone());
+            let image = image.cloned().or(kept);
+            task.versions.insert(number, TaskVersion { spec: spec.clone(), image });
+        }
+        task.rolling = Some(to.map_or(Goal::Gone, Goal::Version));
+        TaskChange { from: task.stable, to }
+    }
+
+    /// A task adopts what an ended deploy brought about; it goes once it is not wanted any more.
+    fn prune_task(&mut self, wall: Wall, name: &Name) {
+        let running = self.running_deploy().is_some_and(|(_, d)| d.tasks.contains_key(name));
+        let Some(task) = self.tasks.get_mut(name) else { return };
+        if !running && let Some(to) = task.rolling.take() {
+            let before = task.current().map(|(_, v)| (&v.spec.schedule, &v.spec.time_zone));
+            let after = to.version().and_then(|to| task.versions.get(&to));
+            let after = after.map(|v| (&v.spec.schedule, &v.spec.time_zone));
+            // A schedule counts from when it came to be: nothing was due before.
+            let anew = before != after;
+            task.stable = to.version();
+            if anew {
+                task.served = Some(wall);
+            }
+        }
+        let heads = [task.stable, task.rolling.and_then(Goal::version)];
+        task.versions.retain(|number, _| heads.contains(&Some(*number)));
+        if !running && task.stable.is_none() {
+            self.tasks.remove(name);
+        }
+    }
+}
+
 impl Service {
+    /// The task that must succeed before this version moves: where a config replaces containers.
+    /// What goes back, or is only restarted or scaled, does again what was done before.
+    fn gate(&self, number: u64, kind: DeployKind) -> Option<Name> {
+        let version = self.versions.get(&number)?;
+        match kind {
+            DeployKind::Config if version.template == number => version.spec.before.clone(),
+            DeployKind::Config
+            | DeployKind::Restart
+            | DeployKind::Scale
+            | DeployKind::Rollback => None,
+        }
+    }
+
     fn add_version(
         &mut self,
         number: u64,

@@ -9,9 +9,9 @@ use std::str::FromStr;
 
 use super::grammar::{ROOT, Section};
 use super::model::{
-    ClusterSettings, ContainerSpec, HealthCheck, HealthSpec, PlaceSpec, Project, Replicas,
-    RouteMatch, RouteSpec, ServiceSpec, StopSpec, TaskSpec, UpdateOrder, UpdateSpec, VolumeKind,
-    VolumeSpec,
+    ClusterSettings, ContainerSpec, HealthCheck, HealthSpec, Missed, Overlap, PlaceSpec, Project,
+    Replicas, RouteMatch, RouteSpec, ServiceSpec, StopSpec, TaskSpec, UpdateOrder, UpdateSpec,
+    VolumeKind, VolumeSpec,
 };
 use super::path::{item, join};
 use super::text::Text;
@@ -77,6 +77,16 @@ fn task(reader: &Reader<'_>) -> TaskSpec {
         timeout: reader.parsed("timeout").unwrap_or_default(),
         schedule: reader.string("schedule"),
         time_zone: reader.string("time_zone"),
+        overlap: match reader.string("overlap").as_deref() {
+            Some("allow") => Overlap::Allow,
+            Some("replace") => Overlap::Replace,
+            Some(_) | None => Overlap::Skip,
+        },
+        missed: match reader.string("missed").as_deref() {
+            Some("skip") => Missed::Skip,
+            Some(_) | None => Missed::Run,
+        },
+        concurrency: reader.integer("concurrency").unwrap_or(1),
         place: place(reader),
     }
 }

@@ -1,5 +1,6 @@
-//! Whether a text is a cron expression of five fields. Syntax only: when it fires is not decided
-//! here. Fields, names and ranges are those of crontab(5), without the `@` words.
+//! Cron expressions of five fields: whether a text is one, and which values each field names. When
+//! it fires is said by `schedule.rs`. Fields, names and ranges are those of crontab(5), without the
+//! `@` words.
 
 use std::ops::Range;
 
@@ -60,6 +61,50 @@ pub(super) fn check(text: &str) -> Result<(), Complaint> {
             ));
     }
     PARTS.iter().zip(fields).try_for_each(|(part, at)| field(part, &text[at.clone()], at))
+}
+
+/// Which values a field names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Values {
+    /// The bit of each.
+    pub bits: u64,
+    /// Whether it was written as `*`, or steps of that: it restricts nothing by itself.
+    pub any: bool,
+}
+
+impl Values {
+    pub fn has(self, value: i8) -> bool {
+        u32::try_from(value).is_ok_and(|value| self.bits >> value & 1 == 1)
+    }
+}
+
+/// What each field names: minute, hour, day of month, month, day of week; `None` if it is no cron
+/// expression. Sunday is 0.
+pub(crate) fn values(text: &str) -> Option<[Values; 5]> {
+    check(text).ok()?;
+    let mut fields = PARTS.iter().zip(words(text)).map(|(part, at)| named(part, &text[at]));
+    let mut next = || fields.next().flatten();
+    let mut all = [next()?, next()?, next()?, next()?, next()?];
+    let days = &mut all[4].bits;
+    *days |= *days >> 7 & 1;
+    Some(all)
+}
+
+fn named(part: &Part, text: &str) -> Option<Values> {
+    let mut bits = 0;
+    for item in text.split(',') {
+        let (range, step) = item.split_once('/').map_or((item, None), |(r, s)| (r, Some(s)));
+        let (first, last) = match range.split_once('-') {
+            _ if range == "*" => (part.low, part.high),
+            Some((first, last)) => (value(part, first)?, value(part, last)?),
+            // As crontab has it, a step after a single value goes on to the end.
+            None if step.is_some() => (value(part, range)?, part.high),
+            None => (value(part, range)?, value(part, range)?),
+        };
+        let step = step.map_or(Some(1), |step| step.parse::<usize>().ok())?;
+        (first..=last).step_by(step.max(1)).for_each(|value| bits |= 1 << value);
+    }
+    Some(Values { bits, any: text.starts_with('*') })
 }
 
 fn words(text: &str) -> Vec<Range<usize>> {

@@ -1,6 +1,6 @@
-//! What differs between two versions of a service, in the words of `mill.toml`, in a stable order.
+//! What differs between two versions of a service or a task, in the words of `mill.toml`, in a stable order.
 //!
-//! Paths and values are spelled as one would write them below `[service.NAME]`, defaults
+//! Paths and values are spelled as one would write them below `[service.NAME]` or `[task.NAME]`, defaults
 //! included. Secrets are only names here, as everywhere in a config.
 
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::model::{
-    ContainerSpec, HealthCheck, HealthSpec, PlaceSpec, Replicas, RouteMatch, RouteSpec,
-    ServiceSpec, StopSpec, UpdateOrder, UpdateSpec, VolumeKind, VolumeSpec,
+    ContainerSpec, HealthCheck, HealthSpec, Missed, Overlap, PlaceSpec, Replicas, RouteMatch,
+    RouteSpec, ServiceSpec, StopSpec, TaskSpec, UpdateOrder, UpdateSpec, VolumeKind, VolumeSpec,
 };
 use super::path::{item, join};
 use super::spell;
@@ -28,7 +28,18 @@ pub struct FieldChange {
 
 /// Every field that differs, in the order of their paths.
 pub fn diff(old: Option<&ServiceSpec>, new: Option<&ServiceSpec>) -> Vec<FieldChange> {
-    let (mut old, mut new) = (fields(old), fields(new));
+    differing(fields(old, Fields::service), fields(new, Fields::service))
+}
+
+/// The same of a task.
+pub fn diff_task(old: &TaskSpec, new: &TaskSpec) -> Vec<FieldChange> {
+    differing(fields(Some(old), Fields::task), fields(Some(new), Fields::task))
+}
+
+fn differing(
+    mut old: BTreeMap<String, String>,
+    mut new: BTreeMap<String, String>,
+) -> Vec<FieldChange> {
     let mut paths: Vec<String> = old.keys().chain(new.keys()).cloned().collect();
     paths.sort();
     paths.dedup();
@@ -39,9 +50,9 @@ pub fn diff(old: Option<&ServiceSpec>, new: Option<&ServiceSpec>) -> Vec<FieldCh
     changes.filter(|change| change.from != change.to).collect()
 }
 
-fn fields(spec: Option<&ServiceSpec>) -> BTreeMap<String, String> {
+fn fields<T>(spec: Option<&T>, read: impl Fn(&mut Fields, &T)) -> BTreeMap<String, String> {
     let mut fields = Fields { at: String::new(), found: BTreeMap::new() };
-    spec.into_iter().for_each(|spec| fields.service(spec));
+    spec.into_iter().for_each(|spec| read(&mut fields, spec));
     fields.found
 }
 
@@ -108,12 +119,50 @@ impl Fields {
         self.container(container);
         self.within("update", |fields| fields.update(update));
         self.each("route", routes, Fields::route);
-        let PlaceSpec { require, prefer, spread } = place;
-        self.within("place", |fields| {
-            fields.map("require", require.iter().map(|(label, value)| (label, value.as_str())));
-            fields.map("prefer", prefer.iter().map(|(label, value)| (label, value.as_str())));
-            fields.set_if("spread", spread.as_ref());
-        });
+        self.within("place", |fields| fields.place(place));
+    }
+
+    fn task(&mut self, spec: &TaskSpec) {
+        let TaskSpec {
+            container,
+            timeout,
+            schedule,
+            time_zone,
+            overlap,
+            missed,
+            concurrency,
+            place,
+        } = spec;
+        self.container(container);
+        self.set("timeout", timeout);
+        schedule.iter().for_each(|schedule| self.text("schedule", schedule));
+        time_zone.iter().for_each(|zone| self.text("time_zone", zone));
+        if schedule.is_some() {
+            self.set(
+                "overlap",
+                match overlap {
+                    Overlap::Skip => "skip",
+                    Overlap::Allow => "allow",
+                    Overlap::Replace => "replace",
+                },
+            );
+            self.set(
+                "missed",
+                match missed {
+                    Missed::Run => "run",
+                    Missed::Skip => "skip",
+                },
+            );
+        }
+        self.set("concurrency", concurrency);
+        self.within("place", |fields| fields.place(place));
+    }
+
+    fn place(&mut self, spec: &PlaceSpec) {
+        let PlaceSpec { require, prefer, spread } = spec;
+        self.map("require", require.iter().map(|(label, value)| (label, value.as_str())));
+        self.map("prefer", prefer.iter().map(|(label, value)| (label, value.as_str())));
+        self.set_if("spread", spread.as_ref());
     }
 
     fn container(&mut self, spec: &ContainerSpec) {

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::suggest::closest;
 use super::{capabilities, cron, image};
+use crate::schedule;
 use crate::name::Name;
 
 /// A kind of string.
@@ -336,11 +337,7 @@ fn label(text: &str) -> Result<(), Complaint> {
 }
 
 fn time_zone(text: &str) -> Result<(), Complaint> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_+-".contains(&b);
-    let part = |part: &str| !part.is_empty() && part.bytes().all(allowed);
-    let letter = text.starts_with(|c: char| c.is_ascii_alphabetic());
-    if letter && text.split('/').all(part) && (text.contains('/') || ["UTC", "GMT"].contains(&text))
-    {
+    if schedule::zone(text).is_some() {
         return Ok(());
     }
     Err(Complaint::new(format!("`{text}` is not a time zone"))

@@ -9,7 +9,7 @@
 mod build;
 pub(crate) mod capabilities;
 mod check;
-mod cron;
+pub(crate) mod cron;
 pub mod diff;
 mod format;
 pub mod grammar;

@@ -79,9 +79,41 @@ pub struct TaskSpec {
     /// IANA time zone of `schedule`; UTC when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
+    /// What happens when the schedule is due and its last run is not over.
+    #[serde(default)]
+    pub overlap: Overlap,
+    /// What happens when nobody could serve the schedule in time.
+    #[serde(default)]
+    pub missed: Missed,
+    /// Runs of it that may be under way at a time, 1 to 100; others wait in line.
+    pub concurrency: u32,
     /// Which nodes may and should run it.
     #[serde(default)]
     pub place: PlaceSpec,
+}
+
+/// What happens when a schedule is due and its last run is not over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlap {
+    /// Nothing is run for that time.
+    #[default]
+    Skip,
+    /// It is run besides, or after it if `concurrency` says so.
+    Allow,
+    /// The last run is killed and the new one takes its place.
+    Replace,
+}
+
+/// What happens when a schedule was due and nobody could serve it in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missed {
+    /// It is run once, as soon as it can be, however often it was missed.
+    #[default]
+    Run,
+    /// It is run the next time that it is due.
+    Skip,
 }
 
 /// What one container is: any change here means a new container.

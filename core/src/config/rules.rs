@@ -21,6 +21,8 @@ use super::problem::{Location, Problem};
 use super::source::Files;
 use super::suggest::closest;
 use crate::name::Name;
+use crate::schedule::Schedule;
+use crate::time::Wall;
 
 /// Every problem that a single field does not show.
 pub(super) fn check(project: &Project, facts: &Facts, files: &Files<'_>) -> Vec<Problem> {
@@ -79,16 +81,22 @@ impl Rules<'_> {
 
     fn task(&mut self, path: &str, task: &TaskSpec) {
         self.container(path, &task.container);
-        let zone = join(path, "time_zone");
-        if self.written(&zone) && !self.written(&join(path, "schedule")) {
-            self.push(
-                Problem::new(
-                    "without-effect",
-                    self.at(&zone),
-                    "`time_zone` does nothing without `schedule`",
-                )
-                .help("add `schedule`, or leave `time_zone` out"),
-            );
+        for field in ["time_zone", "overlap", "missed"] {
+            let at = join(path, field);
+            if self.written(&at) && !self.written(&join(path, "schedule")) {
+                let message = format!("`{field}` does nothing without `schedule`");
+                let problem = Problem::new("without-effect", self.at(&at), message);
+                self.push(problem.help(format!("add `schedule`, or leave `{field}` out")));
+            }
+        }
+        let schedule = join(path, "schedule");
+        if self.sound(&schedule)
+            && let Some(text) = &task.schedule
+            && Schedule::new(text, None).is_some_and(|schedule| schedule.next(Wall(0)).is_none())
+        {
+            let message = format!("`{text}` never comes");
+            let problem = Problem::new("without-effect", self.at(&schedule), message);
+            self.push(problem.help("no month that it names has a day that it names"));
         }
     }
 

@@ -8,14 +8,16 @@
 use std::fmt;
 
 use super::Parsed;
+use super::format;
 use super::grammar::{Field, Section};
 use super::model::{
     ClusterSettings, ContainerSpec, HealthCheck, HealthSpec, PlaceSpec, Project, Replicas,
-    ServiceSpec, StopSpec, UpdateSpec,
+    ServiceSpec, StopSpec, TaskSpec, UpdateSpec,
 };
 use super::path::{item, join};
 use super::problem::Problem;
 use super::text::{Part, Text};
+use crate::cluster::task::Overrides;
 use crate::name::Name;
 
 /// A part of a config that this version does not act on.
@@ -62,15 +64,14 @@ struct Gap {
 }
 
 const ACME: Gap = Gap { field: "cluster.acme_email", what: "certificates" };
-const TASKS: Gap = Gap { field: "task", what: "tasks" };
-const BEFORE: Gap = Gap { field: "service.NAME.before", what: "tasks" };
+const TASK_FILES: Gap = Gap { field: "task.NAME.secret_files", what: "secret files" };
 const SECRET_FILES: Gap = Gap { field: "service.NAME.secret_files", what: "secret files" };
 const ROUTES: Gap = Gap { field: "service.NAME.route", what: "routes" };
 const VOLUMES: Gap = Gap { field: "service.NAME.volume", what: "volumes" };
 /// In interpolated strings; not a field, but spelled like one.
 const SECRETS: Gap = Gap { field: "${secret(NAME)}", what: "secrets" };
 const ADDRESSES: Gap = Gap { field: "${service.NAME.address}", what: "service addresses" };
-const GAPS: [Gap; 8] = [ACME, TASKS, BEFORE, SECRET_FILES, ROUTES, VOLUMES, SECRETS, ADDRESSES];
+const GAPS: [Gap; 7] = [ACME, TASK_FILES, SECRET_FILES, ROUTES, VOLUMES, SECRETS, ADDRESSES];
 
 /// Follows what the schema and the reference say of such a field.
 pub(super) const NOT_YET: &str = " (not acted on yet)";
@@ -102,11 +103,34 @@ pub fn unsupported(project: &Project) -> Vec<Unsupported> {
         found.push("cluster.acme_email".to_owned(), ACME.what);
     }
     services.iter().for_each(|(name, spec)| found.service(name, spec));
-    for name in tasks.keys() {
-        // As a whole: what a task holds matters only when it can run.
-        found.push(join("task", name.as_str()), TASKS.what);
-    }
+    tasks.iter().for_each(|(name, spec)| found.task(name, spec));
     found.0
+}
+
+/// What is wrong with what a run is to have in place of its task's, as sentences.
+pub(crate) fn problems_of(overrides: &Overrides) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, text) in &overrides.env {
+        if let Err(complaint) = (format::ENV_NAME.check)(name) {
+            problems.push(complaint.message);
+        }
+        if name.starts_with("MILL_") {
+            problems.push(format!("`{name}` is set by Mill itself"));
+        }
+        problems.extend(of_text(&format!("env.{name}"), text));
+    }
+    let command = overrides.command.iter().enumerate();
+    problems.extend(command.flat_map(|(i, text)| of_text(&item("command", i), text)));
+    problems
+}
+
+fn of_text(path: &str, text: &Text) -> Vec<String> {
+    if let Err(bad) = Text::parse(text.source()) {
+        return bad.iter().map(|bad| format!("{path}: {bad}")).collect();
+    }
+    let mut found = Found(Vec::new());
+    found.text(path, text);
+    found.0.iter().map(ToString::to_string).collect()
 }
 
 struct Found(Vec<Unsupported>);
@@ -118,17 +142,29 @@ impl Found {
 
     fn service(&mut self, name: &Name, spec: &ServiceSpec) {
         let path = join("service", name.as_str());
-        let ServiceSpec { replicas, before, container, update, routes, place } = spec;
+        let ServiceSpec { replicas, before: _, container, update, routes, place } = spec;
         let UpdateSpec { parallel: _, canary: _, order: _, healthy_for: _, deadline: _ } = update;
         let (Replicas::Count(_) | Replicas::EachNode) = replicas;
         let PlaceSpec { require: _, prefer: _, spread: _ } = place;
-        if before.is_some() {
-            self.push(join(&path, "before"), BEFORE.what);
-        }
         self.container(&path, container);
         for index in 0..routes.len() {
             self.push(item(&join(&path, "route"), index), ROUTES.what);
         }
+    }
+
+    fn task(&mut self, name: &Name, spec: &TaskSpec) {
+        let TaskSpec {
+            container,
+            timeout: _,
+            schedule: _,
+            time_zone: _,
+            overlap: _,
+            missed: _,
+            concurrency: _,
+            place,
+        } = spec;
+        let PlaceSpec { require: _, prefer: _, spread: _ } = place;
+        self.container(&join("task", name.as_str()), container);
     }
 
     fn container(&mut self, path: &str, spec: &ContainerSpec) {
@@ -233,7 +269,6 @@ env = { A = "${secret(a)}" }
             sentences,
             [
                 "cluster.acme_email: certificates",
-                "service.web.before: tasks",
                 "service.web.command[2]: service addresses",
                 "service.web.env.A: secrets",
                 "service.web.env.A: service addresses",
@@ -241,7 +276,7 @@ env = { A = "${secret(a)}" }
                 "service.web.volume[0]: volumes",
                 "service.web.route[0]: routes",
                 "service.web.route[1]: routes",
-                "task.migrate: tasks",
+                "task.migrate.env.A: secrets",
             ]
             .map(|part| format!("{part} are not supported yet by this version"))
         );
@@ -271,7 +306,7 @@ env = { A = "${secret(a)}" }
             assert!(reference || fields.iter().any(|field| field == gap.field), "{}", gap.field);
             assert!(!acts_on(gap.field));
         }
-        assert!(!acts_on("task.NAME.image"));
+        assert!(!acts_on("task.NAME.secret_files") && acts_on("task.NAME.image"));
         assert!(acts_on("service.NAME.stop.grace"));
     }
 }

@@ -9,7 +9,7 @@ use crate::api::{Answer, ApiError, ErrorCode, RequestId};
 use crate::cluster::Refusal;
 use crate::cluster::command::Command;
 use crate::cluster::deploy::{DeployKind, Service};
-use crate::config::model::{Project, Replicas, ServiceSpec};
+use crate::config::model::{Project, Replicas, ServiceSpec, TaskSpec};
 use crate::config::supported;
 use crate::name::Name;
 use crate::plan::{self, Plan};
@@ -72,6 +72,7 @@ impl Node {
             project: project.name.clone(),
             kind: DeployKind::Config,
             changes: changes.collect(),
+            tasks: changed_tasks(&plan, project),
             restart: Vec::new(),
             images: BTreeMap::new(),
             back_to: None,
@@ -88,6 +89,7 @@ impl Node {
             project,
             kind: DeployKind::Restart,
             changes: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             restart: vec![name.clone()],
             images: BTreeMap::new(),
             back_to: None,
@@ -127,6 +129,7 @@ impl Node {
             project,
             kind: DeployKind::Scale,
             changes: BTreeMap::from([(name.clone(), Some(Box::new(spec)))]),
+            tasks: BTreeMap::new(),
             restart: Vec::new(),
             images: BTreeMap::new(),
             back_to: None,
@@ -165,6 +168,19 @@ impl Node {
         self.propose(now, id, command, Then::Started(plan));
         Ok(())
     }
+}
+
+/// The tasks that a plan does not keep as they are, and what they are to be.
+pub(super) fn changed_tasks(
+    plan: &Plan,
+    project: &Project,
+) -> BTreeMap<Name, Option<Box<TaskSpec>>> {
+    let changed = plan.tasks.iter().filter(|task| task.action != plan::Action::Keep);
+    let changed = changed.map(|planned| {
+        let spec = project.tasks.get(&planned.task);
+        (planned.task.clone(), spec.map(|spec| Box::new(spec.clone())))
+    });
+    changed.collect()
 }
 
 /// What is to be done is what its plan was when it was agreed to.

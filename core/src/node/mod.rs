@@ -10,6 +10,7 @@ mod freshness;
 mod members;
 mod past;
 mod requests;
+mod runs;
 mod views;
 mod why;
 
@@ -109,6 +110,8 @@ pub enum Wake {
     Held,
     /// Who votes is to be looked at.
     Members,
+    /// A schedule may be due.
+    Due,
 }
 
 /// A node. Feed it with [`handle`](Node::handle), then drain [`poll_effect`](Node::poll_effect)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Node;
-use super::deploying::as_shown;
+use super::deploying::{as_shown, changed_tasks};
 use super::requests::{Then, refused};
 use crate::api::view::DeploySummary;
 use crate::api::{Answer, ApiError, ErrorCode, RequestId};
@@ -13,14 +13,18 @@ use crate::cluster::Refusal;
 use crate::cluster::command::Command;
 use crate::cluster::deploy::{Deploy, DeployKind, DeployState, Service, Version};
 use crate::cluster::past::RETURNS_KEPT;
+use crate::cluster::task::TaskVersion;
 use crate::config::model::{Project, ServiceSpec};
 use crate::mutant::{self, Mutant};
 use crate::name::Name;
 use crate::plan;
 use crate::time::Now;
 
-/// What a deploy left: each service as it ran then.
-type Left = BTreeMap<Name, Arc<Version>>;
+/// What a deploy left: each service as it ran then, and each task as it was.
+struct Left {
+    services: BTreeMap<Name, Arc<Version>>,
+    tasks: BTreeMap<Name, Arc<TaskVersion>>,
+}
 
 impl Node {
     /// Every deploy that is kept, the latest first.
@@ -33,6 +37,7 @@ impl Node {
             back_to: deploy.back_to,
             state: deploy.state.clone(),
             services: deploy.changes.keys().cloned().collect(),
+            tasks: deploy.tasks.keys().cloned().collect(),
             returnable: deploy.left.is_some(),
             started: deploy.started,
             ended: deploy.ended,
@@ -49,10 +54,15 @@ impl Node {
         expect: Option<String>,
     ) -> Result<Option<Answer>, ApiError> {
         let (to, deploy) = self.what_to_go_back_to(project, to)?;
-        let left = self.cluster.left_by(deploy);
+        let left = self.left_by(deploy);
         let project = as_project(&deploy.project, &left);
         let again = self.meant_other_bytes(&left);
-        let plan = self.plan_replacing(&project, &again.iter().collect())?;
+        let mut plan = self.plan_replacing(&project, &again.iter().collect())?;
+        for planned in plan.tasks.iter_mut().filter(|task| task.action == plan::Action::Keep) {
+            if self.is_of_other_bytes(&planned.task, &left) {
+                planned.action = plan::Action::Change;
+            }
+        }
         let Some(expect) = expect else { return Ok(Some(Answer::Return { to, plan })) };
         if plan.is_empty() {
             return Ok(Some(Answer::Unchanged));
@@ -68,9 +78,13 @@ impl Node {
         if mutant::is(Mutant::ReturnKeepsTheNew) {
             changes.retain(|_, spec| spec.is_some());
         }
-        let images = left.iter().filter(|(name, _)| changes.contains_key(*name));
-        let images = images.filter(|_| !mutant::is(Mutant::ReturnResolvesAnew));
-        let images = images.filter_map(|(name, then)| Some((name.clone(), then.image.clone()?)));
+        let tasks = changed_tasks(&plan, &project);
+        let of_services = left.services.iter().map(|(name, then)| (name, &then.image));
+        let of_services = of_services.filter(|(name, _)| changes.contains_key(*name));
+        let of_services = of_services.filter(|_| !mutant::is(Mutant::ReturnResolvesAnew));
+        let of_tasks = left.tasks.iter().map(|(name, then)| (name, &then.image));
+        let images = of_services.chain(of_tasks.filter(|(name, _)| tasks.contains_key(*name)));
+        let images = images.filter_map(|(name, image)| Some((name.clone(), image.clone()?)));
         let command = Command::StartDeploy {
             number: self.cluster.last_deploy + 1,
             project: project.name,
@@ -78,6 +92,7 @@ impl Node {
             restart: again.into_iter().filter(|name| changes.contains_key(name)).collect(),
             images: images.collect(),
             changes,
+            tasks,
             back_to: Some(to),
         };
         self.propose_deploy(now, id, command, plan).map(|()| None)
@@ -85,12 +100,24 @@ impl Node {
 
     /// Services that look as they did and run other bytes than they ran then.
     fn meant_other_bytes(&self, left: &Left) -> BTreeSet<Name> {
-        let again = left.iter().filter(|(name, then)| {
+        let again = left.services.iter().filter(|(name, then)| {
             let service = self.cluster.services.get(*name);
             let runs = service.and_then(Service::target).map(|(_, version)| version);
             runs.is_some_and(|v| v.spec.container == then.spec.container && v.image != then.image)
         });
         again.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn is_of_other_bytes(&self, task: &Name, left: &Left) -> bool {
+        let now = self.cluster.tasks.get(task).and_then(|task| task.current());
+        let then = left.tasks.get(task);
+        now.zip(then).is_some_and(|((_, now), then)| now.image != then.image)
+    }
+
+    fn left_by(&self, deploy: &Deploy) -> Left {
+        let (services, tasks) =
+            (self.cluster.left_by(deploy), self.cluster.tasks_left_by(deploy));
+        Left { services, tasks }
     }
 
     fn what_to_go_back_to(
@@ -148,9 +175,9 @@ impl Node {
         {
             (runs, deploy) = (to, earlier);
         }
-        let left = self.cluster.left_by(deploy);
+        let left = self.left_by(deploy);
         let mut earlier = self.cluster.returns(project).filter(|(number, _)| *number < runs);
-        earlier.find(|(_, deploy)| !is_same(&self.cluster.left_by(deploy), &left))
+        earlier.find(|(_, deploy)| !is_same(&self.left_by(deploy), &left))
     }
 
     /// The project that is meant, where there is but one.
@@ -271,20 +298,24 @@ impl Node {
     }
 }
 
-/// Whether two deploys left the same services, of the same bytes.
+/// Whether two deploys left the same services and tasks, of the same bytes.
 fn is_same(one: &Left, other: &Left) -> bool {
     let same = |(a, b): (&Arc<Version>, &Arc<Version>)| a.spec == b.spec && a.image == b.image;
-    one.keys().eq(other.keys()) && one.values().zip(other.values()).all(same)
+    let (services, others) = (&one.services, &other.services);
+    services.keys().eq(others.keys())
+        && services.values().zip(others.values()).all(same)
+        && one.tasks == other.tasks
 }
 
 /// What a deploy left, as somebody would have to write it down to deploy it.
 fn as_project(name: &Name, left: &Left) -> Project {
-    let specs = left.iter().map(|(name, version)| (name.clone(), version.spec.clone()));
+    let services = left.services.iter().map(|(name, then)| (name.clone(), then.spec.clone()));
+    let tasks = left.tasks.iter().map(|(name, then)| (name.clone(), then.spec.clone()));
     Project {
         name: name.clone(),
         cluster: Default::default(),
-        services: specs.collect(),
-        tasks: BTreeMap::new(),
+        services: services.collect(),
+        tasks: tasks.collect(),
     }
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Then {
     Done,
     /// A deploy moved as was asked.
     Moved,
+    /// A run was asked for.
+    Run,
 }
 
 /// A request that waits for a leader.
@@ -84,6 +86,8 @@ struct Watched {
 enum Seen {
     /// Of a deploy, the last if there is no number: a view with this fingerprint.
     Deploy { number: Option<u64>, fingerprint: u64 },
+    /// Of a run: a view with this fingerprint.
+    Run { number: u64, fingerprint: u64 },
     /// Of what happens: up to this number.
     Events(u64),
 }
@@ -166,6 +170,7 @@ impl Then {
         ApiError::new(ErrorCode::Unknown, message).hint(match self {
             Then::Started(_) => "look with `mill status` before you repeat it",
             Then::Moved => "look with `mill status` before you repeat it",
+            Then::Run => "look with `mill runs ls` before you repeat it",
             Then::Admitted | Then::Done => "repeat it: it is done once, however often it is asked",
         })
     }
@@ -238,6 +243,9 @@ impl Node {
             (Some(Ok(Reply::DeployStarted(number))), Then::Started(plan)) => {
                 Ok(Answer::Started { number: *number, plan })
             }
+            (Some(Ok(Reply::RunStarted(number))), Then::Run) => {
+                Ok(Answer::RunStarted { number: *number })
+            }
             (Some(Ok(Reply::Admitted(node))), Then::Admitted) => self.admitted(*node),
             // Somebody else did the same a moment before.
             (Some(Ok(Reply::Done) | Err(Refusal::Stale(_))), Then::Done) => Ok(Answer::Done),
@@ -288,6 +296,20 @@ impl Node {
             Request::Rollback { project, to, expect } => {
                 self.go_back(now, id, (project, to), expect)
             }
+            Request::Run { task, overrides } => {
+                self.run(now, id, task, *overrides).map(|()| None)
+            }
+            Request::Kill { number } => self.kill(now, id, number),
+            Request::RunState { number, seen, hold } => {
+                let view = self.run_view(number)?;
+                let seen =
+                    seen.filter(|seen| *seen == view.fingerprint && view.outcome.is_none());
+                let Some(fingerprint) = seen else {
+                    return Ok(Some(Answer::Run(Box::new(view))));
+                };
+                self.hold(now, id, Seen::Run { number, fingerprint }, hold);
+                Ok(None)
+            }
             Request::Cancel { number } => self.cancel(now, id, number),
             Request::Promote { number, services } => self.promote(now, id, number, services),
             Request::Join(ask) => self.join(now, id, &ask),
@@ -306,6 +328,7 @@ impl Node {
             | Request::Why { .. }
             | Request::Node { .. }
             | Request::Deploys { .. }
+            | Request::Runs { .. }
             | Request::State => self.look(request, None).map(Some),
         }
     }
@@ -325,6 +348,7 @@ impl Node {
             Request::Why { subject, .. } => self.why(&subject).map(Answer::Why),
             Request::Node { node, .. } => self.node_detail(&node).map(Answer::Node),
             Request::Deploys { .. } => Ok(Answer::Deploys(self.deploys())),
+            Request::Runs { task, .. } => self.run_views(task.as_ref()).map(Answer::Runs),
             Request::Events { after, .. } => Ok(Answer::Events(self.events(after))),
             Request::State => {
                 let text = String::from_utf8(self.cluster.encode());
@@ -332,6 +356,9 @@ impl Node {
             }
             Request::Plan { .. }
             | Request::Deployment { .. }
+            | Request::RunState { .. }
+            | Request::Run { .. }
+            | Request::Kill { .. }
             | Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
@@ -394,6 +421,11 @@ impl Node {
                 let news = due || view.fingerprint != fingerprint;
                 Ok(news.then_some(Answer::Deployment(view)))
             }
+            Seen::Run { number, fingerprint } => {
+                let view = self.run_view(number)?;
+                let news = due || view.fingerprint != fingerprint;
+                Ok(news.then(|| Answer::Run(Box::new(view))))
+            }
             Seen::Events(seen) => {
                 let events = self.events(Some(seen));
                 Ok((due || !events.is_empty()).then_some(Answer::Events(events)))
@@ -425,7 +457,7 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
         | Refusal::Missing { .. }
         | Refusal::Stale(_)
         | Refusal::DeployRunning(_)
-        | Refusal::ForeignService { .. }
+        | Refusal::NameOfAnother { .. }
         | Refusal::NameTaken { .. }
         | Refusal::TooMany { .. }
         | Refusal::LastPrimary(_)
@@ -445,6 +477,9 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             "choose another with --name; or, if this machine takes that node's place, remove the \
              old one first with `mill node rm`",
         ),
+        Refusal::TooMany { what: "runs under way", .. } => {
+            error.hint("`mill runs ls` lists them, `mill runs kill` ends one")
+        }
         Refusal::TooMany { what: "join tokens", .. } => {
             error.hint("`mill token revoke` revokes all of them")
         }
@@ -461,6 +496,6 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
         Refusal::Founded(_)
         | Refusal::Missing { .. }
         | Refusal::Stale(_)
-        | Refusal::ForeignService { .. } => error.hint("look again and repeat it"),
+        | Refusal::NameOfAnother { .. } => error.hint("look again and repeat it"),
     }
 }

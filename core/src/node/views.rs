@@ -31,6 +31,7 @@ impl Node {
             },
             nodes: cluster.nodes.iter().map(|(id, record)| self.node_view(*id, record)).collect(),
             services: cluster.services.iter().map(|(n, s)| self.service_view(n, s)).collect(),
+            tasks: cluster.tasks.iter().map(|(n, t)| self.task_view(n, t)).collect(),
             deploy: last.map(|(number, deploy)| self.view_deploy(*number, deploy)),
             stale: age,
         }
@@ -121,8 +122,9 @@ impl Node {
     pub(super) fn alloc_views(&self, service: Option<&Name>) -> Result<Vec<AllocView>, ApiError> {
         if let Some(name) = service
             && !self.cluster.services.contains_key(name)
+            && !self.cluster.tasks.contains_key(name)
         {
-            let message = format!("there is no service `{name}`");
+            let message = format!("there is no service or task `{name}`");
             let error = ApiError::new(ErrorCode::NotFound, message);
             return Err(error.hint("`mill status` lists the services"));
         }
@@ -139,23 +141,26 @@ impl Node {
         AllocView {
             id: id.clone(),
             slot: alloc.slot.clone(),
+            is_run: alloc.run.is_some(),
             node: node.map(|record| record.name.clone()).unwrap_or_default(),
             host: node.map(|record| record.facts.advertise.clone()).unwrap_or_default(),
             port: alloc.port,
             phase: alloc.status.phase,
             stopping: alloc.desired != Desired::Run,
             version: alloc.template,
-            image: self
-                .version_of(alloc)
-                .map(|version| version.spec.container.image.clone())
-                .unwrap_or_default(),
+            image: self.image_of(alloc).unwrap_or_default(),
             restarts: alloc.status.restarts,
             trouble: alloc.status.trouble.clone(),
         }
     }
 
-    fn version_of(&self, alloc: &Alloc) -> Option<&Version> {
-        self.cluster.services.get(&alloc.slot.service)?.versions.get(&alloc.template)
+    fn image_of(&self, alloc: &Alloc) -> Option<String> {
+        if let Some(number) = alloc.run {
+            return self.cluster.runs.get(&number).map(|run| run.image.reference.clone());
+        }
+        let service = self.cluster.services.get(&alloc.slot.service)?;
+        let version = service.versions.get(&alloc.template)?;
+        Some(version.spec.container.image.clone())
     }
 
     /// The deploy of that number, or the last.
@@ -236,6 +241,8 @@ impl Node {
             back_to: deploy.back_to,
             state: deploy.state.clone(),
             services: services.collect(),
+            tasks: deploy.tasks.keys().cloned().collect(),
+            gates: self.gate_views(deploy),
             started: deploy.started,
             ended: deploy.ended,
             receipt: self.receipt(deploy),

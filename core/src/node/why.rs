@@ -7,6 +7,7 @@ use crate::brain::services::wanted_slots;
 use crate::cluster::alloc::{Alloc, Desired, Trouble};
 use crate::cluster::deploy::Service;
 use crate::cluster::node::{Liveness, NodeRecord, Trust};
+use crate::cluster::task::{Run, Task};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::scheduler::Watched;
 
@@ -22,6 +23,17 @@ impl Node {
     pub fn why(&self, subject: &str) -> Result<WhyView, ApiError> {
         if let Some((id, alloc)) = self.cluster.allocs.get_key_value(&AllocId::known(subject)) {
             return Ok(self.why_alloc(id, alloc));
+        }
+        if let Ok(place) = subject.parse::<Slot>()
+            && let Some(run) = self.cluster.runs.get(&place.index)
+            && run.task == place.service
+        {
+            return Ok(self.why_run(place.index, run));
+        }
+        if let Ok(name) = subject.parse::<Name>()
+            && let Some(task) = self.cluster.tasks.get(&name)
+        {
+            return Ok(self.why_task(&name, task));
         }
         if let Ok(slot) = subject.parse::<Slot>()
             && let Some(service) = self.cluster.services.get(&slot.service)
@@ -39,7 +51,7 @@ impl Node {
         if let Some(why) = self.why_gone(subject) {
             return Ok(why);
         }
-        let message = format!("there is no service, slot, alloc or node `{subject}`");
+        let message = format!("there is no service, task, slot, run, alloc or node `{subject}`");
         Err(ApiError::new(ErrorCode::NotFound, message).hint("`mill ps` lists what there is"))
     }
 
@@ -126,6 +138,44 @@ impl Node {
         because.extend(self.lately(|subject| ids.iter().any(|id| id == subject)));
         let summary = format!("{healthy} of {wanted} wanted replicas of {subject} are healthy");
         WhyView { subject, summary, because }
+    }
+
+    fn why_run(&self, number: u64, run: &Run) -> WhyView {
+        let place = run.place(number).to_string();
+        let mut because = self.waits_of(number, run);
+        let view = self.run_view(number).ok();
+        let (state, trouble) = view.map(|view| (view.state, view.trouble)).unwrap_or_default();
+        because.extend(trouble.iter().flat_map(in_words));
+        because.push(format!("it was {}", run.cause.sentence()));
+        let alloc = run.alloc().map(|id| id.to_string());
+        because.extend(self.lately(|subject| subject == place || Some(subject) == alloc.as_deref()));
+        let summary = match run.has_ended() {
+            true => format!("run {place} {state}"),
+            false => format!("run {place} is {state}"),
+        };
+        WhyView { subject: place, summary, because }
+    }
+
+    fn why_task(&self, name: &Name, task: &Task) -> WhyView {
+        let live = self.cluster.live_runs().filter(|(_, run)| run.task == *name);
+        let mut because: Vec<String> =
+            live.flat_map(|(number, run)| self.waits_of(number, run)).collect();
+        let view = self.task_view(name, task);
+        because.extend(view.schedule.map(|schedule| {
+            let zone = view.time_zone.unwrap_or_else(|| "UTC".to_owned());
+            format!("it runs by itself: `{schedule}` in {zone}")
+        }));
+        if task.current().is_none() {
+            because.push("the deploy that brings it is not done yet".to_owned());
+        }
+        let runs = format!("{name}.");
+        because.extend(self.lately(|subject| subject == name.as_str() || subject.starts_with(&runs)));
+        let summary = match view.last {
+            Some(last) if last.outcome.is_some() => format!("its last run, {}, {}", last.id, last.state),
+            Some(last) => format!("its last run, {}, is {}", last.id, last.state),
+            None => format!("task {name} was not run yet"),
+        };
+        WhyView { subject: name.to_string(), summary, because }
     }
 
     fn why_node(&self, id: NodeId, record: &NodeRecord) -> WhyView {

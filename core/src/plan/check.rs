@@ -1,31 +1,58 @@
 //! What only the cluster can say of a project: names that are taken, sizes that no node has.
 
 use crate::cluster::Cluster;
-use crate::config::model::{Project, ServiceSpec};
+use crate::config::model::{ContainerSpec, PlaceSpec, Project};
 use crate::name::Name;
 
 /// Every reason why `project` could not be deployed to `cluster`, as sentences.
 pub fn check(cluster: &Cluster, project: &Project) -> Vec<String> {
     let mut problems = Vec::new();
+    let services = project.services.iter();
+    let services = services.map(|(name, spec)| ("service", name, &spec.container, &spec.place));
+    let tasks = project.tasks.iter();
+    let tasks = tasks.map(|(name, spec)| ("task", name, &spec.container, &spec.place));
+    for (what, name, container, place) in services.chain(tasks) {
+        problems.extend(taken(cluster, &project.name, what, name));
+        problems.extend(too_large(cluster, what, name, container));
+        problems.extend(unknown_labels(cluster, what, name, place));
+    }
     for (name, spec) in &project.services {
-        if let Some(known) = cluster.services.get(name)
-            && known.project != project.name
-        {
+        if let Some(task) = spec.before.as_ref().filter(|task| !project.tasks.contains_key(*task)) {
             problems.push(format!(
-                "service `{name}` belongs to project `{}`; names are unique in the cluster, choose \
-                 another",
-                known.project
+                "service `{name}` is to wait for task `{task}`, and the project has no such task"
             ));
         }
-        problems.extend(too_large(cluster, name, spec));
-        problems.extend(unknown_labels(cluster, name, spec));
     }
     problems
 }
 
-/// A replica that would not even fit on an empty node.
-fn too_large(cluster: &Cluster, name: &Name, spec: &ServiceSpec) -> Option<String> {
-    let (cpu, memory) = (spec.container.reserved_cpu(), spec.container.reserved_memory());
+/// A name that another project has, or something of another kind in this one.
+fn taken(cluster: &Cluster, project: &Name, what: &str, name: &Name) -> Option<String> {
+    let service = cluster.services.get(name).map(|service| ("service", &service.project));
+    let task = cluster.tasks.get(name).map(|task| ("task", &task.project));
+    let (kind, owner) = service.or(task)?;
+    if owner != project {
+        return Some(format!(
+            "{kind} `{name}` belongs to project `{owner}`; names are unique in the cluster, choose \
+             another"
+        ));
+    }
+    (kind != what).then(|| {
+        format!(
+            "`{name}` is a {kind} and cannot become a {what} in one deploy; choose another name, or \
+             remove the {kind} first"
+        )
+    })
+}
+
+/// A container that would not even fit on an empty node.
+fn too_large(
+    cluster: &Cluster,
+    what: &str,
+    name: &Name,
+    container: &ContainerSpec,
+) -> Option<String> {
+    let (cpu, memory) = (container.reserved_cpu(), container.reserved_memory());
     let capacities = || cluster.nodes.values().map(|node| node.facts.capacity);
     if capacities().any(|node| node.cpu >= cpu && node.memory >= memory) || cluster.nodes.is_empty()
     {
@@ -33,19 +60,20 @@ fn too_large(cluster: &Cluster, name: &Name, spec: &ServiceSpec) -> Option<Strin
     }
     let largest_cpu = capacities().map(|node| node.cpu).max()?;
     let largest_memory = capacities().map(|node| node.memory).max()?;
+    let each = if what == "service" { "replica" } else { "run" };
     Some(format!(
-        "service `{name}` wants {cpu} cores and {memory} memory for each replica, and no node has \
+        "{what} `{name}` wants {cpu} cores and {memory} memory for each {each}, and no node has \
          that; the largest have {largest_cpu} cores and {largest_memory}"
     ))
 }
 
 /// Labels that no node has, up or down.
-fn unknown_labels(cluster: &Cluster, name: &Name, spec: &ServiceSpec) -> Option<String> {
-    let lacking = spec.place.require.iter().find(|(key, value)| {
+fn unknown_labels(cluster: &Cluster, what: &str, name: &Name, place: &PlaceSpec) -> Option<String> {
+    let lacking = place.require.iter().find(|(key, value)| {
         !cluster.nodes.values().any(|node| node.labels.get(*key) == Some(value))
     });
     let (key, value) = lacking.filter(|_| !cluster.nodes.is_empty())?;
     Some(format!(
-        "service `{name}` requires nodes with {key} = \"{value}\", and no node has that label"
+        "{what} `{name}` requires nodes with {key} = \"{value}\", and no node has that label"
     ))
 }

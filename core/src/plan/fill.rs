@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::scheduler::{self, Ask, Candidate, Rejected, Verdict};
+use crate::scheduler::{self, Ask, Candidate, Needs, Rejected, Verdict};
 
 /// What is wanted of one service.
 pub(super) struct Wanted<'a> {
@@ -268,7 +268,8 @@ impl<'a> Turns<'a> {
         let spec = wanted.spec;
         let pinned = (spec.replicas == Replicas::EachNode).then_some(NodeId(slot.index));
         let home = home(self.cluster, slot);
-        let ask = Ask { slot: slot.clone(), spec, pinned, avoid: BTreeSet::new(), home };
+        let needs = Needs::of(spec);
+        let ask = Ask { slot: slot.clone(), needs, pinned, avoid: BTreeSet::new(), home };
         let verdict = scheduler::place(&mut self.nodes, std::slice::from_ref(&ask)).pop();
         match verdict.expect("one ask has one verdict") {
             Verdict::Placed { node, .. } => Ok(node),

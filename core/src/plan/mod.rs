@@ -20,8 +20,9 @@ use crate::brain::services::{update_order, wanted_slots};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::cluster::deploy::{Service, Version};
-use crate::config::diff::{FieldChange, diff};
-use crate::config::model::{Project, ServiceSpec, UpdateOrder};
+use crate::cluster::task::Task;
+use crate::config::diff::{FieldChange, diff, diff_task};
+use crate::config::model::{Project, ServiceSpec, TaskSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::scheduler::Rejected;
 
@@ -35,6 +36,21 @@ pub struct Plan {
     pub behind: Option<u64>,
     /// Every service of the project, as it is and as it will be.
     pub services: Vec<ServicePlan>,
+    /// Every task of the project.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskPlan>,
+}
+
+/// What a deploy would do to one task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskPlan {
+    /// The task.
+    pub task: Name,
+    /// In a word; no container of a task is ever replaced.
+    pub action: Action,
+    /// What differs in its config.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<FieldChange>,
 }
 
 /// What a deploy would do to one service.
@@ -52,6 +68,9 @@ pub struct ServicePlan {
     /// Why the old one has to go first, whatever the config says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_first: Option<StopFirst>,
+    /// The task that must succeed before anything of it moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Name>,
     /// Replicas replaced at the same time.
     pub parallel: u32,
     /// Replicas that come first, and are watched before the others follow.
@@ -158,20 +177,31 @@ pub struct Lost {
 impl Plan {
     /// Whether it changes nothing at all.
     pub fn is_empty(&self) -> bool {
-        self.services.iter().all(|service| service.action == Action::Keep)
+        let mut actions = self.services.iter().map(|service| service.action);
+        let mut of_tasks = self.tasks.iter().map(|task| task.action);
+        actions.all(|action| action == Action::Keep) && of_tasks.all(|a| a == Action::Keep)
     }
 
     /// Equal for plans that do the same to the same, whatever they wait for.
     pub fn fingerprint(&self) -> String {
-        let Plan { project, behind: _, services } = self;
-        let bytes = serde_json::to_vec(&(project, services)).expect("a plan has text keys only");
+        let Plan { project, behind: _, services, tasks } = self;
+        let bytes = serde_json::to_vec(&(project, services, tasks)).expect("a plan has text keys only");
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes))
     }
 }
 
 /// What deploying `project` to `cluster` would do.
 pub fn plan(cluster: &Cluster, project: &Project) -> Plan {
-    replacing(cluster, project, &BTreeSet::new())
+    let mut plan = replacing(cluster, project, &BTreeSet::new());
+    for service in &mut plan.services {
+        service.gate = match service.action {
+            Action::Add | Action::Replace => {
+                project.services.get(&service.service).and_then(|spec| spec.before.clone())
+            }
+            Action::Change | Action::Keep | Action::Remove => None,
+        };
+    }
+    plan
 }
 
 /// The same; containers of the services in `restart` are replaced also if they are as wanted.
@@ -185,7 +215,35 @@ pub(crate) fn replacing(cluster: &Cluster, project: &Project, restart: &BTreeSet
     let removed = left.filter(|(name, _)| !project.services.contains_key(*name));
     let all: BTreeMap<&Name, Option<&ServiceSpec>> =
         wanted.chain(removed.map(|(name, _)| (name, None))).collect();
-    of(cluster, &project.name, &all, restart)
+    Plan { tasks: tasks(cluster, project), ..of(cluster, &project.name, &all, restart) }
+}
+
+/// Every task of a project, as it is and as it will be.
+fn tasks(cluster: &Cluster, project: &Project) -> Vec<TaskPlan> {
+    let known = cluster.tasks.iter().filter(|(_, task)| task.project == project.name);
+    let removed = known.filter(|(name, task)| {
+        task.target().is_some() && !project.tasks.contains_key(*name)
+    });
+    let removed = removed.map(|(name, _)| TaskPlan {
+        task: name.clone(),
+        action: Action::Remove,
+        changes: Vec::new(),
+    });
+    let wanted = project.tasks.iter().map(|(name, spec)| task(cluster.tasks.get(name), name, spec));
+    let mut tasks: Vec<TaskPlan> = wanted.chain(removed).collect();
+    tasks.sort_by(|a, b| a.task.cmp(&b.task));
+    tasks
+}
+
+fn task(known: Option<&Task>, name: &Name, spec: &TaskSpec) -> TaskPlan {
+    let current = known.and_then(Task::target).map(|(_, version)| &version.spec);
+    let changes = current.map_or_else(Vec::new, |known| diff_task(known, spec));
+    let action = match current {
+        None => Action::Add,
+        Some(known) if known != spec => Action::Change,
+        Some(_) => Action::Keep,
+    };
+    TaskPlan { task: name.clone(), action, changes }
 }
 
 /// What bringing about `wanted` would do; `restart` replaces containers that are as wanted.
@@ -227,7 +285,7 @@ pub(crate) fn of(
         service.slots = slots;
     }
     let behind = cluster.running_deploy().map(|(number, _)| number);
-    Plan { project: project.clone(), behind, services }
+    Plan { project: project.clone(), behind, services, tasks: Vec::new() }
 }
 
 /// All but which slots are filled, and where.
@@ -251,6 +309,7 @@ fn bring_about(
         changes: current.map_or_else(Vec::new, |known| diff(Some(&known.spec), Some(spec))),
         order: update_order(cluster, spec),
         stop_first: stop_first(cluster, spec),
+        gate: None,
         parallel: spec.update.parallel.max(1),
         canaries: match action {
             Action::Replace => {
@@ -282,6 +341,7 @@ fn remove(cluster: &Cluster, name: &Name, current: Option<&Version>) -> ServiceP
         changes: Vec::new(),
         order: current.map_or(UpdateOrder::StartFirst, |v| update_order(cluster, &v.spec)),
         stop_first: None,
+        gate: None,
         parallel: current.map_or(1, |version| version.spec.update.parallel.max(1)),
         canaries: 0,
         slots: stopped(cluster, name, |_| true),

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::compact::{self, numbers};
-use super::{Action, Plan, ServicePlan, SlotPlan, SlotStep, StopFirst};
+use super::{Action, Plan, ServicePlan, SlotPlan, SlotStep, StopFirst, TaskPlan};
 use crate::config::diff::FieldChange;
 use crate::config::model::UpdateOrder;
 use crate::name::Slot;
@@ -24,10 +24,15 @@ impl fmt::Display for Plan {
         for service in self.services.iter().filter(|service| !service.is_complete()) {
             write!(f, "{service}")?;
         }
+        for task in self.tasks.iter().filter(|task| task.action != Action::Keep) {
+            write!(f, "{task}")?;
+        }
         if self.is_empty() {
             return self.nothing(f);
         }
-        let count = |action| self.services.iter().filter(|s| s.action == action).count();
+        let services = self.services.iter().map(|service| service.action);
+        let actions: Vec<Action> = services.chain(self.tasks.iter().map(|t| t.action)).collect();
+        let count = |action| actions.iter().filter(|known| **known == action).count();
         let counts = [
             (count(Action::Add), "to add"),
             (count(Action::Replace), "to replace"),
@@ -132,6 +137,9 @@ impl fmt::Display for ServicePlan {
         self.header(f)?;
         writeln!(f)?;
         self.changes.iter().try_for_each(|change| writeln!(f, "    {change}"))?;
+        if let Some(task) = &self.gate {
+            writeln!(f, "    task {task} has to succeed before anything of it moves")?;
+        }
         if self.action == Action::Change && self.keeps_all() {
             return Ok(());
         }
@@ -149,6 +157,19 @@ impl fmt::Display for ServicePlan {
             step(f, &planned.step, self.order)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for TaskPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let task = &self.task;
+        match self.action {
+            Action::Add => writeln!(f, "+ task {task}: add")?,
+            Action::Replace | Action::Change => writeln!(f, "~ task {task}: change")?,
+            Action::Keep => writeln!(f, "= task {task}: unchanged")?,
+            Action::Remove => writeln!(f, "- task {task}: remove")?,
+        }
+        self.changes.iter().try_for_each(|change| writeln!(f, "    {change}"))
     }
 }
 

@@ -1,21 +1,20 @@
 //! What a node must have for a slot: labels, cpu, memory, a port.
 
-use super::{Ask, Candidate, Reason, Rejected};
-use crate::config::model::ServiceSpec;
+use super::{Ask, Candidate, Needs, Reason, Rejected};
 use crate::mutant::{self, Mutant};
 use crate::units::{Bytes, Millicores};
 
 /// Whether it takes anything new, and has every label that the service requires.
-pub fn suits(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
+pub fn suits(node: &Candidate, needs: Needs<'_>) -> Result<(), Reason> {
     match node.draining {
         true => Err(Reason::Draining),
-        false => labels(node, spec),
+        false => labels(node, needs),
     }
 }
 
-fn labels(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
+fn labels(node: &Candidate, needs: Needs<'_>) -> Result<(), Reason> {
     let lacking =
-        spec.place.require.iter().find(|(key, value)| node.labels.get(*key) != Some(value));
+        needs.place.require.iter().find(|(key, value)| node.labels.get(*key) != Some(value));
     match lacking {
         Some((label, wanted)) => {
             Err(Reason::Label { label: label.clone(), wanted: wanted.clone() })
@@ -25,11 +24,11 @@ fn labels(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
 }
 
 /// Whether it has the cpu and memory left that the service sets aside.
-pub fn resources(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
+pub fn resources(node: &Candidate, needs: Needs<'_>) -> Result<(), Reason> {
     if mutant::is(Mutant::CapacityOffByOne) && node.cpu_used <= node.capacity.cpu.0 {
         return Ok(());
     }
-    let (cpu, memory) = (spec.container.reserved_cpu(), spec.container.reserved_memory());
+    let (cpu, memory) = (needs.container.reserved_cpu(), needs.container.reserved_memory());
     let capacity = node.capacity;
     if node.cpu_used + cpu.0 > capacity.cpu.0 {
         let free = Millicores(capacity.cpu.0.saturating_sub(node.cpu_used));
@@ -43,14 +42,14 @@ pub fn resources(node: &Candidate, spec: &ServiceSpec) -> Result<(), Reason> {
 }
 
 /// The port that the service would get there.
-pub fn port(node: &Candidate, spec: &ServiceSpec) -> Result<Option<u16>, Reason> {
-    if let Some(owned) = spec.container.owned_port() {
+pub fn port(node: &Candidate, needs: Needs<'_>) -> Result<Option<u16>, Reason> {
+    if let Some(owned) = needs.container.owned_port() {
         return match node.ports.contains(&owned) {
             true => Err(Reason::PortTaken(owned)),
             false => Ok(Some(owned)),
         };
     }
-    if spec.container.port.is_none() {
+    if needs.container.port.is_none() {
         return Ok(None);
     }
     let pool = node.capacity.ports;
@@ -78,10 +77,10 @@ pub fn trusted(node: &Candidate, ask: &Ask<'_>) -> Result<(), Reason> {
 /// The first thing that each node lacks; a slot of one node says nothing of the others.
 pub fn rejections(nodes: &[Candidate], ask: &Ask<'_>) -> Vec<Rejected> {
     let check = |node: &Candidate| {
-        suits(node, ask.spec)
+        suits(node, ask.needs)
             .and_then(|()| trusted(node, ask))
-            .and_then(|()| resources(node, ask.spec))
-            .and_then(|()| port(node, ask.spec).map(|_| ()))
+            .and_then(|()| resources(node, ask.needs))
+            .and_then(|()| port(node, ask.needs).map(|_| ()))
     };
     let lacking = nodes.iter().filter(|node| pinned(node, ask)).filter_map(|node| {
         let reason = check(node).err()?;

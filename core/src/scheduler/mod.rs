@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::node::{Capacity, PortPool, Trust};
 use crate::cluster::{Cluster, alloc::Alloc};
-use crate::config::model::ServiceSpec;
+use crate::config::model::{ContainerSpec, PlaceSpec, ServiceSpec};
 use crate::name::{Name, NodeId, Slot};
 use crate::units::Millis;
 
@@ -57,16 +57,32 @@ pub struct Watched {
 /// A slot to be filled.
 #[derive(Clone, Debug)]
 pub struct Ask<'a> {
-    /// The slot.
+    /// The slot; of a run, its task and number.
     pub slot: Slot,
-    /// What its service needs.
-    pub spec: &'a ServiceSpec,
+    /// What its service or task needs.
+    pub needs: Needs<'a>,
     /// The node that it must be on, for services on each node.
     pub pinned: Option<NodeId>,
     /// Nodes where it failed lately: taken only if no other will do.
     pub avoid: BTreeSet<NodeId>,
     /// Where its last replica is or was: what goes there is nothing new to that node.
     pub home: Option<NodeId>,
+}
+
+/// What a service or a task needs of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs<'a> {
+    /// What runs there.
+    pub container: &'a ContainerSpec,
+    /// Where that may and should be.
+    pub place: &'a PlaceSpec,
+}
+
+impl<'a> Needs<'a> {
+    /// Those of a service.
+    pub fn of(spec: &'a ServiceSpec) -> Needs<'a> {
+        Needs { container: &spec.container, place: &spec.place }
+    }
 }
 
 /// What became of an ask.
@@ -179,16 +195,16 @@ pub fn place(nodes: &mut [Candidate], asks: &[Ask<'_>]) -> Vec<Verdict> {
 fn place_service(nodes: &mut [Candidate], asks: &[Ask<'_>], verdicts: &mut Vec<Verdict>) {
     let Some(first) = asks.first() else { return };
     let suitable: Vec<usize> =
-        (0..nodes.len()).filter(|i| filter::suits(&nodes[*i], first.spec).is_ok()).collect();
-    let mut ranking = rank::Ranking::new(nodes, &suitable, &first.slot.service, first.spec);
+        (0..nodes.len()).filter(|i| filter::suits(&nodes[*i], first.needs).is_ok()).collect();
+    let mut ranking = rank::Ranking::new(nodes, &suitable, &first.slot.service, first.needs);
     for ask in asks {
         let chosen = ranking.best(nodes, ask);
         let Some(chosen) = chosen else {
             verdicts.push(Verdict::Unplaced(filter::rejections(nodes, ask)));
             continue;
         };
-        let port = filter::port(&nodes[chosen], ask.spec).expect("the filter has passed");
-        nodes[chosen].take(&ask.slot.service, ask.spec, port);
+        let port = filter::port(&nodes[chosen], ask.needs).expect("the filter has passed");
+        nodes[chosen].take(&ask.slot.service, ask.needs, port);
         ranking.took(nodes, chosen);
         verdicts.push(Verdict::Placed { node: nodes[chosen].id, port });
     }
@@ -251,12 +267,12 @@ impl Candidate {
         }
     }
 
-    fn take(&mut self, service: &Name, spec: &ServiceSpec, port: Option<u16>) {
-        self.cpu_used += spec.container.reserved_cpu().0;
-        self.memory_used += spec.container.reserved_memory().0;
+    fn take(&mut self, service: &Name, needs: Needs<'_>, port: Option<u16>) {
+        self.cpu_used += needs.container.reserved_cpu().0;
+        self.memory_used += needs.container.reserved_memory().0;
         if let Some(port) = port {
             self.ports.insert(port);
-            if !spec.container.fixed_port {
+            if !needs.container.fixed_port {
                 self.next_port = if port >= self.capacity.ports.last {
                     self.capacity.ports.first
                 } else {

@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Ask, Candidate, filter};
-use crate::config::model::ServiceSpec;
+use super::{Ask, Candidate, Needs, filter};
 use crate::name::Name;
 
 /// Share of a whole node, in parts of 2^20: fixed-point, so that every machine agrees.
@@ -26,7 +25,7 @@ struct Score {
 /// The suitable nodes of one service with their scores.
 pub struct Ranking<'a> {
     service: &'a Name,
-    spec: &'a ServiceSpec,
+    needs: Needs<'a>,
     entries: Vec<Entry>,
     zones: BTreeMap<String, u32>,
 }
@@ -43,10 +42,10 @@ impl<'a> Ranking<'a> {
         nodes: &[Candidate],
         suitable: &[usize],
         service: &'a Name,
-        spec: &'a ServiceSpec,
+        needs: Needs<'a>,
     ) -> Ranking<'a> {
         let zone_of = |node: &Candidate| {
-            spec.place.spread.as_ref().map(|key| node.labels.get(key).cloned().unwrap_or_default())
+            needs.place.spread.as_ref().map(|key| node.labels.get(key).cloned().unwrap_or_default())
         };
         let mut zones = BTreeMap::new();
         for node in nodes {
@@ -54,10 +53,10 @@ impl<'a> Ranking<'a> {
                 *zones.entry(zone).or_default() += count(node, service);
             }
         }
-        let mut ranking = Ranking { service, spec, entries: Vec::new(), zones };
+        let mut ranking = Ranking { service, needs, entries: Vec::new(), zones };
         for index in suitable {
             let node = &nodes[*index];
-            let preferred = spec.place.prefer.iter();
+            let preferred = needs.place.prefer.iter();
             let lacking = preferred.filter(|(key, value)| node.labels.get(*key) != Some(value));
             let score = Score {
                 lacks_preferred: u32::try_from(lacking.count()).unwrap_or(u32::MAX),
@@ -101,9 +100,9 @@ impl<'a> Ranking<'a> {
 
     fn refresh(&self, entry: &mut Entry, node: &Candidate) {
         entry.fits =
-            filter::resources(node, self.spec).is_ok() && filter::port(node, self.spec).is_ok();
+            filter::resources(node, self.needs).is_ok() && filter::port(node, self.needs).is_ok();
         entry.score.on_node = count(node, self.service);
-        entry.score.share = dominant_share(node, self.spec);
+        entry.score.share = dominant_share(node, self.needs);
     }
 
     fn with_zone(&self, entry: &Entry) -> Score {
@@ -117,12 +116,12 @@ fn count(node: &Candidate, service: &Name) -> u32 {
 }
 
 /// The larger of the cpu and memory shares that would be taken with one more.
-fn dominant_share(node: &Candidate, spec: &ServiceSpec) -> u64 {
+fn dominant_share(node: &Candidate, needs: Needs<'_>) -> u64 {
     let share = |used: u64, of: u64| {
         let parts = u128::from(used) * u128::from(SHARE_ONE) / u128::from(of.max(1));
         u64::try_from(parts).unwrap_or(u64::MAX)
     };
-    let cpu = node.cpu_used + spec.container.reserved_cpu().0;
-    let memory = node.memory_used + spec.container.reserved_memory().0;
+    let cpu = node.cpu_used + needs.container.reserved_cpu().0;
+    let memory = node.memory_used + needs.container.reserved_memory().0;
     share(cpu, node.capacity.cpu.0).max(share(memory, node.capacity.memory.0))
 }

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use mill_core::api::{Answer, ApiError, ErrorCode, Request};
+use mill_core::cluster::task::Overrides;
 use mill_core::config::model::Project;
 use mill_core::name::Name;
 use mill_core::units::Millis;
@@ -27,6 +28,10 @@ pub(super) fn router() -> Router<Serving> {
         .route("/v1/deploys/{number}/cancel", post(cancel))
         .route("/v1/deploys/{number}/promote", post(promote))
         .route("/v1/rollback", post(rollback))
+        .route("/v1/tasks/{name}/runs", post(run))
+        .route("/v1/runs", get(runs))
+        .route("/v1/runs/{number}", get(run_state))
+        .route("/v1/runs/{number}/kill", post(kill))
         .route("/v1/services/{name}/restart", post(restart))
         .route("/v1/services/{name}/scale", post(scale))
 }
@@ -172,6 +177,39 @@ struct RollbackBody {
 async fn rollback(State(serving): State<Serving>, Json(body): Json<RollbackBody>) -> Response {
     let RollbackBody { project, to, expect } = body;
     ask(&serving, Request::Rollback { project, to, expect }).await
+}
+
+async fn run(
+    State(serving): State<Serving>,
+    Path(task): Path<Name>,
+    Json(overrides): Json<Overrides>,
+) -> Response {
+    ask(&serving, Request::Run { task, overrides: Box::new(overrides) }).await
+}
+
+#[derive(Deserialize)]
+struct RunsQuery {
+    task: Option<Name>,
+    /// Whether this node's own copy will do.
+    #[serde(default)]
+    stale: bool,
+}
+
+async fn runs(State(serving): State<Serving>, Query(query): Query<RunsQuery>) -> Response {
+    ask(&serving, Request::Runs { task: query.task, stale: query.stale }).await
+}
+
+async fn run_state(
+    State(serving): State<Serving>,
+    Path(number): Path<u64>,
+    Query(query): Query<DeploymentQuery>,
+) -> Response {
+    let hold = Millis(query.hold.unwrap_or(0));
+    ask(&serving, Request::RunState { number, seen: query.seen, hold }).await
+}
+
+async fn kill(State(serving): State<Serving>, Path(number): Path<u64>) -> Response {
+    ask(&serving, Request::Kill { number }).await
 }
 
 async fn restart(State(serving): State<Serving>, Path(service): Path<Name>) -> Response {

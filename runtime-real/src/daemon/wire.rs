@@ -81,6 +81,7 @@ impl<D: Dial> Wire<D> {
     pub(super) async fn forward(&self, to: NodeId, request: &Request) -> Option<Outcome> {
         let hold = match request {
             Request::Deployment { hold: Millis(hold), .. }
+            | Request::RunState { hold: Millis(hold), .. }
             | Request::Events { hold: Millis(hold), .. } => Duration::from_millis(*hold),
             Request::Plan { .. }
             | Request::Deploy { .. }
@@ -88,6 +89,9 @@ impl<D: Dial> Wire<D> {
             | Request::Scale { .. }
             | Request::Rollback { .. }
             | Request::Cancel { .. }
+            | Request::Run { .. }
+            | Request::Runs { .. }
+            | Request::Kill { .. }
             | Request::Promote { .. }
             | Request::Deploys { .. }
             | Request::Status { .. }

@@ -62,6 +62,8 @@ impl Engine {
         }
         match self.run(docker, &alloc).await {
             Ok(observed) => Ok(observed),
+            // It may have been started all the same: whoever asks again finds out.
+            Err(failed) if is_open(failed.kind) => Err(failed),
             Err(failed) => {
                 // Nothing half-done stays behind; if this fails too, the next listing shows it.
                 let _ = self.remove(docker, &alloc).await;
@@ -165,6 +167,11 @@ impl Engine {
             ..ContainerCreateBody::default()
         }
     }
+}
+
+/// Whether nobody knows what became of an operation that failed like that.
+fn is_open(kind: OpErrorKind) -> bool {
+    matches!(kind, OpErrorKind::EngineDown | OpErrorKind::TimedOut)
 }
 
 fn clamp(number: u64) -> i64 {

@@ -10,10 +10,12 @@ use bollard::query_parameters::{EventsOptions, ListContainersOptions};
 use futures_util::StreamExt as _;
 use mill_core::container::{ContainerState, Exit, Observed, OpError, label};
 use mill_core::name::AllocId;
+use mill_core::units::Millis;
 use tokio::time::timeout;
 
 use super::errors;
 use super::{CALL_WITHIN, Engine, name, within};
+use crate::clock;
 
 /// Exit code of a process that SIGKILL ended, as shells count.
 const KILLED: i64 = 128 + 9;
@@ -154,7 +156,14 @@ fn observed(found: ContainerInspectResponse) -> Option<Observed> {
             killed_after_grace: false,
         }),
     };
-    Some(Observed { alloc, state, started, labels })
+    // By the clock of this machine, which wrote down the start as well.
+    let since = Duration::from_nanos(started).as_millis();
+    let now = u128::from(clock::wall().0);
+    let running_for = match state {
+        ContainerState::Running => u64::try_from(now.saturating_sub(since)).unwrap_or_default(),
+        ContainerState::Created | ContainerState::Exited(_) => 0,
+    };
+    Some(Observed { alloc, state, started, running_for: Millis(running_for), labels })
 }
 
 /// Nanoseconds since 1970 of a time as Docker writes it (RFC 3339); 0 for what is not one.

@@ -126,6 +126,8 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         Command::AdvanceDeploy { .. } | Command::SettleService { .. } => None,
         Command::Promote { .. } | Command::Release { .. } => None,
         Command::Report { .. } | Command::Forget { .. } => None,
+        Command::StartRun { .. } | Command::PlaceRun { .. } => None,
+        Command::SkipDue { .. } | Command::KillRun { .. } => None,
         Command::RaiseFeatures { .. } => None,
     });
     services.collect()
@@ -145,6 +147,8 @@ fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
         Command::Release { .. } => false,
         Command::SettleService { .. } | Command::Place { .. } | Command::Stop { .. } => false,
         Command::AdmitNode { .. } | Command::PutToken { .. } | Command::RevokeTokens => false,
+        Command::StartRun { .. } | Command::PlaceRun { .. } => false,
+        Command::SkipDue { .. } | Command::KillRun { .. } => false,
         Command::Forget { .. } | Command::RaiseFeatures { .. } => false,
     }
 }

@@ -14,6 +14,7 @@ mod ears;
 mod equal_state;
 mod floor;
 mod forward;
+mod gates;
 mod gradual;
 mod members;
 mod once;
@@ -24,6 +25,7 @@ mod placed;
 mod reads;
 mod released;
 mod returned;
+mod runs;
 mod storm;
 mod whole;
 
@@ -115,6 +117,7 @@ impl Default for Invariants {
             Box::new(equal_state::EqualState::default()),
             Box::new(floor::Floor),
             Box::new(forward::Forward),
+            Box::new(gates::Gates),
             Box::new(gradual::Gradual),
             Box::new(members::Members::default()),
             Box::new(once::Once::default()),
@@ -125,6 +128,7 @@ impl Default for Invariants {
             Box::new(reads::Reads::default()),
             Box::new(released::Released::default()),
             Box::new(returned::Returned),
+            Box::new(runs::Runs::default()),
             Box::new(storm::Storm::default()),
             Box::new(whole::Whole),
         ])

@@ -55,6 +55,10 @@ impl Invariant for Whole {
                 | Command::Stop { .. }
                 | Command::Release { .. }
                 | Command::Report { .. }
+                | Command::StartRun { .. }
+                | Command::PlaceRun { .. }
+                | Command::SkipDue { .. }
+                | Command::KillRun { .. }
                 | Command::Forget { .. } => {}
             }
         }

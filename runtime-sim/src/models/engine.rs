@@ -186,8 +186,12 @@ impl Engine {
         self.containers.remove(alloc)
     }
 
-    pub(crate) fn list(&self) -> Vec<Observed> {
-        self.containers.iter().map(|(alloc, container)| container.observed(alloc)).collect()
+    pub(crate) fn list(&self, now: SimTime) -> Vec<Observed> {
+        let observed = |(alloc, container): (&AllocId, &Container)| Observed {
+            running_for: if container.runs() { now.since(container.since) } else { Millis(0) },
+            ..container.observed(alloc)
+        };
+        self.containers.iter().map(observed).collect()
     }
 
     /// What a health probe gets.
@@ -224,6 +228,7 @@ impl Container {
             alloc: alloc.clone(),
             state: self.state.clone(),
             started: self.started,
+            running_for: Millis(0),
             labels: self.spec.labels.clone(),
         }
     }

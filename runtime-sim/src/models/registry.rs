@@ -36,6 +36,8 @@ pub enum Crash {
     Always(Millis),
     /// At random, after this long on average.
     Sometimes(Millis),
+    /// It is done after this long, with that exit code.
+    Done(Millis, i32),
 }
 
 impl Default for Behaviour {

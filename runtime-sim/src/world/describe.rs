@@ -20,13 +20,17 @@ pub(super) fn describe(command: &Command) -> String {
         Command::SetLiveness { node, up: false } => format!("{node} is down"),
         Command::Trust { node, returns: 0 } => format!("{node} has stayed up"),
         Command::Trust { node, .. } => format!("{node} is trusted again"),
-        Command::StartDeploy { number, project, kind, changes, restart, back_to, .. } => {
+        Command::StartDeploy { number, project, kind, changes, tasks, restart, back_to, .. } => {
             let changed = changes.iter().map(|(name, spec)| match spec {
                 Some(spec) => format!("{name}={} {:?}", spec.container.image, spec.replicas),
                 None => format!("-{name}"),
             });
             let restarted = restart.iter().map(|name| format!("{name} again"));
-            let services: Vec<String> = changed.chain(restarted).collect();
+            let tasks = tasks.iter().map(|(name, spec)| match spec {
+                Some(spec) => format!("task {name}={}", spec.container.image),
+                None => format!("-task {name}"),
+            });
+            let services: Vec<String> = changed.chain(restarted).chain(tasks).collect();
             let back = back_to.map(|to| format!(" to #{to}")).unwrap_or_default();
             format!("deploy #{number} of {project} ({kind:?}{back}): {}", services.join(", "))
         }
@@ -52,6 +56,12 @@ pub(super) fn describe(command: &Command) -> String {
         Command::Report { node, alloc, status } => {
             format!("{node}: {alloc} {}, {} restarts", status.sentence(), status.restarts)
         }
+        Command::StartRun { task, cause, .. } => format!("run {task}, {}", cause.sentence()),
+        Command::PlaceRun { run, alloc, node } => {
+            format!("place {alloc}, which is run {run}, on {node}")
+        }
+        Command::SkipDue { task, why, .. } => format!("{task} is due and not run: {why}"),
+        Command::KillRun { run } => format!("kill run {run}"),
         Command::Forget { alloc } => format!("forget {alloc}"),
     }
 }

@@ -136,7 +136,7 @@ impl World {
                 });
                 Ok(OpOutput::Done)
             }
-            ContainerOp::List => Ok(OpOutput::Containers(self.host(node).engine.list())),
+            ContainerOp::List => Ok(OpOutput::Containers(self.host(node).engine.list(now))),
             ContainerOp::Probe { alloc, .. } => {
                 let answer = self.host(node).engine.probe(now, &alloc);
                 if let Some(container) = self.host_mut(node).engine.container_mut(&alloc) {
@@ -199,13 +199,15 @@ impl World {
         let (started, behaviour) = (container.started, container.behaviour.clone());
         if before != Some(started) {
             self.stats.count("processes started");
-            let after = match behaviour.crash {
+            let ends = match behaviour.crash {
                 Crash::Never => None,
-                Crash::Always(after) => Some(after),
-                Crash::Sometimes(mean) => Some(Millis(self.draw.engine.below(2 * mean.0))),
+                Crash::Always(after) => Some((after, CRASHED)),
+                Crash::Sometimes(mean) => {
+                    Some((Millis(self.draw.engine.below(2 * mean.0)), CRASHED))
+                }
+                Crash::Done(after, code) => Some((after, Exit { code, ..CRASHED })),
             };
-            if let Some(after) = after {
-                let exit = CRASHED;
+            if let Some((after, exit)) = ends {
                 let alloc = alloc.clone();
                 self.after(after, Happening::Ends { node, alloc, started, exit });
             }

@@ -354,7 +354,7 @@ impl World {
             }
             Fault::KillContainer(node, which) => return self.kill_container(*node, *which, KILLED),
             Fault::RemoveContainer(node, which) => {
-                let containers: Vec<_> = self.host(*node).engine.list();
+                let containers: Vec<_> = self.host(*node).engine.list(now);
                 let Some(some) = pick(&containers, *which) else { return false };
                 let alloc = some.alloc.clone();
                 self.kill_named(*node, &alloc, KILLED);

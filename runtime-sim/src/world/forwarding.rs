@@ -22,12 +22,16 @@ impl World {
         self.forwards.insert(asker);
         let longest = match request {
             Request::Deployment { .. } | Request::Events { .. } => HELD_ANSWER_WITHIN,
+            Request::RunState { .. } => HELD_ANSWER_WITHIN,
             Request::Plan { .. }
             | Request::Deploy { .. }
             | Request::Restart { .. }
             | Request::Scale { .. }
             | Request::Rollback { .. }
             | Request::Cancel { .. }
+            | Request::Run { .. }
+            | Request::Runs { .. }
+            | Request::Kill { .. }
             | Request::Promote { .. }
             | Request::Deploys { .. }
             | Request::Status { .. }

@@ -37,6 +37,8 @@ struct Person {
     answered: Option<Outcome>,
     /// What was seen of the last deploy.
     seen: Option<u64>,
+    /// What was seen of a run.
+    seen_run: Option<u64>,
     /// The last event that it was told of.
     event: Option<u64>,
     /// The plan of going back to an earlier deploy, until that is done or forgotten.
@@ -131,6 +133,7 @@ impl Person {
             asked: None,
             answered: None,
             seen: None,
+            seen_run: None,
             event: None,
             agreed: None,
             habit: Habit::Operates,
@@ -181,7 +184,7 @@ impl World {
                 self.ask(person, node, request, None);
             }
         } else {
-            let choice = someone.rng.below(16);
+            let choice = someone.rng.below(18);
             let (request, change) = self.choose(person, choice);
             if let Some(node) = self.whom_to_ask(person, ASKS_THE_LEADER) {
                 self.ask(person, node, request, change);
@@ -209,12 +212,27 @@ impl World {
         if let Some((to, expect)) = someone.agreed.take().filter(|_| someone.rng.chance(700)) {
             return (Request::Rollback { project: None, to: Some(to), expect: Some(expect) }, None);
         }
+        let tasks = someone.draft.tasks();
+        let task = tasks.get(someone.rng.below(tasks.len().max(1) as u64) as usize).cloned();
         let waits = self.log.reference.services.keys();
         let mut waits = waits.filter(|name| self.log.reference.canaries(name).is_some());
         if waits.next().is_some() && someone.rng.chance(IMPATIENCE) {
             return (Request::Promote { number: None, services: Vec::new() }, None);
         }
+        let mut live = self.log.reference.live_runs();
+        let run = live.next().map_or(self.log.reference.last_run, |(number, _)| number);
         let request = match (choice, some) {
+            (16 | 17, _) if task.is_some() || run > 0 => match (someone.rng.below(8), task) {
+                (0, _) => Request::Kill { number: run },
+                (1, task) => Request::Runs { task, stale: someone.rng.chance(300) },
+                (2, _) => Request::RunState {
+                    number: run,
+                    seen: someone.seen_run,
+                    hold: Millis::secs(someone.rng.between(1, 40)),
+                },
+                (_, Some(task)) => Request::Run { task, overrides: Box::default() },
+                (_, None) => Request::Runs { task: None, stale: false },
+            },
             (0, Some(service)) => Request::Restart { service },
             (1, Some(service)) => Request::Scale {
                 service,
@@ -351,6 +369,9 @@ impl World {
         if let Ok(Answer::Deployment(view)) = outcome {
             someone.seen = Some(view.fingerprint);
         }
+        if let Ok(Answer::Run(view)) = outcome {
+            someone.seen_run = Some(view.fingerprint);
+        }
         if let Ok(Answer::Events(events)) = outcome {
             someone.event = events.last().map(|event| event.number).or(someone.event);
         }
@@ -360,6 +381,7 @@ impl World {
         self.tell_story(&asked.request, format!("person {person} is told: {}", told(outcome)));
         self.stats.count(match outcome {
             Ok(Answer::Started { .. }) => "deploys acknowledged",
+            Ok(Answer::RunStarted { .. }) => "runs acknowledged",
             Ok(Answer::Done) => "changes acknowledged",
             Ok(_) => "answers",
             Err(error) if error.code == ErrorCode::Unknown => "answers unknown",
@@ -421,6 +443,10 @@ fn brief(request: &Request) -> String {
             Some(to) => format!("go back to #{to}"),
             None => "go back".to_owned(),
         },
+        Request::Run { task, .. } => format!("run {task}"),
+        Request::RunState { number, .. } => format!("how is run {number}"),
+        Request::Runs { .. } => "runs".to_owned(),
+        Request::Kill { number } => format!("kill run {number}"),
         Request::Cancel { .. } => "cancel the deploy".to_owned(),
         Request::Promote { .. } => "promote the canaries".to_owned(),
         Request::Deploys { .. } => "history".to_owned(),
@@ -446,6 +472,9 @@ fn told(outcome: &Outcome) -> String {
     match outcome {
         Ok(Answer::Started { number, .. }) => format!("deploy #{number} started"),
         Ok(Answer::Unchanged) => "nothing to do".to_owned(),
+        Ok(Answer::RunStarted { number }) => format!("run {number} started"),
+        Ok(Answer::Run(view)) => format!("run {} {}", view.number, view.state),
+        Ok(Answer::Runs(views)) => format!("{} runs", views.len()),
         Ok(Answer::Status(status)) => format!("status at {}", status.revision),
         Ok(Answer::Plan(_)) => "the plan".to_owned(),
         Ok(Answer::Return { to, .. }) => format!("the plan back to #{to}"),

@@ -186,6 +186,7 @@ fn container(alloc: &AllocId) -> Observed {
         alloc: alloc.clone(),
         state: ContainerState::Running,
         started: 1,
+        running_for: Millis(0),
         labels: BTreeMap::new(),
     }
 }

@@ -182,6 +182,7 @@ impl Stage {
             project: project.name.clone(),
             kind: DeployKind::Config,
             changes: changes.collect(),
+            tasks: BTreeMap::new(),
             restart: Vec::new(),
             images: Default::default(),
             back_to: None,
@@ -239,7 +240,7 @@ impl Stage {
         let avoid = Default::default();
         let ask = Ask {
             slot: slot.clone(),
-            spec: &spec,
+            needs: scheduler::Needs::of(&spec),
             pinned: pinned.or(Some(node)),
             avoid,
             home: None,

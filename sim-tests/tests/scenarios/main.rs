@@ -6,6 +6,7 @@ mod deploys;
 mod drains;
 mod engines;
 mod forwarding;
+mod gates;
 mod gray;
 mod members;
 mod nodes;
@@ -13,7 +14,9 @@ mod past;
 mod recordings;
 mod recovery;
 mod returns;
+mod schedules;
 mod stops;
+mod tasks;
 mod upgrades;
 
 use mill_core::name::NodeId;

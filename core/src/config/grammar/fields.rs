@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Field, Kind, LEAST_MEMORY, MOST_REPLICAS, Presence, Section};
 use crate::config::format;
-use crate::config::model::{HealthSpec, StopSpec, UpdateSpec};
+use crate::config::model::{HealthSpec, Missed, Overlap, StopSpec, UpdateSpec};
 use crate::units::{Bytes, Millis};
 
 const WORDS: Kind = Kind::List(&Kind::Text(&format::WORD), true);
@@ -466,6 +466,29 @@ static TASK: Section = Section {
             Kind::Text(&format::TIME_ZONE),
             "\"Europe/Berlin\"",
             "The zone in which `schedule` is meant; UTC without it.",
+        ),
+        field(
+            "overlap",
+            Kind::OneOf(&["skip", "allow", "replace"]),
+            Presence::Default(|| json!(Overlap::default())),
+            "\"replace\"",
+            "What happens when the schedule is due and its last run is not over: nothing is run, \
+             it is run all the same, or the last one is killed.",
+        ),
+        field(
+            "missed",
+            Kind::OneOf(&["run", "skip"]),
+            Presence::Default(|| json!(Missed::default())),
+            "\"skip\"",
+            "What happens when nobody could serve the schedule in time: it is run once, as soon as \
+             it can be, or not until it is due again.",
+        ),
+        field(
+            "concurrency",
+            Kind::Integer(1, 100),
+            Presence::Default(|| json!(1)),
+            "3",
+            "How many runs may be under way at a time; others wait in line.",
         ),
         COMMAND,
         ENV,
