@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mill_core::cluster::alloc::{Alloc, Phase};
 use mill_core::cluster::deploy::{Service, Version};
 use mill_core::cluster::node::{NodeRecord, Trust};
-use mill_core::cluster::task::{Run, RunState};
+use mill_core::cluster::task::{Cause, Run, RunState};
 use mill_core::config::model::{ContainerSpec, HealthCheck, PlaceSpec, Replicas};
 use mill_core::name::{Name, NodeId, Slot};
 
@@ -48,13 +48,15 @@ impl World {
         for (name, service) in &state.services {
             self.pending_service(name, service, &mut pending);
         }
-        for (number, run) in state.live_runs() {
+        // What comes with a schedule never ends as a whole.
+        let passing = state.live_runs().filter(|(_, run)| !matches!(run.cause, Cause::Schedule(_)));
+        for (number, run) in passing {
             if run.state != RunState::Waiting || self.has_room_for(run) {
                 pending.push(format!("run {number} of {} is not over", run.task));
             }
         }
         for (id, alloc) in state.allocs.iter().filter(|(_, alloc)| alloc.run.is_some()) {
-            if alloc.is_live() && !alloc.is_wanted() {
+            if !self.has_schedules() && alloc.is_live() && !alloc.is_wanted() {
                 pending.push(format!("{id} is not gone"));
             }
         }
@@ -184,9 +186,14 @@ impl World {
         // One that was removed may never hear of it.
         let members = self.hosts().filter(|host| self.cluster().nodes.contains_key(&host.id));
         for host in members {
-            for (id, _) in host.engine.containers() {
+            for (id, container) in host.engine.containers() {
+                let of_run = container.spec.env.contains_key("MILL_RUN");
+                if of_run && self.has_schedules() {
+                    continue;
+                }
                 let alloc = self.cluster().allocs.get(id);
-                let alloc = alloc.filter(|alloc| alloc.is_wanted() || alloc.run.is_some());
+                let kept = |alloc: &&Alloc| alloc.run.is_some() && !container.runs();
+                let alloc = alloc.filter(|alloc| alloc.is_wanted() || kept(alloc));
                 if alloc.is_none_or(|alloc| alloc.node != host.id) {
                     pending.push(format!("a container of {id} is left on {}", host.id));
                 }

@@ -161,7 +161,7 @@ impl fmt::Display for Blocked {
                 write!(f, "waiting for image `{reference}`: {detail}")
             }
             Blocked::Gate { task, run: None } => {
-                write!(f, "waiting for the rest of its deploy, and then for task {task} to succeed")
+                write!(f, "waiting for task {task}, which runs when the rest of the deploy is done")
             }
             Blocked::Gate { task, run: Some(run) } => {
                 write!(f, "waiting for task {task} to succeed (run {run})")

@@ -198,6 +198,15 @@ impl Phase {
 }
 
 impl Alloc {
+    /// How far it is, as people read it.
+    pub fn sentence(&self) -> String {
+        match (self.run, self.status.phase) {
+            // There is no health to wait for.
+            (Some(_), Phase::Running) => "running".to_owned(),
+            (_, _) => self.status.sentence(),
+        }
+    }
+
     /// Whether its container exists or may come to exist.
     pub fn is_live(&self) -> bool {
         !self.status.phase.is_end()

@@ -432,7 +432,8 @@ impl Cluster {
         let before = std::mem::replace(&mut alloc.status, status.clone());
         if before.phase != status.phase {
             let (service, ended) = (alloc.slot.service.clone(), status.phase.is_end());
-            self.history.record(wall, id, status.sentence());
+            let told = alloc.sentence();
+            self.history.record(wall, id, told);
             self.receipt_goes_on(wall, id);
             self.run_goes_on(wall, id);
             if ended {

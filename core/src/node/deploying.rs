@@ -20,22 +20,18 @@ pub const REPLICAS_MAX: u32 = 1000;
 
 impl Node {
     pub(super) fn plan_project(&self, project: &Project) -> Result<Plan, ApiError> {
-        self.plan_replacing(project, &BTreeSet::new())
+        self.can_be_deployed(project)?;
+        Ok(plan::plan(&self.cluster, project))
     }
 
-    pub(super) fn plan_replacing(
-        &self,
-        project: &Project,
-        again: &BTreeSet<&Name>,
-    ) -> Result<Plan, ApiError> {
+    pub(super) fn can_be_deployed(&self, project: &Project) -> Result<(), ApiError> {
         let problems = plan::check(&self.cluster, project);
-        if !problems.is_empty() {
-            let mut error =
-                ApiError::new(ErrorCode::Invalid, "this config cannot be deployed here");
-            error.details = problems;
-            return Err(error);
+        if problems.is_empty() {
+            return Ok(());
         }
-        Ok(plan::replacing(&self.cluster, project, again))
+        let mut error = ApiError::new(ErrorCode::Invalid, "this config cannot be deployed here");
+        error.details = problems;
+        Err(error)
     }
 
     /// The answer if it is known now: nothing is to be done, or it cannot be.

@@ -57,7 +57,8 @@ impl Node {
         let left = self.left_by(deploy);
         let project = as_project(&deploy.project, &left);
         let again = self.meant_other_bytes(&left);
-        let mut plan = self.plan_replacing(&project, &again.iter().collect())?;
+        self.can_be_deployed(&project)?;
+        let mut plan = plan::replacing(&self.cluster, &project, &again.iter().collect());
         for planned in plan.tasks.iter_mut().filter(|task| task.action == plan::Action::Keep) {
             if self.is_of_other_bytes(&planned.task, &left) {
                 planned.action = plan::Action::Change;

@@ -4,7 +4,7 @@ use super::Node;
 use crate::api::view::WhyView;
 use crate::api::{ApiError, ErrorCode};
 use crate::brain::services::wanted_slots;
-use crate::cluster::alloc::{Alloc, Desired, Trouble};
+use crate::cluster::alloc::{Alloc, Desired, Status, Trouble};
 use crate::cluster::deploy::Service;
 use crate::cluster::node::{Liveness, NodeRecord, Trust};
 use crate::cluster::task::{Run, Task};
@@ -79,11 +79,12 @@ impl Node {
         if alloc.status.restarts > 0 {
             because.push(format!("it was started again {} times", alloc.status.restarts));
         }
-        let phase = crate::cluster::alloc::Status { trouble: None, ..alloc.status.clone() };
+        let status = Status { trouble: None, ..alloc.status.clone() };
+        let alloc = Alloc { status, ..alloc.clone() };
         because.extend(self.lately(|subject| subject == id.as_str()));
         WhyView {
             subject: id.to_string(),
-            summary: format!("{id} is {}", phase.sentence()),
+            summary: format!("{id} is {}", alloc.sentence()),
             because,
         }
     }

@@ -10,6 +10,7 @@ use mill_core::cluster::alloc::Phase;
 use mill_core::cluster::command::{Command, Entry, ProposalId};
 use mill_core::cluster::deploy::{Change, DeployState, Promotion, Version};
 use mill_core::cluster::node::NodeRecord;
+use mill_core::config::model::Replicas;
 use mill_core::name::{AllocId, Name, NodeId};
 use mill_core::time::Mono;
 use mill_core::units::Millis;
@@ -70,7 +71,10 @@ impl Canaries {
         {
             let Some(to) = waiting(before, name) else { continue };
             let slots = before.canaries(name).map(|canaries| canaries.slots);
-            for index in slots.unwrap_or_default() {
+            // The slot of a node that is down waits for it, and nobody waits for that.
+            let each_node = to.spec.replicas == Replicas::EachNode;
+            let waited = |index: &u64| !each_node || after.is_up(NodeId(*index));
+            for index in slots.unwrap_or_default().into_iter().filter(waited) {
                 // One that was lost and came back may stand beside the one that replaced it.
                 let allocs = after.allocs_of(name).filter(|(_, alloc)| {
                     alloc.slot.index == index
