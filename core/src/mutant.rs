@@ -81,7 +81,7 @@ pub enum Mutant {
     GateNotAwaited,
     /// The run of a gate is begun again though it was.
     GateRunAgain,
-    /// A moment of a schedule is served though it was.
+    /// Nobody writes down that a moment of a schedule was served.
     DueServedTwice,
     /// More runs of a task are under way than may be.
     ConcurrencyIgnored,

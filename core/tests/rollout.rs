@@ -61,6 +61,7 @@ impl World {
         let id = AllocId::new(&slot, &format!("v{template}{}", self.next));
         let alloc = Alloc {
             slot,
+            run: None,
             node: NodeId(1 + u64::from(self.emptied)),
             template,
             port: None,

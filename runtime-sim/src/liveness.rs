@@ -49,8 +49,8 @@ impl World {
             self.pending_service(name, service, &mut pending);
         }
         // What comes with a schedule never ends as a whole.
-        let passing = state.live_runs().filter(|(_, run)| !matches!(run.cause, Cause::Schedule(_)));
-        for (number, run) in passing {
+        let passing = |run: &Run| self.has_schedules() && matches!(run.cause, Cause::Schedule(_));
+        for (number, run) in state.live_runs().filter(|(_, run)| !passing(run)) {
             if run.state != RunState::Waiting || self.has_room_for(run) {
                 pending.push(format!("run {number} of {} is not over", run.task));
             }

@@ -45,6 +45,8 @@ pub struct Params {
     pub bad_images: u64,
     /// Replicas that have requests to finish when they leave the routes, of a thousand.
     pub busy: u64,
+    /// Changes that people make which are about tasks, of a thousand.
+    pub tasks: u64,
 }
 
 impl Params {
@@ -80,6 +82,7 @@ impl Params {
             drift: if rng.chance(500) { rng.between(0, 50_000) } else { 0 },
             bad_images: if rng.chance(600) { rng.between(50, 400) } else { 0 },
             busy: rng.between(0, 600),
+            tasks: if rng.chance(500) { rng.between(100, 500) } else { 0 },
         }
     }
 
@@ -103,6 +106,7 @@ impl Params {
             drift: 0,
             bad_images: 0,
             busy: 0,
+            tasks: 0,
         }
     }
 }

@@ -90,17 +90,22 @@ pub struct Draft {
     builds: u64,
     /// What takes time takes so many times less.
     pace: u64,
-    /// Whether it has tasks at all.
-    tasks_wanted: bool,
+    /// Changes that are about tasks, of a thousand.
+    tasks: u64,
     rng: Rng,
 }
 
 impl Draft {
     /// The first version of a project of up to `services` services.
-    pub fn new(name: &str, services: u64, bad_images: u64, mut rng: Rng) -> Draft {
+    pub fn new(name: &str, services: u64, bad_images: u64, rng: Rng) -> Draft {
         let project = project(name, []);
-        let tasks_wanted = rng.chance(500);
-        Draft { project, services, bad_images, builds: 0, pace: 1, tasks_wanted, rng }
+        Draft { project, services, bad_images, builds: 0, pace: 1, tasks: 0, rng }
+    }
+
+    /// From now on, so many of a thousand changes are about tasks.
+    pub(crate) fn with_tasks(mut self, share: u64) -> Draft {
+        self.tasks = share;
+        self
     }
 
     /// From now on, what takes time takes so many times less.
@@ -131,7 +136,7 @@ impl Draft {
     /// The same project with something changed; new images are built on the way.
     pub fn edit(&mut self, registry: &mut Registry, change: &str) -> Project {
         for _ in 0..self.rng.between(1, 3) {
-            match self.tasks_wanted && self.rng.chance(250) {
+            match self.tasks > 0 && self.rng.chance(self.tasks) {
                 true => self.edit_tasks(registry),
                 false => self.edit_once(registry, change),
             }

@@ -11,7 +11,7 @@ use mill_core::units::Millis;
 use mill_runtime_sim::raft::{self, RaftParams, Subject, mutant::Mutant as RaftMutant};
 use mill_runtime_sim::{FaultKind, Params, Violation, run};
 
-use Bug::{Busy, Consensus, Core, Under};
+use Bug::{Busy, Consensus, Core, Tasks, Under};
 
 /// A bug of one of the two simulators.
 enum Bug {
@@ -19,6 +19,8 @@ enum Bug {
     Core(Mutant),
     /// The same, where members change all the time and entries take long.
     Busy(Mutant),
+    /// The same, where people run tasks and machines die.
+    Tasks(Mutant),
     /// `mill sim --raft` finds it with its lists.
     Consensus(RaftMutant),
     /// The same, with its nodes.
@@ -28,13 +30,14 @@ enum Bug {
 /// Looks for a bug, seed by seed; says what was broken, or nothing.
 fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
     match bug {
-        Core(bug) | Busy(bug) => mutant::choose(*bug),
+        Core(bug) | Busy(bug) | Tasks(bug) => mutant::choose(*bug),
         Consensus(bug) | Under(bug) => raft::mutant::choose(*bug),
     }
     (0..seeds).find_map(|seed| {
         let violation = match bug {
             Core(_) => run(Params::from_seed(seed)).violation,
             Busy(_) => run(busy(seed)).violation,
+            Tasks(_) => run(tasks(seed)).violation,
             Consensus(_) => on_raft(seed, Subject::Lists),
             Under(_) => on_raft(seed, Subject::Nodes),
         };
@@ -46,6 +49,19 @@ fn on_raft(seed: u64, subject: Subject) -> Option<Violation> {
     raft::run_one(RaftParams::from_seed(seed), subject, false).violation
 }
 
+/// People run tasks all the time, and machines and daemons die.
+fn tasks(seed: u64) -> Params {
+    Params {
+        nodes: 3,
+        people: 3,
+        pause: Millis::secs(5),
+        faults: [FaultKind::PowerOff, FaultKind::Crash, FaultKind::Depose].into(),
+        fault_gap: Millis::secs(15),
+        tasks: 500,
+        ..Params::from_seed(seed)
+    }
+}
+
 /// Members change all the time, and an entry takes a second or two.
 fn busy(seed: u64) -> Params {
     Params {
@@ -55,6 +71,7 @@ fn busy(seed: u64) -> Params {
         faults: [FaultKind::Drain, FaultKind::Replace, FaultKind::SlowDisk].into(),
         fault_gap: Millis::secs(4),
         sync: (Millis(500), Millis(2_000)),
+        tasks: 0,
         ..Params::from_seed(seed)
     }
 }
@@ -116,13 +133,13 @@ bugs! {
     a_restart_is_not_noticed: Core(Mutant::RestartNotNoticed),
         within 60, by ["calm"];
     a_node_takes_one_too_many: Core(Mutant::CapacityOffByOne),
-        within 30, by ["capacity"];
+        within 60, by ["capacity"];
     the_slot_of_one_node_goes_to_another: Core(Mutant::PinnedIgnored),
         within 30, by ["placed"];
     a_flapping_node_is_trusted: Core(Mutant::FlappingTrusted),
         within 30, by ["placed"];
     a_daemon_does_not_reattach: Core(Mutant::ReattachLost),
-        within 10, by ["commanded"];
+        within 10, by ["commanded", "released"];
     a_stop_is_forgotten: Core(Mutant::StopForgotten),
         within 5, by ["outlives"];
     what_failed_is_started_at_once: Core(Mutant::RestartWithoutBackoff),
@@ -149,6 +166,22 @@ bugs! {
         within 10, by ["commanded", "released"];
     what_leaves_is_not_left_to_finish: Core(Mutant::DrainSkipped),
         within 10, by ["released"];
+    a_service_does_not_wait_for_its_gate: Tasks(Mutant::GateNotAwaited),
+        within 5, by ["gates"];
+    a_gate_is_run_again: Tasks(Mutant::GateRunAgain),
+        within 5, by ["gates"];
+    a_moment_is_served_twice: Tasks(Mutant::DueServedTwice),
+        within 5, by ["runs"];
+    too_many_runs_are_under_way: Tasks(Mutant::ConcurrencyIgnored),
+        within 5, by ["runs"];
+    the_runs_of_a_lost_node_never_end: Tasks(Mutant::LostRunForgotten),
+        within 5, by ["runs"];
+    the_runs_of_a_lost_node_are_run_again: Tasks(Mutant::LostRunAgain),
+        within 5, by ["runs"];
+    a_run_is_started_again: Tasks(Mutant::RunStartedAgain),
+        within 5, by ["runs"];
+    a_run_takes_as_long_as_it_likes: Tasks(Mutant::TimeoutIgnored),
+        within 5, by ["liveness"];
     a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),
         within 5, by ["votes", "one leader"];
     an_entry_is_acknowledged_before_its_sync: Consensus(RaftMutant::LogNotSynced),
@@ -174,10 +207,12 @@ bugs! {
 }
 
 #[test]
-fn busy_seeds_hold_without_any_bug() {
+fn such_seeds_hold_without_any_bug() {
     for seed in 0..40 {
-        let report = run(busy(seed));
-        assert!(report.passed(), "{report}");
+        for params in [busy(seed), tasks(seed)] {
+            let report = run(params);
+            assert!(report.passed(), "{report}");
+        }
     }
 }
 

@@ -49,7 +49,8 @@ pub async fn ps(args: Ps, json: bool) -> Outcome {
 pub async fn why(args: Why, json: bool) -> Outcome {
     let client = Client::new(&args.target.address)?;
     if !args.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        let message = format!("there is no service, task, slot, run, alloc or node `{}`", args.name);
+        let message =
+            format!("there is no service, task, slot, run, alloc or node `{}`", args.name);
         return Err(ApiError::new(ErrorCode::NotFound, message).into());
     }
     let path = stale(&format!("/v1/why/{}", args.name), args.stale);

@@ -62,9 +62,12 @@ impl Task {
         else {
             return;
         };
+        if mutant::is(Mutant::TimeoutIgnored) {
+            return;
+        }
         let until = since + Millis(timeout.0.saturating_sub(ran.0));
         run.until = Some(until);
-        if until > context.now || mutant::is(Mutant::TimeoutIgnored) {
+        if until > context.now {
             return;
         }
         let detail = format!("it was not over within its `timeout` of {timeout}, and was killed");

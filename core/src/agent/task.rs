@@ -520,7 +520,11 @@ impl Task {
             },
             None => None,
         };
-        if self.run.is_some() && !mutant::is(Mutant::RunStartedAgain) {
+        if self.run.is_some() {
+            if mutant::is(Mutant::RunStartedAgain) {
+                (self.exists, self.stage) = (true, Stage::Start { at: Mono(0) });
+                return;
+            }
             return self.run_ended(exit);
         }
         self.exists = observed.is_some_and(|seen| seen.state != ContainerState::Created);
@@ -552,4 +556,3 @@ impl Task {
         at.filter(|(at, _)| *at > Mono(0))
     }
 }
-

@@ -94,7 +94,8 @@ impl Brain {
         if moves {
             return;
         }
-        let due = deploy.gates.iter().filter(|(_, run)| run.is_none());
+        let again = mutant::is(Mutant::GateRunAgain);
+        let due = deploy.gates.iter().filter(|(_, run)| run.is_none() || again);
         for (task, _) in due {
             draft.commands.push(Command::StartRun {
                 task: task.clone(),
@@ -202,8 +203,7 @@ pub(super) fn failed_gate(cluster: &Cluster, deploy: &Deploy) -> Option<String> 
 /// A run of that deploy's gates that waits for a node.
 pub(super) fn waiting_gate<'a>(cluster: &'a Cluster, deploy: &'a Deploy) -> Option<&'a Name> {
     let mut runs = deploy.gates.iter().filter_map(|(gate, number)| Some((gate, (*number)?)));
-    let waits = |number: &u64| {
-        cluster.runs.get(number).is_some_and(|run| run.state == RunState::Waiting)
-    };
+    let waits =
+        |number: &u64| cluster.runs.get(number).is_some_and(|run| run.state == RunState::Waiting);
     runs.find(|(_, number)| waits(number)).map(|(gate, _)| gate)
 }

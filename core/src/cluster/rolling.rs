@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use super::apply::{missing, stale};
 use super::{Cluster, Refusal, Reply};
-use crate::cluster::deploy::{
-    Change, Deploy, DeployKind, DeployState, Goal, Service, Version,
-};
+use crate::cluster::deploy::{Change, Deploy, DeployKind, DeployState, Goal, Service, Version};
 use crate::cluster::task::{Task, TaskChange, TaskVersion};
 use crate::config::model::{ServiceSpec, TaskSpec};
 use crate::container::PinnedImage;
@@ -242,10 +240,9 @@ impl Service {
         let version = self.versions.get(&number)?;
         match kind {
             DeployKind::Config if version.template == number => version.spec.before.clone(),
-            DeployKind::Config
-            | DeployKind::Restart
-            | DeployKind::Scale
-            | DeployKind::Rollback => None,
+            DeployKind::Config | DeployKind::Restart | DeployKind::Scale | DeployKind::Rollback => {
+                None
+            }
         }
     }
 

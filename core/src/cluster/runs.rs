@@ -94,6 +94,7 @@ impl Cluster {
                 let gate = deploy.and_then(|deploy| deploy.gates.get_mut(name));
                 gate.into_iter().for_each(|gate| *gate = Some(number));
             }
+            Cause::Schedule(_) if mutant::is(Mutant::DueServedTwice) => {}
             Cause::Schedule(due) => {
                 let task = self.tasks.get_mut(name);
                 task.into_iter().for_each(|task| task.served = Some(due));
@@ -113,13 +114,10 @@ impl Cluster {
         let none = || stale(format!("no deploy has brought task `{name}` about yet"));
         match cause {
             Cause::Person => task.current().ok_or_else(none),
-            Cause::Schedule(due) => {
-                let served = task.served.is_none_or(|served| served >= due);
-                match served && !mutant::is(Mutant::DueServedTwice) {
-                    true => Err(stale(format!("task `{name}` was served for that time"))),
-                    false => task.current().ok_or_else(none),
-                }
-            }
+            Cause::Schedule(due) => match task.served.is_none_or(|served| served >= due) {
+                true => Err(stale(format!("task `{name}` was served for that time"))),
+                false => task.current().ok_or_else(none),
+            },
             Cause::Gate(number) => {
                 let deploy = self.deploys.get(&number).ok_or_else(|| missing("deploy", number))?;
                 let gate = deploy.gates.get(name).ok_or_else(|| missing("gate", name))?;
@@ -167,8 +165,7 @@ impl Cluster {
             return Err(stale(format!("run {number} does not wait for a node")));
         }
         let most = usize::try_from(run.spec.concurrency).unwrap_or(usize::MAX);
-        if self.runs_under_way(&run.task).count() >= most
-            && !mutant::is(Mutant::ConcurrencyIgnored)
+        if self.runs_under_way(&run.task).count() >= most && !mutant::is(Mutant::ConcurrencyIgnored)
         {
             return Err(stale(format!("as many runs of `{}` are under way as may be", run.task)));
         }
@@ -238,9 +235,11 @@ impl Cluster {
     pub(super) fn run_goes_on(&mut self, wall: Wall, id: &AllocId) {
         let Some(alloc) = self.allocs.get(id) else { return };
         let (Some(number), false) = (alloc.run, alloc.is_live()) else { return };
-        let timed_out = alloc.status.trouble.as_ref().is_some_and(|trouble| {
-            matches!(trouble.kind, TroubleKind::TimedOut)
-        });
+        let timed_out = alloc
+            .status
+            .trouble
+            .as_ref()
+            .is_some_and(|trouble| matches!(trouble.kind, TroubleKind::TimedOut));
         let exit = alloc.status.ending.and_then(|ending| ending.exit);
         let outcome = match (alloc.status.phase, exit) {
             (Phase::Completed, Some(exit)) => Outcome::Exited(exit),

@@ -345,7 +345,7 @@ mod tests {
             health.command = [\"true\"]\n[[service.web.volume]]\nname = \"d\"\npath = \"/d\"\n\
             ephemeral = true\n[[service.web.route]]\nlisten = 5432\n";
         let section = |path: &str| ROOT.all().into_iter().find(|s| s.path == path);
-        for path in fields(Some(&service(everything))).into_keys() {
+        for path in fields(Some(&service(everything)), Fields::service).into_keys() {
             let (table, key) = path.rsplit_once('.').unwrap_or(("", &path));
             let bare = table.trim_end_matches("[0]");
             let of = format!("service.NAME.{bare}");

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use super::suggest::closest;
 use super::{capabilities, cron, image};
-use crate::schedule;
 use crate::name::Name;
+use crate::schedule;
 
 /// A kind of string.
 #[derive(Debug)]

@@ -116,8 +116,7 @@ impl Node {
     }
 
     fn left_by(&self, deploy: &Deploy) -> Left {
-        let (services, tasks) =
-            (self.cluster.left_by(deploy), self.cluster.tasks_left_by(deploy));
+        let (services, tasks) = (self.cluster.left_by(deploy), self.cluster.tasks_left_by(deploy));
         Left { services, tasks }
     }
 

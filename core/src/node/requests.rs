@@ -296,14 +296,11 @@ impl Node {
             Request::Rollback { project, to, expect } => {
                 self.go_back(now, id, (project, to), expect)
             }
-            Request::Run { task, overrides } => {
-                self.run(now, id, task, *overrides).map(|()| None)
-            }
+            Request::Run { task, overrides } => self.run(now, id, task, *overrides).map(|()| None),
             Request::Kill { number } => self.kill(now, id, number),
             Request::RunState { number, seen, hold } => {
                 let view = self.run_view(number)?;
-                let seen =
-                    seen.filter(|seen| *seen == view.fingerprint && view.outcome.is_none());
+                let seen = seen.filter(|seen| *seen == view.fingerprint && view.outcome.is_none());
                 let Some(fingerprint) = seen else {
                     return Ok(Some(Answer::Run(Box::new(view))));
                 };

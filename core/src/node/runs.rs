@@ -44,7 +44,12 @@ impl Node {
         }
         checked(&overrides)?;
         let (cause, overrides) = (Cause::Person, Box::new(overrides));
-        self.propose(now, id, Command::StartRun { task: task.clone(), cause, overrides }, Then::Run);
+        self.propose(
+            now,
+            id,
+            Command::StartRun { task: task.clone(), cause, overrides },
+            Then::Run,
+        );
         Ok(())
     }
 

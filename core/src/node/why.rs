@@ -149,7 +149,8 @@ impl Node {
         because.extend(trouble.iter().flat_map(in_words));
         because.push(format!("it was {}", run.cause.sentence()));
         let alloc = run.alloc().map(|id| id.to_string());
-        because.extend(self.lately(|subject| subject == place || Some(subject) == alloc.as_deref()));
+        because
+            .extend(self.lately(|subject| subject == place || Some(subject) == alloc.as_deref()));
         let summary = match run.has_ended() {
             true => format!("run {place} {state}"),
             false => format!("run {place} is {state}"),
@@ -170,9 +171,12 @@ impl Node {
             because.push("the deploy that brings it is not done yet".to_owned());
         }
         let runs = format!("{name}.");
-        because.extend(self.lately(|subject| subject == name.as_str() || subject.starts_with(&runs)));
+        because
+            .extend(self.lately(|subject| subject == name.as_str() || subject.starts_with(&runs)));
         let summary = match view.last {
-            Some(last) if last.outcome.is_some() => format!("its last run, {}, {}", last.id, last.state),
+            Some(last) if last.outcome.is_some() => {
+                format!("its last run, {}, {}", last.id, last.state)
+            }
             Some(last) => format!("its last run, {}, is {}", last.id, last.state),
             None => format!("task {name} was not run yet"),
         };

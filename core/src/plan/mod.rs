@@ -185,7 +185,8 @@ impl Plan {
     /// Equal for plans that do the same to the same, whatever they wait for.
     pub fn fingerprint(&self) -> String {
         let Plan { project, behind: _, services, tasks } = self;
-        let bytes = serde_json::to_vec(&(project, services, tasks)).expect("a plan has text keys only");
+        let bytes =
+            serde_json::to_vec(&(project, services, tasks)).expect("a plan has text keys only");
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes))
     }
 }
@@ -221,9 +222,8 @@ pub(crate) fn replacing(cluster: &Cluster, project: &Project, restart: &BTreeSet
 /// Every task of a project, as it is and as it will be.
 fn tasks(cluster: &Cluster, project: &Project) -> Vec<TaskPlan> {
     let known = cluster.tasks.iter().filter(|(_, task)| task.project == project.name);
-    let removed = known.filter(|(name, task)| {
-        task.target().is_some() && !project.tasks.contains_key(*name)
-    });
+    let removed =
+        known.filter(|(name, task)| task.target().is_some() && !project.tasks.contains_key(*name));
     let removed = removed.map(|(name, _)| TaskPlan {
         task: name.clone(),
         action: Action::Remove,

@@ -104,6 +104,7 @@ impl RaftParams {
             drift: self.drift,
             bad_images: if rng.chance(300) { 100 } else { 0 },
             busy: 300,
+            tasks: if rng.chance(500) { 200 } else { 0 },
         }
     }
 }

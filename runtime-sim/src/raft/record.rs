@@ -94,8 +94,8 @@ impl Record {
         let now = now();
         let numbers = [now.0, from, to, xxh3_64(bytes)];
         let mut state = self.state();
-        // What came while it started has waited for it.
-        let waited = state.hears.get(&to) == Some(&now);
+        // What came while it started has waited for it, and is taken in one after the other.
+        let waited = state.hears.get(&to).is_some_and(|since| now <= *since + ON_ITS_WAY);
         if !waited && state.cut.get(&(from, to)).is_some_and(|since| now > *since + ON_ITS_WAY) {
             state.violate("cut", format!("node {to} heard of node {from}, though that is cut"));
         }

@@ -20,7 +20,9 @@ pub(super) fn describe(command: &Command) -> String {
         Command::SetLiveness { node, up: false } => format!("{node} is down"),
         Command::Trust { node, returns: 0 } => format!("{node} has stayed up"),
         Command::Trust { node, .. } => format!("{node} is trusted again"),
-        Command::StartDeploy { number, project, kind, changes, tasks, restart, back_to, .. } => {
+        Command::StartDeploy {
+            number, project, kind, changes, tasks, restart, back_to, ..
+        } => {
             let changed = changes.iter().map(|(name, spec)| match spec {
                 Some(spec) => format!("{name}={} {:?}", spec.container.image, spec.replicas),
                 None => format!("-{name}"),

@@ -97,7 +97,7 @@ impl People {
             let name = if number == 1 { "b" } else { "a" };
             let services = params.services.max(1);
             let draft = Draft::new(name, services, params.bad_images, rng.child("draft"));
-            Person::new(rng, draft)
+            Person::new(rng, draft.with_tasks(params.tasks))
         };
         let mut people: Vec<Person> = (0..params.people).map(person).collect();
         let other = |name: &str, habit| {
@@ -184,7 +184,8 @@ impl World {
                 self.ask(person, node, request, None);
             }
         } else {
-            let choice = someone.rng.below(18);
+            let choices = if self.params.tasks > 0 { 18 } else { 16 };
+            let choice = someone.rng.below(choices);
             let (request, change) = self.choose(person, choice);
             if let Some(node) = self.whom_to_ask(person, ASKS_THE_LEADER) {
                 self.ask(person, node, request, change);
@@ -213,7 +214,10 @@ impl World {
             return (Request::Rollback { project: None, to: Some(to), expect: Some(expect) }, None);
         }
         let tasks = someone.draft.tasks();
-        let task = tasks.get(someone.rng.below(tasks.len().max(1) as u64) as usize).cloned();
+        let task = match tasks.len() as u64 {
+            0 => None,
+            some => tasks.get(someone.rng.below(some) as usize).cloned(),
+        };
         let waits = self.log.reference.services.keys();
         let mut waits = waits.filter(|name| self.log.reference.canaries(name).is_some());
         if waits.next().is_some() && someone.rng.chance(IMPATIENCE) {
