@@ -58,6 +58,9 @@ pub struct RunSpec {
     pub tmpfs: Vec<String>,
     /// The port that it is to listen on, checked to be free before the start.
     pub port: Option<u16>,
+    /// Whether it is executed once: a container that was created for it is started, never replaced.
+    #[serde(default)]
+    pub once: bool,
     /// Signal that the engine should know as its stop signal.
     pub stop_signal: String,
     /// How its health is known; kept as a label, so that a restarted daemon can show it.

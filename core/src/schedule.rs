@@ -121,7 +121,7 @@ impl Schedule {
 }
 
 /// Missed times that are counted one by one.
-const MISSED_COUNTED: u32 = 100;
+const MISSED_COUNTED: u32 = 20;
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,9 @@
 //! last transitions when an invariant does not hold. Scenarios are in `tests/scenarios`, plans in
 //! `tests/plans`, many seeds in `tests/swarm.rs`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use mill_core::api::{Answer, ApiError, Outcome, Request};
 use mill_core::cluster::alloc::{Alloc, Phase};
@@ -16,10 +18,13 @@ use mill_core::name::{AllocId, Name, NodeId};
 use mill_core::units::Millis;
 use mill_runtime_sim::models::engine::Container;
 use mill_runtime_sim::models::registry::Behaviour;
-use mill_runtime_sim::{Params, World};
+use mill_runtime_sim::{Line, Params, World};
 
 /// A condition that does not hold by then fails its scenario.
 const PATIENCE: Millis = Millis::mins(30);
+
+/// Lines of a trace, as they come.
+pub type Lines = Rc<RefCell<Vec<String>>>;
 
 /// A cluster under a test's control.
 pub struct Scenario {
@@ -35,8 +40,19 @@ impl Scenario {
 
     /// The same with other parameters.
     pub fn with(params: Params) -> Scenario {
-        let count = params.nodes;
-        let mut scenario = Scenario { world: World::new(params) };
+        Scenario::of(params.nodes, World::new(params))
+    }
+
+    /// The same, and every line of its trace.
+    pub fn traced(params: Params) -> (Scenario, Lines) {
+        let lines = Lines::default();
+        let heard = lines.clone();
+        let listener: Line = Box::new(move |line| heard.borrow_mut().push(line.to_owned()));
+        (Scenario::of(params.nodes, World::traced(params, Some(listener))), lines)
+    }
+
+    fn of(count: u64, world: World) -> Scenario {
+        let mut scenario = Scenario { world };
         scenario.until("every node is up", |world| {
             world.leader().is_some() && (1..=count).all(|id| world.cluster().is_up(NodeId(id)))
         });

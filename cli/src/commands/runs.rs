@@ -1,6 +1,8 @@
 //! `mill run` and `mill runs`: a task executed once, its output as it is printed, and its exit code.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -74,13 +76,13 @@ async fn follow(client: &Client, number: u64, json: bool) -> Outcome {
         (Some(alloc), false) => {
             let ended = tokio::select! {
                 ended = watch.end() => ended?,
-                failure = output.follow(&alloc) => return Err(failure),
+                never = output.follow(&alloc) => match never {},
             };
-            output.rest(&alloc).await?;
+            output.rest(&alloc).await;
             ended
         }
         (Some(alloc), true) => {
-            output.rest(&alloc).await?;
+            output.rest(&alloc).await;
             placed
         }
         (None, _) => placed,
@@ -94,7 +96,10 @@ async fn follow(client: &Client, number: u64, json: bool) -> Outcome {
 /// As the container exited; 1 if it did not come to its end.
 fn exit(view: &RunView, json: bool) -> ExitCode {
     match &view.outcome {
-        Some(Ended::Exited(exit)) if !exit.out_of_memory => {
+        Some(Ended::Exited(exit)) => {
+            if exit.out_of_memory && exit.code != 0 && !json {
+                eprintln!("error: run {} {}", view.number, view.state);
+            }
             ExitCode::from(u8::try_from(exit.code).unwrap_or(1))
         }
         Some(_) | None => {
@@ -175,21 +180,26 @@ struct Printed {
 }
 
 impl Output<'_> {
-    /// Prints what comes until that is not wanted any more, also across a daemon that restarts.
-    async fn follow(&mut self, alloc: &AllocId) -> Failure {
-        let mut lost = 0;
+    /// Prints what comes until that is not wanted any more, also across a daemon that restarts. How
+    /// the run ends does not depend on its output.
+    async fn follow(&mut self, alloc: &AllocId) -> Infallible {
+        let mut told = false;
         loop {
-            match self.once(alloc, true).await {
-                Err(failure) if lost >= TRIES || !deploy::is_passing(&failure) => return failure,
-                Ok(()) | Err(_) => lost += 1,
+            if let Err(failure) = self.once(alloc, true).await
+                && !deploy::is_passing(&failure)
+                && !std::mem::replace(&mut told, true)
+            {
+                cannot_be_read(&failure);
             }
             tokio::time::sleep(RETRY).await;
         }
     }
 
     /// Prints what is left of a run that is over.
-    async fn rest(&mut self, alloc: &AllocId) -> Result<(), Failure> {
-        self.once(alloc, false).await
+    async fn rest(&mut self, alloc: &AllocId) {
+        if let Err(failure) = self.once(alloc, false).await {
+            cannot_be_read(&failure);
+        }
     }
 
     async fn once(&mut self, alloc: &AllocId, follow: bool) -> Result<(), Failure> {
@@ -218,11 +228,22 @@ impl Output<'_> {
             (false, "stderr") => eprintln!("{text}"),
             (false, _) => println!("{text}"),
         }
-        self.printed = match at > self.printed.at {
-            true => Printed { at, lines: 1 },
-            false => Printed { lines: self.printed.lines + 1, ..self.printed },
+        self.printed = match at.cmp(&self.printed.at) {
+            Ordering::Greater => Printed { at, lines: 1 },
+            Ordering::Equal => Printed { lines: self.printed.lines + 1, ..self.printed },
+            // Output and errors may come in another order than that in which they were written.
+            Ordering::Less => self.printed,
         };
     }
+}
+
+fn cannot_be_read(failure: &Failure) {
+    let why = match failure {
+        Failure::Failed(text) | Failure::Usage(text) | Failure::Unreachable(text) => text.clone(),
+        Failure::Refused(error) => error.to_string(),
+        Failure::Said => return,
+    };
+    eprintln!("error: the output of this run cannot be read just now: {why}");
 }
 
 /// `mill runs ...`.

@@ -19,6 +19,8 @@ pub(super) struct Execution {
     up: Option<(Mono, Millis)>,
     /// When its time is over.
     until: Option<Mono>,
+    /// Since when this node tries to start it.
+    made: Option<Mono>,
 }
 
 impl Execution {
@@ -53,6 +55,22 @@ impl Task {
         task.run = Some(Execution::default());
         task.trouble = trouble;
         task
+    }
+
+    /// Whether it could not be started for as long as it may take in all: then it is given up.
+    pub(super) fn never_began(&mut self, context: &Context<'_>) -> bool {
+        let (Some(alloc), Some(run)) = (context.alloc, &mut self.run) else { return false };
+        let Some(timeout) = spec::timeout(context.cluster, alloc) else { return false };
+        let made = *run.made.get_or_insert(context.now);
+        if made + timeout > context.now {
+            return false;
+        }
+        if let Some(trouble) = &mut self.trouble {
+            let detail = format!("it could not be started within {timeout}: {}", trouble.detail);
+            trouble.detail = detail;
+        }
+        self.stage = Stage::Remove { at: Mono(0), end: Phase::Failed };
+        true
     }
 
     /// It runs: for as long as its task allows.

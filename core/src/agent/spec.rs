@@ -58,6 +58,7 @@ pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option
         cap_drop: dropped(&spec.cap_drop),
         tmpfs: spec.tmpfs.clone(),
         port: alloc.port,
+        once: alloc.run.is_some(),
         stop_signal: spec.stop.signal.clone(),
         labels,
     })

@@ -193,6 +193,10 @@ impl Task {
     /// Asks for the next operation, if one is due.
     pub fn step(&mut self, context: &mut Context<'_>) {
         self.follow(context);
+        let waits = matches!(self.stage, Stage::Fetch { .. } | Stage::Start { .. });
+        if waits && self.never_began(context) {
+            return self.step(context);
+        }
         let due = |at: Mono| at <= context.now;
         match &mut self.stage {
             Stage::Fetch { at } if due(*at) => self.fetch(context),

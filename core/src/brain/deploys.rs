@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::runs::{Gates, failed_gate, waiting_gate};
+use super::runs::{failed_gate, gates_passed, waiting_gate};
 use super::{Blocked, Brain, Draft};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Desired, Phase, TroubleKind};
@@ -63,12 +63,7 @@ impl Brain {
         let now = draft.now.mono;
         let Some((number, deploy)) = draft.cluster.running_deploy() else { return false };
         // The time of gates is their own, and what follows them begins anew.
-        let gates = match Gates::of(draft.cluster, deploy) {
-            Gates::Before => 0,
-            Gates::Running => 1,
-            Gates::Passed => 2,
-        };
-        let step = 3 * deploy.state.step() + gates;
+        let step = (deploy.state.step(), gates_passed(draft.cluster, deploy));
         let known = self.deploy_since.filter(|known| (known.0, known.1) == (number, step));
         let (.., since) = *self.deploy_since.insert(known.unwrap_or((number, step, now)));
         draft.wake_at(since + allowed, Wake::Deadline);

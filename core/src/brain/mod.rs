@@ -27,6 +27,7 @@ pub(crate) use self::waiting::sentences;
 use crate::cluster::alloc::{Alloc, Phase};
 use crate::cluster::command::{BYTES_PER_ENTRY, COMMANDS_PER_ENTRY, Command, Entry, ProposalId};
 use crate::cluster::node::NodeFacts;
+use crate::cluster::task::Run;
 use crate::cluster::{Cluster, Revision};
 use crate::container::OpError;
 use crate::effect::Effect;
@@ -57,7 +58,7 @@ pub(crate) struct Brain {
     /// Since when an alloc has been seen healthy, and after how many restarts.
     healthy_since: BTreeMap<AllocId, (u32, Mono)>,
     /// When the running deploy entered its state, as far as this leader saw.
-    deploy_since: Option<(u64, u8, Mono)>,
+    deploy_since: Option<(u64, (u8, usize), Mono)>,
     /// Since when its images cannot be had for a reason that is known.
     trying_since: Option<Mono>,
     /// Since when allocs that replace lost ones are on their way.
@@ -295,15 +296,17 @@ impl Brain {
             Some(_) => Slot { index: 0, ..alloc.slot.clone() },
             None => alloc.slot.clone(),
         };
-        let mut ended: BTreeMap<(bool, Slot), Vec<(&AllocId, Revision)>> = BTreeMap::new();
+        let run_of = |alloc: &Alloc| draft.cluster.runs.get(&alloc.run?);
+        let mut ended: BTreeMap<(bool, Slot), Vec<(&AllocId, (Option<Wall>, Revision))>> =
+            BTreeMap::new();
         for (id, alloc) in draft.cluster.allocs.iter().filter(|(_, alloc)| !alloc.is_live()) {
-            let place = (alloc.run.is_some(), place(alloc));
-            ended.entry(place).or_default().push((id, alloc.placed));
+            let when = (run_of(alloc).and_then(Run::ended), alloc.placed);
+            ended.entry((alloc.run.is_some(), place(alloc))).or_default().push((id, when));
         }
         for ((of_runs, slot), mut allocs) in ended {
-            allocs.sort_by_key(|(_, placed)| std::cmp::Reverse(*placed));
+            allocs.sort_by_key(|(_, when)| std::cmp::Reverse(*when));
             let known = match of_runs {
-                true => draft.cluster.tasks.contains_key(&slot.service),
+                true => draft.cluster.runs.values().any(|run| run.task == slot.service),
                 false => draft.cluster.services.contains_key(&slot.service),
             };
             let kept = if known { ENDED_KEPT_PER_SLOT } else { 0 };

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use super::{Brain, Draft};
 use crate::brain::Blocked;
-use crate::cluster::Cluster;
 use crate::cluster::command::Command;
 use crate::cluster::deploy::Deploy;
 use crate::cluster::task::{Cause, Outcome, Overrides, Run, RunState, TaskVersion};
+use crate::cluster::{Cluster, RUNS_LIVE_MAX};
 use crate::config::model::{Missed, Overlap};
 use crate::mutant::{self, Mutant};
 use crate::name::Name;
@@ -23,6 +23,8 @@ use crate::units::Millis;
 
 /// A schedule that is served later than this was missed.
 pub const IN_TIME: Millis = Millis::mins(1);
+/// Runs of a task that may wait before no more are added by its schedule.
+const WAITING_MAX: usize = 10;
 /// The longest between two looks at the clock, which may be set.
 const LOOK_AGAIN: Millis = Millis::secs(30);
 
@@ -73,15 +75,19 @@ impl Brain {
             let (Some((number, version)), Some(served)) = (task.current(), task.served) else {
                 continue;
             };
-            let Some(schedule) = schedule(version) else { continue };
             let known = self.next_due.get(name).filter(|due| (due.0, due.1) == (number, served));
-            let next = known.map_or_else(|| schedule.next(served), |(_, _, next)| *next);
+            let next = match known {
+                Some((_, _, next)) => *next,
+                None => schedule(version).and_then(|schedule| schedule.next(served)),
+            };
             self.next_due.insert(name.clone(), (number, served, next));
             let Some(next) = next else { continue };
             if next > now.wall {
                 let wait = Millis(next.0 - now.wall.0).min(LOOK_AGAIN);
                 draft.wake_at(now.mono + wait, Wake::Due);
-            } else if let Some((due, times)) = schedule.missed(served, now.wall) {
+            } else if let Some(schedule) = schedule(version)
+                && let Some((due, times)) = schedule.missed(served, now.wall)
+            {
                 serve(draft, name, version, due, times);
             }
         }
@@ -124,6 +130,12 @@ fn serve(draft: &mut Draft<'_>, name: &Name, version: &TaskVersion, due: Wall, t
         draft.commands.push(skip(why));
         return;
     }
+    let of_task = draft.cluster.live_runs().filter(|(_, run)| run.task == *name);
+    let waiting = of_task.filter(|(_, run)| run.state == RunState::Waiting).count();
+    if waiting >= WAITING_MAX || draft.cluster.live_runs().count() >= RUNS_LIVE_MAX {
+        draft.commands.push(skip(format!("{waiting} runs of it wait already")));
+        return;
+    }
     let runs = draft.cluster.live_runs();
     let last = runs.filter(|(_, run)| run.task == *name && is_scheduled(run));
     let last: Vec<u64> = last.map(|(number, _)| number).collect();
@@ -155,25 +167,10 @@ fn is_being_killed(cluster: &Cluster, run: u64) -> bool {
     alloc.is_some_and(|alloc| !alloc.is_wanted())
 }
 
-/// Where a deploy that waits for gates is: nothing of it waits, its gates run, or all have passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gates {
-    /// Services without a gate move.
-    Before,
-    /// The gates run.
-    Running,
-    /// All of them have succeeded, or there are none.
-    Passed,
-}
-
-impl Gates {
-    pub fn of(cluster: &Cluster, deploy: &Deploy) -> Gates {
-        match deploy.gates.keys().all(|gate| cluster.has_passed(deploy, gate)) {
-            true => Gates::Passed,
-            false if deploy.gates.values().any(Option::is_some) => Gates::Running,
-            false => Gates::Before,
-        }
-    }
+/// How far a deploy is with its gates, counted up: none has a run, one has, each that has passed.
+pub(super) fn gates_passed(cluster: &Cluster, deploy: &Deploy) -> usize {
+    let passed = deploy.gates.keys().filter(|gate| cluster.has_passed(deploy, gate)).count();
+    usize::from(deploy.gates.values().any(Option::is_some)) + passed
 }
 
 /// Why a deploy cannot go on: a gate whose run has ended and did not succeed.
@@ -200,10 +197,10 @@ pub(super) fn failed_gate(cluster: &Cluster, deploy: &Deploy) -> Option<String> 
     Some(reason)
 }
 
-/// A run of that deploy's gates that waits for a node.
+/// A gate of that deploy that was not begun.
 pub(super) fn waiting_gate<'a>(cluster: &'a Cluster, deploy: &'a Deploy) -> Option<&'a Name> {
-    let mut runs = deploy.gates.iter().filter_map(|(gate, number)| Some((gate, (*number)?)));
     let waits =
-        |number: &u64| cluster.runs.get(number).is_some_and(|run| run.state == RunState::Waiting);
-    runs.find(|(_, number)| waits(number)).map(|(gate, _)| gate)
+        |number: &u64| cluster.runs.get(number).is_some_and(|run| cluster.has_not_begun(run));
+    let mut gates = deploy.gates.iter();
+    gates.find(|(_, number)| number.as_ref().is_none_or(waits)).map(|(gate, _)| gate)
 }

@@ -435,7 +435,7 @@ impl Cluster {
             let told = alloc.sentence();
             self.history.record(wall, id, told);
             self.receipt_goes_on(wall, id);
-            self.run_goes_on(wall, id);
+            self.run_goes_on(wall, id, &before);
             if ended {
                 self.prune(&service);
             }

@@ -158,6 +158,9 @@ impl Cluster {
                 }
             }
         }
+        if goes_back {
+            self.give_up_gates(wall, number);
+        }
         for name in &names {
             self.prune(name);
         }
@@ -229,6 +232,7 @@ impl Cluster {
         task.versions.retain(|number, _| heads.contains(&Some(*number)));
         if !running && task.stable.is_none() {
             self.tasks.remove(name);
+            self.forget_task(wall, name);
         }
     }
 }

@@ -64,7 +64,9 @@ impl Cluster {
         let Some(image) = wanted.image.clone() else {
             return Err(stale(format!("what the image of task `{name}` means is not known yet")));
         };
-        if self.live_runs().count() >= RUNS_LIVE_MAX {
+        // A deploy waits for its gate, and there are few of those.
+        let is_gate = matches!(cause, Cause::Gate(_));
+        if !is_gate && self.live_runs().count() >= RUNS_LIVE_MAX {
             return Err(Refusal::TooMany { what: "runs under way", most: RUNS_LIVE_MAX });
         }
         let mut spec = Box::new(wanted.spec.clone());
@@ -218,6 +220,32 @@ impl Cluster {
         Ok(Reply::Done)
     }
 
+    /// A deploy goes back: a gate that has not begun is not to begin any more. One that has is left
+    /// to itself, since nobody can take back half of it.
+    pub(super) fn give_up_gates(&mut self, wall: Wall, deploy: u64) {
+        let gates = self.deploys.get(&deploy).map(|deploy| deploy.gates.values().flatten());
+        let gates: Vec<u64> = gates.into_iter().flatten().copied().collect();
+        for number in gates {
+            if self.runs.get(&number).is_some_and(|run| self.has_not_begun(run)) {
+                // It is on its way out already if this is refused.
+                let _ = self.kill_run(wall, number);
+            }
+        }
+    }
+
+    /// Whether a run waits for a node, or for its container to be started there.
+    pub fn has_not_begun(&self, run: &Run) -> bool {
+        match &run.state {
+            RunState::Waiting => true,
+            RunState::Ended { .. } => false,
+            RunState::Placed { alloc } => match self.allocs.get(alloc).map(|a| a.status.phase) {
+                Some(Phase::Placed | Phase::Starting | Phase::BackingOff) => true,
+                Some(Phase::Running | Phase::Healthy | Phase::Unhealthy | Phase::Stopping) => false,
+                Some(Phase::Stopped | Phase::Completed | Phase::Failed) | None => false,
+            },
+        }
+    }
+
     /// A run is over, unless it was before.
     pub(super) fn end_run(&mut self, wall: Wall, number: u64, outcome: Outcome) {
         let Some(run) = self.runs.get_mut(&number).filter(|run| !run.has_ended()) else { return };
@@ -232,19 +260,19 @@ impl Cluster {
     }
 
     /// What becomes of an alloc is what becomes of its run.
-    pub(super) fn run_goes_on(&mut self, wall: Wall, id: &AllocId) {
+    pub(super) fn run_goes_on(&mut self, wall: Wall, id: &AllocId, before: &Status) {
         let Some(alloc) = self.allocs.get(id) else { return };
         let (Some(number), false) = (alloc.run, alloc.is_live()) else { return };
-        let timed_out = alloc
-            .status
-            .trouble
-            .as_ref()
-            .is_some_and(|trouble| matches!(trouble.kind, TroubleKind::TimedOut));
+        // A daemon that was restarted meanwhile does not know any more why it was ended.
+        let timed_out = [before, &alloc.status].iter().any(|status| {
+            status.trouble.as_ref().is_some_and(|trouble| trouble.kind == TroubleKind::TimedOut)
+        });
+        let is_killed = alloc.desired != Desired::Run;
         let exit = alloc.status.ending.and_then(|ending| ending.exit);
         let outcome = match (alloc.status.phase, exit) {
-            (Phase::Completed, Some(exit)) => Outcome::Exited(exit),
-            (Phase::Stopped, _) => Outcome::Killed,
             (_, _) if timed_out => Outcome::TimedOut,
+            (_, _) if is_killed => Outcome::Killed,
+            (Phase::Completed, Some(exit)) => Outcome::Exited(exit),
             (_, _) => Outcome::Failed,
         };
         self.end_run(wall, number, outcome);
@@ -272,20 +300,33 @@ impl Cluster {
         }
     }
 
-    /// Runs that are over are forgotten, but for the last of each task, and the gates of the deploy
-    /// that runs.
+    /// Runs that are over are forgotten, but for the last of each task (and the last of all tasks
+    /// that are gone), and the gates of the deploy that runs.
     fn forget_runs(&mut self) {
         let gates = self.running_deploy().map(|(_, deploy)| deploy.gates.values().flatten());
         let gates: Vec<u64> = gates.into_iter().flatten().copied().collect();
-        let mut kept: BTreeMap<&Name, usize> = BTreeMap::new();
+        let ended = self.runs.iter().filter_map(|(number, run)| Some((run.ended()?, *number, run)));
+        let mut ended: Vec<_> = ended.collect();
+        ended.sort_by_key(|(at, number, _)| std::cmp::Reverse((*at, *number)));
+        let mut kept: BTreeMap<Option<&Name>, usize> = BTreeMap::new();
         let mut old = Vec::new();
-        for (number, run) in self.runs.iter().rev().filter(|(_, run)| run.has_ended()) {
-            let count = kept.entry(&run.task).or_default();
+        for (_, number, run) in ended {
+            let task = Some(&run.task).filter(|task| self.tasks.contains_key(*task));
+            let count = kept.entry(task).or_default();
             *count += 1;
-            if *count > RUNS_KEPT && !gates.contains(number) {
-                old.push(*number);
+            if *count > RUNS_KEPT && !gates.contains(&number) {
+                old.push(number);
             }
         }
         old.iter().for_each(|number| _ = self.runs.remove(number));
+    }
+
+    /// A task is gone: what waits to be run of it is not run any more.
+    pub(super) fn forget_task(&mut self, wall: Wall, name: &Name) {
+        let of_task = self.live_runs().filter(|(_, run)| run.task == *name);
+        let waiting = of_task.filter(|(_, run)| run.state == RunState::Waiting);
+        let waiting: Vec<u64> = waiting.map(|(number, _)| number).collect();
+        waiting.into_iter().for_each(|number| self.end_run(wall, number, Outcome::Killed));
+        self.forget_runs();
     }
 }

@@ -163,6 +163,14 @@ impl Run {
         matches!(self.state, RunState::Ended { .. })
     }
 
+    /// When it was over, once it is.
+    pub fn ended(&self) -> Option<Wall> {
+        match &self.state {
+            RunState::Waiting | RunState::Placed { .. } => None,
+            RunState::Ended { at, .. } => Some(*at),
+        }
+    }
+
     /// Its alloc, if it has or had one.
     pub fn alloc(&self) -> Option<&AllocId> {
         match &self.state {

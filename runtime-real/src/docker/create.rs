@@ -38,6 +38,10 @@ impl Engine {
     pub(super) async fn start(&self, docker: &Docker, spec: RunSpec) -> Result<Observed, OpError> {
         let alloc = spec.alloc.clone();
         match self.find(docker, &alloc).await? {
+            // What is executed once may have been on its way to be.
+            Some(found) if found.state == ContainerState::Created && spec.once => {
+                return self.run(docker, &alloc).await;
+            }
             Some(found) if found.state == ContainerState::Created => {
                 // A start that was cut off: its container may not be what is wanted now.
                 self.remove(docker, &alloc).await?;
@@ -64,11 +68,15 @@ impl Engine {
             Ok(observed) => Ok(observed),
             // It may have been started all the same: whoever asks again finds out.
             Err(failed) if is_open(failed.kind) => Err(failed),
-            Err(failed) => {
-                // Nothing half-done stays behind; if this fails too, the next listing shows it.
-                let _ = self.remove(docker, &alloc).await;
-                Err(failed)
-            }
+            Err(failed) => match self.find(docker, &alloc).await {
+                Ok(Some(found)) if found.state != ContainerState::Created => Ok(found),
+                Ok(Some(_)) => {
+                    // Nothing half-done stays behind; if this fails too, the next listing shows it.
+                    let _ = self.remove(docker, &alloc).await;
+                    Err(failed)
+                }
+                Ok(None) | Err(_) => Err(failed),
+            },
         }
     }
 

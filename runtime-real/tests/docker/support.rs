@@ -224,6 +224,7 @@ pub fn spec(alloc: &str, image: PinnedImage, script: &str) -> RunSpec {
         image,
         command,
         env: BTreeMap::new(),
+        once: false,
         cpu: None,
         memory: None,
         user: None,

@@ -3,6 +3,7 @@
 use mill_core::api::{Answer, Request};
 use mill_core::cluster::deploy::DeployState;
 use mill_core::cluster::task::{Cause, Outcome, RunState};
+use mill_core::name::NodeId;
 use mill_core::units::Millis;
 use mill_runtime_sim::models::registry::{Behaviour, Crash};
 use mill_runtime_sim::{Fault, World};
@@ -134,13 +135,30 @@ fn a_gate_that_is_lost_with_its_node_is_not_run_again() {
 #[test]
 fn a_cancelled_deploy_leaves_the_run_of_its_gate_to_itself() {
     let (mut scenario, number) = begun(Crash::Done(Millis::secs(30), 0));
-    scenario.until("the gate runs", move |world| gate_is_running(world, number));
+    scenario.until("the gate runs", move |world| {
+        let run = gate_of(world, number).and_then(|run| world.cluster().runs.get(&run));
+        run.is_some_and(|run| !world.cluster().has_not_begun(run))
+    });
     let run = gate_of(&scenario.world, number).expect("it runs");
     assert_eq!(scenario.ask(Request::Cancel { number: None }), Ok(Answer::Done));
     let DeployState::RolledBack { .. } = scenario.end_of(number) else { panic!("it went back") };
     scenario.until("the run is over", move |world| world.cluster().runs[&run].has_ended());
     let outcome = scenario.world.cluster().runs[&run].outcome();
     assert!(outcome.is_some_and(Outcome::is_success));
+}
+
+#[test]
+fn a_gate_that_cannot_begin_is_given_up_with_its_deploy() {
+    let (mut scenario, number) = begun(Crash::Done(Millis::secs(1), 0));
+    scenario.until("the gate has its run", move |world| gate_of(world, number).is_some());
+    for node in 1..=3 {
+        scenario.world.inject(Fault::EngineDown(NodeId(node)), Millis::mins(3));
+    }
+    let run = gate_of(&scenario.world, number).expect("waited for above");
+    let DeployState::RolledBack { reason } = scenario.end_of(number) else { panic!("it failed") };
+    assert!(reason.contains("was not begun within 2m"), "{reason}");
+    scenario.until("the run is over", move |world| world.cluster().runs[&run].has_ended());
+    assert_eq!(scenario.world.cluster().runs[&run].outcome(), Some(&Outcome::Killed));
 }
 
 #[test]
