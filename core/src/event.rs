@@ -83,7 +83,7 @@ pub enum Event {
         id: RequestId,
         /// What the other node answered; `None` if no answer came and it may have been asked. One
         /// that was not reached at all is [`crate::api::ErrorCode::NoLeader`].
-        outcome: Option<Outcome>,
+        outcome: Option<Box<Outcome>>,
     },
     /// Another node does not listen to this one any more, because it was removed: whoever was away
     /// for long is told so by nobody else.

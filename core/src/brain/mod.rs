@@ -297,8 +297,7 @@ impl Brain {
             None => alloc.slot.clone(),
         };
         let run_of = |alloc: &Alloc| draft.cluster.runs.get(&alloc.run?);
-        let mut ended: BTreeMap<(bool, Slot), Vec<(&AllocId, (Option<Wall>, Revision))>> =
-            BTreeMap::new();
+        let mut ended: BTreeMap<(bool, Slot), Vec<Ended<'_>>> = BTreeMap::new();
         for (id, alloc) in draft.cluster.allocs.iter().filter(|(_, alloc)| !alloc.is_live()) {
             let when = (run_of(alloc).and_then(Run::ended), alloc.placed);
             ended.entry((alloc.run.is_some(), place(alloc))).or_default().push((id, when));
@@ -315,6 +314,9 @@ impl Brain {
         }
     }
 }
+
+/// An alloc that has ended: when its run did, if it is one, and when it was placed.
+type Ended<'a> = (&'a AllocId, (Option<Wall>, Revision));
 
 /// After a proposal failed, this long nothing is proposed.
 const HOLD_AFTER_FAILURE: Millis = Millis(200);

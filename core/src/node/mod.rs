@@ -229,7 +229,9 @@ impl Node {
                 self.members_changed = true;
             }
             Event::Request { id, request, origin } => self.request(now, id, request, origin),
-            Event::Forwarded { id, outcome } => self.forwarded(now, id, outcome),
+            Event::Forwarded { id, outcome } => {
+                self.forwarded(now, id, outcome.map(|outcome| *outcome));
+            }
             // Whoever says so has applied it: it is committed.
             Event::Dismissed { .. } => self.retire(),
             Event::Stopping => self.hand_on(now),

@@ -116,6 +116,7 @@ impl Dispatch {
                 let (wire, events) = (self.wire.clone(), self.events.clone());
                 tokio::spawn(async move {
                     let outcome = wire.forward(to, &request).await;
+                    let outcome = outcome.map(Box::new);
                     send(events, Event::Forwarded { id, outcome }).await;
                 });
             }

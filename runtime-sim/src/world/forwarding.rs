@@ -84,7 +84,7 @@ impl World {
             if outcome.is_none() {
                 self.observe(&unanswered(asker));
             }
-            let event = Event::Forwarded { id: asker.id, outcome };
+            let event = Event::Forwarded { id: asker.id, outcome: outcome.map(Box::new) };
             self.tell_after(back, asker.node, asker.boot, event);
         }
     }

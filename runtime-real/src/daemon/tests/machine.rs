@@ -286,6 +286,7 @@ impl Seat {
                 drop(tokio::spawn(async move {
                     let outcome = wire.forward(to, &request).await;
                     // The loop may have ended.
+                    let outcome = outcome.map(Box::new);
                     let _ = events.send(Event::Forwarded { id, outcome }).await;
                 }));
             }
