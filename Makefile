@@ -80,7 +80,7 @@ soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, 
 	$(MAKE) --no-print-directory madsim SEEDS=$(RAFT_SEEDS)
 	$(MAKE) --no-print-directory wire
 
-bench: ## benchmarks of functions, simulation speed, the idle daemon, twenty of them, and etcd beside it
+bench: ## benchmarks of functions, simulation speed, the idle daemon, twenty of them, etcd and Swarm beside it
 	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-consensus
 	tools/install.sh test
 	tools/install.sh etcd
@@ -88,3 +88,4 @@ bench: ## benchmarks of functions, simulation speed, the idle daemon, twenty of 
 	tools/idle.sh
 	tools/twenty.sh
 	tools/versus-etcd.sh
+	tools/versus-swarm.sh

@@ -75,7 +75,7 @@ engine() {
   rm -f "$at/docker.pid" "$at/docker.sock" "$at/exec/containerd/containerd.pid"
   (become "$host" setsid dockerd --data-root "$at/data" --exec-root "$at/exec" \
     --pidfile "$at/docker.pid" -H "unix://$at/docker.sock" --cgroup-parent="$(parent "$host")" \
-    --bridge=none --iptables=false --ip6tables=false --live-restore) \
+    --bridge=none --iptables=false --ip6tables=false ${ENGINE_FLAGS---live-restore}) \
     >>"$at/dockerd.log" 2>&1 </dev/null &
   for _ in $(seq 600); do
     curl -sf --max-time 1 --unix-socket "$at/docker.sock" http://engine/_ping >/dev/null && return

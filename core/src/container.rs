@@ -175,8 +175,8 @@ pub struct Observed {
     /// How often it was started, counted by the adapter from the engine's start time: two
     /// observations with the same number saw the same process.
     pub started: u64,
-    /// For how long its process has run, by the engine's clock; 0 if it does not run, or that is
-    /// not known.
+    /// In a listing: for how long its process has run, by the machine's wall clock; 0 elsewhere, and
+    /// if it does not run.
     #[serde(default)]
     pub running_for: Millis,
     /// Labels it was started with.

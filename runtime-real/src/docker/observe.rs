@@ -36,7 +36,7 @@ impl Engine {
         let mut found = Vec::new();
         for id in listed.into_iter().filter_map(|container| container.id) {
             // It may be gone since it was listed.
-            found.extend(self.inspect(docker, &id).await?);
+            found.extend(self.inspect(docker, &id).await?.map(with_age));
         }
         found.sort_by(|a, b| a.alloc.cmp(&b.alloc));
         Ok(found)
@@ -156,14 +156,19 @@ fn observed(found: ContainerInspectResponse) -> Option<Observed> {
             killed_after_grace: false,
         }),
     };
-    // By the clock of this machine, which wrote down the start as well.
-    let since = Duration::from_nanos(started).as_millis();
-    let now = u128::from(clock::wall().0);
-    let running_for = match state {
-        ContainerState::Running => u64::try_from(now.saturating_sub(since)).unwrap_or_default(),
-        ContainerState::Created | ContainerState::Exited(_) => 0,
+    Some(Observed { alloc, state, started, running_for: Millis(0), labels })
+}
+
+/// The same, and for how long its process has run by the clock of this machine, which wrote down the
+/// start as well.
+fn with_age(observed: Observed) -> Observed {
+    let since = Duration::from_nanos(observed.started).as_millis();
+    let age = u128::from(clock::wall().0).saturating_sub(since);
+    let running_for = match observed.state {
+        ContainerState::Running => Millis(u64::try_from(age).unwrap_or_default()),
+        ContainerState::Created | ContainerState::Exited(_) => Millis(0),
     };
-    Some(Observed { alloc, state, started, running_for: Millis(running_for), labels })
+    Observed { running_for, ..observed }
 }
 
 /// Nanoseconds since 1970 of a time as Docker writes it (RFC 3339); 0 for what is not one.
