@@ -132,8 +132,13 @@ fn serve(draft: &mut Draft<'_>, name: &Name, version: &TaskVersion, due: Wall, t
     }
     let of_task = draft.cluster.live_runs().filter(|(_, run)| run.task == *name);
     let waiting = of_task.filter(|(_, run)| run.state == RunState::Waiting).count();
-    if waiting >= WAITING_MAX || draft.cluster.live_runs().count() >= RUNS_LIVE_MAX {
+    if waiting >= WAITING_MAX {
         draft.commands.push(skip(format!("{waiting} runs of it wait already")));
+        return;
+    }
+    let live = draft.cluster.live_runs().count();
+    if live >= RUNS_LIVE_MAX {
+        draft.commands.push(skip(format!("{live} runs wait or are under way, and no more may be")));
         return;
     }
     let runs = draft.cluster.live_runs();
