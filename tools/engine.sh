@@ -2,11 +2,12 @@
 # A Docker engine of a test's own, in a directory that can be thrown away. Needs root and dockerd.
 #   tools/engine.sh start DIR     prints the engine's address once it answers
 #   tools/engine.sh images DIR    builds the test images: test/web:1, :2 (serves /healthz and /), ...
+#   tools/engine.sh server DIR PROGRAM  builds test/serve:1 and :2, which run that program
 #   tools/engine.sh kill DIR      kills the engine alone; containers go on
 #   tools/engine.sh stop DIR      removes containers, engine and what they left, not DIR itself
 set -euo pipefail
 verb=${1:-}
-case "$verb" in start | images | kill | stop) ;; *) sed -n '2,6p' "$0"; exit 2 ;; esac
+case "$verb" in start | images | server | kill | stop) ;; *) sed -n '2,7p' "$0"; exit 2 ;; esac
 dir=${2:?name a directory}
 # What is removed and killed is found by this path: one that is too short finds everything.
 dir=$(realpath -ms -- "$dir")
@@ -54,6 +55,25 @@ RUN
   done
 }
 
+# An image is a program with the libraries that it loads. The same bytes everywhere, since what is
+# built twice is not the same: no times, no owners.
+server() {
+  local program=${1:?name a program}
+  root=$(mktemp -d)
+  trap 'rm -rf "$root"' EXIT
+  mkdir -p "$root/bin"
+  cp "$program" "$root/bin/serve"
+  strip "$root/bin/serve"
+  ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
+    mkdir -p "$root$(dirname "$library")"
+    cp -L "$library" "$root$library"
+  done
+  for version in 1 2; do
+    tar -C "$root" -c . | engine import -c 'CMD ["/bin/serve"]' -c "ENV VERSION=$version" \
+      - "test/serve:$version" >/dev/null
+  done
+}
+
 kill_engine() {
   local pid
   pid=$(cat "$dir/docker.pid" 2>/dev/null) || return 0
@@ -86,6 +106,7 @@ stop() {
 case "$verb" in
   start) start ;;
   images) images ;;
+  server) server "${3:-}" ;;
   kill) kill_engine ;;
   stop) stop ;;
 esac

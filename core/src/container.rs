@@ -12,7 +12,7 @@ use crate::name::AllocId;
 use crate::units::{Bytes, Millicores, Millis};
 
 /// An image as the engine is to run it: what was asked for, and the bytes that it meant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PinnedImage {
     /// As written in the config: `registry.example.com/shop/web:3.1`.
     pub reference: String,
@@ -91,6 +91,12 @@ pub enum ContainerOp {
     Fetch {
         /// What to have.
         image: PinnedImage,
+    },
+    /// Remove images that were pulled for this cluster and are not among these, but for such as
+    /// containers use. What others brought here stays. Answers [`OpOutput::Done`].
+    PruneImages {
+        /// What may be needed.
+        keep: Vec<PinnedImage>,
     },
     /// Create the container and start it. Answers [`OpOutput::Container`].
     Start {

@@ -93,6 +93,12 @@ pub enum Mutant {
     RunStartedAgain,
     /// A run may take as long as it likes.
     TimeoutIgnored,
+    /// A service that failed in a deploy that keeps going stays on its way.
+    FailedGoesOn,
+    /// What is not wanted any more goes though other services failed.
+    RemovedThoughOthersFailed,
+    /// Images that services run count as not needed.
+    ImagesInUsePruned,
 }
 
 /// Whether that bug is there. Never, in what ships.

@@ -100,7 +100,8 @@ fn privileges() -> Finding {
 }
 
 async fn engine_findings(host: Option<String>) -> Vec<Finding> {
-    let options = EngineOptions { host, cluster: String::new(), node: NodeId(0), config: None };
+    let options =
+        EngineOptions { host, cluster: String::new(), node: NodeId(0), config: None, pulled: None };
     let info = match Engine::connect(options) {
         Ok(engine) => engine.info().await,
         Err(error) => Err(error),

@@ -27,7 +27,7 @@ fn busy() -> World {
         world.step();
     }
     let leader = world.leader().expect("waited for above");
-    let request = Request::Deploy { project: Box::new(project), expect: None };
+    let request = Request::Deploy { project: Box::new(project), expect: None, keep_going: false };
     world.request(leader, request).expect("nothing is in its way");
     while !world.pending().is_empty() {
         world.run_for(Millis::secs(1));

@@ -78,7 +78,11 @@ impl Scenario {
 
     /// Starts a deploy of a config.
     pub fn start(&mut self, config: &str) -> u64 {
-        match self.ask(Request::Deploy { project: Box::new(project(config)), expect: None }) {
+        match self.ask(Request::Deploy {
+            project: Box::new(project(config)),
+            expect: None,
+            keep_going: false,
+        }) {
             Ok(Answer::Started { number, .. }) => number,
             other => panic!("the deploy did not start: {other:?}"),
         }

@@ -203,7 +203,7 @@ impl Trouble {
 
 fn is_refused(scenario: &mut Scenario, config: &str) {
     let project = Box::new(project(config));
-    let refused = scenario.refusal(Request::Deploy { project, expect: None });
+    let refused = scenario.refusal(Request::Deploy { project, expect: None, keep_going: false });
     assert_eq!(refused.message, "deploy #2 is still running");
 }
 
@@ -223,6 +223,7 @@ fn end(phase: Phase, trouble: Trouble) -> &'static str {
     assert!(gates.count() <= 1, "{phase:?}, {trouble:?}: {}", scenario.story());
     match end {
         DeployState::Succeeded => "succeeds",
+        DeployState::Partial { .. } => "succeeds in part",
         DeployState::RolledBack { .. } => "goes back",
         DeployState::RollbackStuck { .. } => "is stuck",
         DeployState::Resolving

@@ -219,6 +219,9 @@ pub struct Deploy {
     /// If another deploy runs, wait for its end instead of being refused.
     #[arg(long)]
     pub wait: bool,
+    /// A service that fails goes back by itself, and the others go on.
+    #[arg(long)]
+    pub keep_going: bool,
 }
 
 /// `mill status`.

@@ -57,7 +57,7 @@ pub async fn deploy(args: Deploy, json: bool) -> Outcome {
             confirm("deploy this?", json)?;
         }
         agreed = Some(plan.fingerprint());
-        match start(&client, project, &plan).await {
+        match start(&client, project, &plan, args.keep_going).await {
             Ok(Some(number)) => break number,
             Ok(None) => return done(),
             Err(Failure::Refused(error)) if args.wait && waiting.is_for(&error) => {
@@ -74,8 +74,10 @@ pub async fn start(
     client: &Client,
     project: &Project,
     plan: &Plan,
+    keep_going: bool,
 ) -> Result<Option<u64>, Failure> {
-    let body = json!({ "project": project, "expect": plan.fingerprint() });
+    let expect = plan.fingerprint();
+    let body = json!({ "project": project, "expect": expect, "keep_going": keep_going });
     match client.post("/v1/deploys", &body).await? {
         Answer::Started { number, .. } => Ok(Some(number)),
         _ => Ok(None),

@@ -181,7 +181,7 @@ async fn show(client: &Client, loaded: &config::Loaded, once: bool, json: bool) 
     if !json {
         print!("{plan}");
     }
-    let Some(number) = deploy::start(client, project, &plan).await? else { return done() };
+    let Some(number) = deploy::start(client, project, &plan, false).await? else { return done() };
     let code = deploy::watch(client, number, json).await?;
     if code != ExitCode::SUCCESS {
         return Ok(code);

@@ -165,6 +165,7 @@ async fn cancel(args: CancelDeploy, json: bool) -> Outcome {
         | DeployState::Rolling
         | DeployState::Removing
         | DeployState::Succeeded
+        | DeployState::Partial { .. }
         | DeployState::RollingBack { .. }
         | DeployState::RollbackStuck { .. } => Err(Failure::Said),
     }
@@ -190,8 +191,9 @@ fn print_deploy(view: &DeployView) {
     let mut table = table::table(&["SERVICE", "NEW AND HEALTHY", "DONE"]);
     for service in &view.services {
         let ready = format!("{}/{}", service.ready, service.wanted);
-        let settled = if service.settled { "yes" } else { "no" };
-        table.add_row([service.service.to_string(), ready, settled.to_owned()]);
+        let failed = service.failed.as_deref().and_then(|failed| failed.split(':').next());
+        let done = failed.unwrap_or(if service.settled { "yes" } else { "no" });
+        table.add_row([service.service.to_string(), ready, done.to_owned()]);
     }
     table::print(&table);
     for gate in &view.gates {

@@ -103,6 +103,7 @@ impl Progress {
             DeployState::Resolving
             | DeployState::Rolling
             | DeployState::Removing
+            | DeployState::Partial { .. }
             | DeployState::RollingBack { .. }
             | DeployState::RolledBack { .. }
             | DeployState::RollbackStuck { .. } => (view.state.sentence(), super::RED),
@@ -158,6 +159,9 @@ fn describe(service: &DeployServiceView, state: &DeployState) -> String {
         // What is counted is the new version, and that is on its way out.
         return waiting.unwrap_or("going back").to_owned();
     }
+    if let Some(failed) = &service.failed {
+        return first_line(failed).to_owned();
+    }
     if service.wanted == 0 {
         return if service.settled { "removed" } else { "being removed" }.to_owned();
     }
@@ -176,7 +180,8 @@ fn reason(state: &DeployState) -> Option<&str> {
         | DeployState::Rolling
         | DeployState::Removing
         | DeployState::Succeeded => None,
-        DeployState::RollingBack { reason }
+        DeployState::Partial { reason }
+        | DeployState::RollingBack { reason }
         | DeployState::RolledBack { reason }
         | DeployState::RollbackStuck { reason } => Some(reason),
     }

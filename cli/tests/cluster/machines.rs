@@ -58,16 +58,26 @@ impl Machines {
     /// The same with a cluster on all of them, in which as many vote as can.
     pub fn with_cluster(count: usize) -> Option<Machines> {
         let mut machines = Machines::start(count)?;
-        machines.init();
-        let token = machines.token(&[]);
-        (2..=count).for_each(|machine| machines.join(machine, &token, &[]));
+        machines.form(count);
+        Some(machines)
+    }
+
+    /// Makes a cluster of the first machines, in which as many vote as can.
+    pub fn form(&mut self, count: usize) {
+        self.init();
+        let token = self.token(&[]);
+        (2..=count).for_each(|machine| self.join(machine, &token, &[]));
         let voters = if count % 2 == 1 { count.min(5) } else { (count - 1).min(5) };
-        machines.eventually("all are up and vote", |machines| {
+        self.eventually("all are up and vote", |machines| {
             let nodes = machines.nodes(1);
             let voting = nodes.iter().filter(|node| node["votes"] == true).count();
             nodes.len() == count && nodes.iter().all(|node| node["up"] == true) && voting == voters
         });
-        Some(machines)
+    }
+
+    /// The network of a machine.
+    pub fn network(&self, machine: usize) -> PathBuf {
+        Path::new("/run/netns").join(format!("mill{}-{machine}", self.net.replace('.', "-")))
     }
 
     pub fn all(&self) -> std::ops::RangeInclusive<usize> {
@@ -98,6 +108,17 @@ impl Machines {
         self.all().skip(1).for_each(|machine| {
             self.docker(machine, &["load", "-q", "-i", saved]);
         });
+    }
+
+    /// Gives the first machines images of a server that is quick and stops well.
+    pub fn load_server(&self, count: usize) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/engine.sh");
+        let server = Path::new(env!("CARGO_BIN_EXE_mill")).with_file_name("examples/serve");
+        for machine in 1..=count {
+            let dir = self.dir().join(machine.to_string());
+            let mut command = limited(script.to_str().unwrap());
+            check(&command.arg("server").arg(dir).arg(&server).output().unwrap());
+        }
     }
 
     /// Runs `docker ARGS` on a machine's engine.
@@ -228,8 +249,13 @@ impl Machines {
 
     /// Deploys `config` and expects it to succeed.
     pub fn deploy(&self, machine: usize, config: &str) {
-        fs::write(self.dir().join("mill.toml"), config).unwrap();
+        self.set_config(config);
         self.done(machine, &["deploy", "--yes"]);
+    }
+
+    /// Writes down what is deployed next.
+    pub fn set_config(&self, config: &str) {
+        fs::write(self.dir().join("mill.toml"), config).unwrap();
     }
 
     /// What a machine's daemon says of the nodes, from its own copy; nothing while it is down.

@@ -7,7 +7,9 @@ mod machines;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod callers;
 mod faults;
 mod members;
 mod recovery;
 mod streams;
+mod traffic;

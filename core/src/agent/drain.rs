@@ -8,6 +8,10 @@ use crate::effect::OpId;
 use crate::time::Mono;
 use crate::units::Millis;
 
+/// For how long an alloc that nobody is told of any more may still be sent something: an answer of
+/// DNS is good for a second, and whoever asks the API may do so once a second. They have that long
+/// before anything is counted.
+const LINGER: Millis = Millis::secs(2);
 /// Between the first two counts; then twice as long each time, up to [`LONGEST`].
 const FIRST: Millis = Millis(100);
 /// The longest between two counts, also when it could not be counted.
@@ -27,7 +31,8 @@ pub(super) struct Drain {
 
 impl Drain {
     pub fn new(now: Mono, length: Millis) -> Drain {
-        Drain { at: now, until: now + length, counting: None, wait: FIRST }
+        let at = now + LINGER;
+        Drain { at, until: at + length, counting: None, wait: FIRST }
     }
 
     pub fn waits_for(&self, id: OpId) -> bool {

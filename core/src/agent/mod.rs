@@ -6,6 +6,7 @@
 //! and is read again from the engine's labels. It does not choose what runs here.
 
 mod backoff;
+mod cache;
 mod drain;
 mod images;
 mod inventory;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::backoff::FAILURE_WINDOW;
+use self::cache::Cache;
 use self::images::Images;
 use self::inventory::Inventory;
 use self::task::{Context, Task};
@@ -42,6 +44,7 @@ pub(crate) struct Agent {
     tasks: BTreeMap<AllocId, Task>,
     inventory: Inventory,
     images: Images,
+    cache: Cache,
     jitter: Rng,
 }
 
@@ -52,6 +55,7 @@ impl Agent {
             tasks: BTreeMap::new(),
             inventory: Inventory::default(),
             images: Images::default(),
+            cache: Cache::default(),
             jitter: rng.child("agent"),
         }
     }
@@ -60,6 +64,7 @@ impl Agent {
     pub fn op_done(&mut self, now: Now, id: OpId, result: Result<OpOutput, OpError>) {
         if self.inventory.op_done(now.mono, id, &result)
             || self.images.op_done(now.mono, id, &result)
+            || self.cache.op_done(now.mono, id, &result)
         {
             return;
         }
@@ -96,10 +101,15 @@ impl Agent {
                 self.tasks.insert(id.clone(), Task::new(alloc));
             }
         }
-        self.images.step(now.mono, self.node, cluster, out);
+        let fetching = self.tasks.values().any(Task::is_fetching) || self.images.are_fetched();
+        self.cache.step(now.mono, cluster, fetching, out);
+        let pruning = self.cache.is_pruning();
+        if !pruning {
+            self.images.step(now.mono, self.node, cluster, out);
+        }
         self.tasks.retain(|id, task| {
             let alloc = cluster.allocs.get(id).filter(|alloc| alloc.is_live());
-            task.step(&mut Context { now: now.mono, cluster, id, alloc, out });
+            task.step(&mut Context { now: now.mono, cluster, id, alloc, pruning, out });
             alloc.is_some() || !task.has_ended()
         });
     }
@@ -146,7 +156,8 @@ impl Agent {
     /// When to be stepped again.
     pub fn next_wake(&self) -> Option<(Mono, Wake)> {
         let tasks = self.tasks.values().filter_map(Task::next_wake);
-        let others = [self.inventory.next_wake(), self.images.next_wake()].into_iter().flatten();
+        let others = [self.inventory.next_wake(), self.images.next_wake(), self.cache.next_wake()];
+        let others = others.into_iter().flatten();
         tasks.chain(others).min()
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Context<'a> {
     pub id: &'a AllocId,
     /// The alloc if it is live in the replicated state.
     pub alloc: Option<&'a Alloc>,
+    /// Whether images are being removed just now.
+    pub pruning: bool,
     pub out: &'a mut Outbox,
 }
 
@@ -124,6 +126,16 @@ impl Task {
             Stage::Up { probing, .. } => probing.waits_for(id),
             Stage::Fetch { .. } | Stage::Start { .. } | Stage::Stop { .. } => false,
             Stage::Remove { .. } | Stage::Ended(_) => false,
+        }
+    }
+
+    /// Whether it is on its way to a container made of an image that is here.
+    pub fn is_fetching(&self) -> bool {
+        match self.stage {
+            Stage::Fetching(_) | Stage::Start { .. } | Stage::Starting(_) => true,
+            Stage::Fetch { .. } | Stage::Up { .. } | Stage::Tailing { .. } => false,
+            Stage::Drain(_) | Stage::Stop { .. } | Stage::Stopping { .. } => false,
+            Stage::Remove { .. } | Stage::Removing { .. } | Stage::Ended(_) => false,
         }
     }
 
@@ -199,7 +211,7 @@ impl Task {
         }
         let due = |at: Mono| at <= context.now;
         match &mut self.stage {
-            Stage::Fetch { at } if due(*at) => self.fetch(context),
+            Stage::Fetch { at } if due(*at) && !context.pruning => self.fetch(context),
             Stage::Start { at } if due(*at) => self.start(context),
             Stage::Up { .. } if self.run.is_some() => self.watch(context),
             Stage::Up { probing, .. } => {

@@ -38,6 +38,9 @@ pub enum Request {
         project: Box<Project>,
         /// The plan that the person saw, by [`Plan::fingerprint`]; refused if it would differ.
         expect: Option<String>,
+        /// Whether a service that fails goes back by itself, and the others go on.
+        #[serde(default)]
+        keep_going: bool,
     },
     /// Replace the containers of a service one after the other.
     Restart {

@@ -249,6 +249,9 @@ pub struct DeployView {
     /// The earlier deploy that it goes back to, if that is what it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back_to: Option<u64>,
+    /// Whether a service that fails goes back by itself, and the others go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_going: bool,
     /// How far it is.
     pub state: DeployState,
     /// Each service that it touches.
@@ -331,6 +334,10 @@ pub struct DeployServiceView {
     pub wanted: u32,
     /// Whether it is done.
     pub settled: bool,
+    /// What became of it and why, if it failed in a deploy that keeps going: a sentence without its
+    /// subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
     /// What it waits for: sentences.
     pub waiting: Vec<String>,
 }

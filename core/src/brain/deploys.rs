@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::keep_going::{after_rolling, behind, each_late, failed_reason, fall, stuck, without};
 use super::runs::{failed_gate, gates_passed, waiting_gate};
 use super::{Blocked, Brain, Draft};
 use crate::cluster::Cluster;
@@ -39,12 +40,18 @@ impl Brain {
             DeployState::Removing => self.remove(draft, deploy, &mine),
             DeployState::RollingBack { reason } => self.roll_back(draft, deploy, reason, &mine),
             DeployState::Succeeded
+            | DeployState::Partial { .. }
             | DeployState::RolledBack { .. }
             | DeployState::RollbackStuck { .. } => None,
         };
-        let Some(to) = next else { return false };
-        let from = deploy.state.clone();
-        draft.commands.push(Command::AdvanceDeploy { deploy: number, from, to });
+        let Some(next) = next else { return false };
+        draft.commands.push(match next {
+            Move::To(to) => {
+                let from = deploy.state.clone();
+                Command::AdvanceDeploy { deploy: number, from, to }
+            }
+            Move::Fail(failed) => Command::FailServices { deploy: number, failed },
+        });
         true
     }
 
@@ -62,20 +69,16 @@ impl Brain {
     fn overdue(&mut self, draft: &mut Draft<'_>, allowed: Millis) -> bool {
         let now = draft.now.mono;
         let Some((number, deploy)) = draft.cluster.running_deploy() else { return false };
-        // The time of gates is their own, and what follows them begins anew.
-        let step = (deploy.state.step(), gates_passed(draft.cluster, deploy));
+        // The time of gates is their own, and what follows them begins anew; so does going back.
+        let failed = deploy.changes.values().filter(|change| change.failed.is_some()).count();
+        let step = (deploy.state.step(), gates_passed(draft.cluster, deploy), failed);
         let known = self.deploy_since.filter(|known| (known.0, known.1) == (number, step));
         let (.., since) = *self.deploy_since.insert(known.unwrap_or((number, step, now)));
         draft.wake_at(since + allowed, Wake::Deadline);
         since + allowed <= now
     }
 
-    fn resolve(
-        &mut self,
-        draft: &mut Draft<'_>,
-        number: u64,
-        deploy: &Deploy,
-    ) -> Option<DeployState> {
+    fn resolve(&mut self, draft: &mut Draft<'_>, number: u64, deploy: &Deploy) -> Option<Move> {
         let mut trying = None;
         let mut waiting = BTreeMap::new();
         for (reference, _) in deploy.images.iter().filter(|(_, pin)| pin.is_none()) {
@@ -88,8 +91,8 @@ impl Brain {
                         image: image.clone(),
                     }),
                     ImageReport::Failed(error) => {
-                        // Nothing has moved yet: there is nothing to go back from.
-                        return Some(DeployState::RolledBack { reason: error.detail.clone() });
+                        let detail = error.detail.clone();
+                        return Some(without(draft.cluster, deploy, &[reference], detail));
                     }
                     ImageReport::Trying(error) => {
                         trying = Some(error.detail.clone());
@@ -99,7 +102,7 @@ impl Brain {
             }
         }
         if deploy.images.values().all(Option::is_some) {
-            return Some(DeployState::Rolling);
+            return Some(Move::To(DeployState::Rolling));
         }
         let resolver = draft.cluster.resolver();
         if let Some(trouble) = resolver.and_then(|resolver| self.trouble_of(resolver)) {
@@ -108,8 +111,11 @@ impl Brain {
             trying.get_or_insert_with(|| trouble.detail.clone());
         }
         self.wait_for_images(draft.cluster, number, deploy, &waiting);
-        let late = |allowed: Millis, why: &str| DeployState::RolledBack {
-            reason: format!("its images could not be had within {allowed}: {why}"),
+        let unpinned = deploy.images.iter().filter(|(_, pin)| pin.is_none());
+        let unpinned: Vec<&String> = unpinned.map(|(reference, _)| reference).collect();
+        let late = |allowed: Millis, why: &str| {
+            let reason = format!("its images could not be had within {allowed}: {why}");
+            without(draft.cluster, deploy, &unpinned, reason)
         };
         let now = draft.now.mono;
         self.trying_since = trying.as_ref().map(|_| self.trying_since.unwrap_or(now));
@@ -130,10 +136,14 @@ impl Brain {
         draft: &mut Draft<'_>,
         deploy: &Deploy,
         steps: &[&(&Name, Step)],
-    ) -> Option<DeployState> {
+    ) -> Option<Move> {
         let gone = steps.iter().all(|(_, step)| step.pruned);
-        let allowed = deadline(draft, deploy, |change| change.to);
-        (gone || self.overdue(draft, allowed)).then_some(DeployState::Succeeded)
+        let allowed = deadline(draft, deploy, Change::goal);
+        let end = match failed_reason(deploy) {
+            Some(reason) => DeployState::Partial { reason },
+            None => DeployState::Succeeded,
+        };
+        (gone || self.overdue(draft, allowed)).then_some(Move::To(end))
     }
 
     /// Tells the services of a deploy which of their images cannot be had, and why.
@@ -162,12 +172,12 @@ impl Brain {
         number: u64,
         deploy: &Deploy,
         steps: &[&(&Name, Step)],
-    ) -> Option<DeployState> {
-        if let Some(reason) = failure(draft, deploy) {
-            return Some(DeployState::RollingBack { reason });
+    ) -> Option<Move> {
+        if let Some(failed) = failures(draft, deploy) {
+            return Some(fall(deploy, failed));
         }
-        if let Some(reason) = failed_gate(draft.cluster, deploy) {
-            return Some(DeployState::RollingBack { reason });
+        if let Some((gate, reason)) = failed_gate(draft.cluster, deploy) {
+            return Some(fall(deploy, behind(deploy, gate, &reason)));
         }
         let held = |name: &&Name| draft.cluster.closed_gate(name).is_some();
         let unsettled = deploy.changes.iter().filter(|(_, change)| !change.settled);
@@ -186,7 +196,7 @@ impl Brain {
         let (settles, late): (Vec<&Name>, Vec<&Name>) = unsettled.partition(|unsettled| {
             steps.iter().any(|(name, step)| name == unsettled && step.settled)
         });
-        let allowed = deadline(draft, deploy, |change| change.to);
+        let allowed = deadline(draft, deploy, Change::goal);
         let overdue = !late.is_empty() && self.overdue(draft, allowed);
         // What only finishes what is under way has brought everything about.
         let (drains, late): (Vec<&Name>, Vec<&Name>) = late.into_iter().partition(|late| {
@@ -196,20 +206,24 @@ impl Brain {
             let settled = settles.into_iter().chain(drains).cloned();
             let settled = settled.map(|service| Command::SettleService { deploy: number, service });
             draft.commands.extend(settled);
-            return (late.is_empty() && held.is_empty()).then_some(DeployState::Removing);
+            let all = late.is_empty() && held.is_empty();
+            return all.then(|| after_rolling(deploy));
         }
         let late = late.into_iter().map(|name| {
-            match self.blocked(name).iter().min_by_key(|b| b.is_for_others()) {
-                Some(blocked) => format!("{name} ({blocked})"),
-                None => name.to_string(),
-            }
+            let why = self.blocked(name).iter().min_by_key(|b| b.is_for_others());
+            let why = why.map(|blocked| format!(" ({blocked})")).unwrap_or_default();
+            (name, why)
         });
-        let late: Vec<String> = late.collect();
+        let late: Vec<(&Name, String)> = late.collect();
+        if deploy.keep_going {
+            return Some(Move::Fail(each_late(draft, deploy, &late, allowed)));
+        }
+        let late: Vec<String> = late.iter().map(|(name, why)| format!("{name}{why}")).collect();
         let mut reason = format!("not finished within {allowed}: {}", late.join("; "));
         if let Some((id, alloc)) = its_allocs(draft, deploy).find(|(_, a)| is_unwell(a)) {
             reason.push_str(&format!(". {}", explain(id, alloc)));
         }
-        Some(DeployState::RollingBack { reason })
+        Some(Move::To(DeployState::RollingBack { reason }))
     }
 
     /// Nothing but what waits for gates is left: they run, for as long as their tasks allow. Only
@@ -219,9 +233,9 @@ impl Brain {
         draft: &mut Draft<'_>,
         number: u64,
         deploy: &Deploy,
-    ) -> Option<DeployState> {
+    ) -> Option<Move> {
         Brain::open_gates(draft, number, deploy);
-        let allowed = deadline(draft, deploy, |change| change.to);
+        let allowed = deadline(draft, deploy, Change::goal);
         let gate = waiting_gate(draft.cluster, deploy)?;
         if !self.overdue(draft, allowed) {
             return None;
@@ -231,7 +245,7 @@ impl Brain {
             "task {gate}, which has to succeed first, was not begun within {allowed}{}",
             why.unwrap_or_default()
         );
-        Some(DeployState::RollingBack { reason })
+        Some(fall(deploy, behind(deploy, gate, &reason)))
     }
 
     fn roll_back(
@@ -240,18 +254,23 @@ impl Brain {
         deploy: &Deploy,
         reason: &str,
         steps: &[&(&Name, Step)],
-    ) -> Option<DeployState> {
+    ) -> Option<Move> {
         if steps.iter().all(|(_, step)| step.settled) {
-            return Some(DeployState::RolledBack { reason: reason.to_owned() });
+            return Some(Move::To(DeployState::RolledBack { reason: reason.to_owned() }));
         }
         let allowed = deadline(draft, deploy, |change| change.from);
-        self.overdue(draft, allowed).then(|| DeployState::RollbackStuck {
-            reason: format!(
-                "{reason}; going back did not finish within {allowed} either. What is healthy \
-                 keeps running; see `mill why` for what the rest waits for, then deploy again"
-            ),
-        })
+        let reason = || stuck(reason, allowed);
+        self.overdue(draft, allowed)
+            .then(|| Move::To(DeployState::RollbackStuck { reason: reason() }))
     }
+}
+
+/// What a deploy does next.
+pub(super) enum Move {
+    /// It moves on.
+    To(DeployState),
+    /// It goes on without some of its services.
+    Fail(BTreeMap<Name, String>),
 }
 
 /// The longest deadline among the versions that a deploy moves its services to.
@@ -267,21 +286,26 @@ fn deadline(
     longest.unwrap_or(crate::config::model::UpdateSpec::default().deadline)
 }
 
-/// Why a new replica of the deploy cannot become healthy, if one cannot.
-fn failure(draft: &Draft<'_>, deploy: &Deploy) -> Option<String> {
-    let mut allocs = its_allocs(draft, deploy);
-    let (id, alloc) =
-        allocs.find(|(_, alloc)| has_failed(alloc) && !is_placed_anew(draft.cluster, alloc))?;
-    Some(explain(id, alloc))
+/// Why new replicas of the deploy cannot become healthy, by service, if any cannot.
+fn failures(draft: &Draft<'_>, deploy: &Deploy) -> Option<BTreeMap<Name, String>> {
+    let mut failed = BTreeMap::new();
+    for (id, alloc) in its_allocs(draft, deploy) {
+        if has_failed(alloc) && !is_placed_anew(draft.cluster, alloc) {
+            let name = alloc.slot.service.clone();
+            failed.entry(name).or_insert_with(|| explain(id, alloc));
+        }
+    }
+    (!failed.is_empty()).then_some(failed)
 }
 
 /// The allocs that a deploy placed: of what it wants, and since it began.
-fn its_allocs<'a>(
+pub(super) fn its_allocs<'a>(
     draft: &Draft<'a>,
     deploy: &'a Deploy,
 ) -> impl Iterator<Item = (&'a AllocId, &'a Alloc)> {
     let cluster = draft.cluster;
-    deploy.changes.iter().flat_map(move |(name, change)| {
+    let under_way = deploy.changes.iter().filter(|(_, change)| change.failed.is_none());
+    under_way.flat_map(move |(name, change)| {
         let service = cluster.services.get(name);
         let version = service.zip(change.to).and_then(|(s, to)| s.versions.get(&to));
         let template = version.map(|version| version.template);
@@ -291,7 +315,7 @@ fn its_allocs<'a>(
 }
 
 /// Whether it should be healthy, is not, and it is known why.
-fn is_unwell(alloc: &Alloc) -> bool {
+pub(super) fn is_unwell(alloc: &Alloc) -> bool {
     alloc.desired == Desired::Run
         && alloc.status.phase != Phase::Healthy
         && alloc.status.trouble.is_some()
@@ -314,7 +338,7 @@ fn is_placed_anew(cluster: &Cluster, alloc: &Alloc) -> bool {
     taken && owned.is_none()
 }
 
-fn explain(id: &AllocId, alloc: &Alloc) -> String {
+pub(super) fn explain(id: &AllocId, alloc: &Alloc) -> String {
     let Some(trouble) = &alloc.status.trouble else { return format!("{id} failed") };
     let mut reason = format!("{id}: {}", trouble.detail);
     if !trouble.output.is_empty() {

@@ -6,6 +6,7 @@
 //! timers are its own, facts are the cluster's. It does nothing but propose.
 
 mod deploys;
+mod keep_going;
 mod liveness;
 mod lost;
 mod members;
@@ -58,7 +59,7 @@ pub(crate) struct Brain {
     /// Since when an alloc has been seen healthy, and after how many restarts.
     healthy_since: BTreeMap<AllocId, (u32, Mono)>,
     /// When the running deploy entered its state, as far as this leader saw.
-    deploy_since: Option<(u64, (u8, usize), Mono)>,
+    deploy_since: Option<(u64, (u8, usize, usize), Mono)>,
     /// Since when its images cannot be had for a reason that is known.
     trying_since: Option<Mono>,
     /// Since when allocs that replace lost ones are on their way.

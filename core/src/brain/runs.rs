@@ -101,7 +101,8 @@ impl Brain {
             return;
         }
         let again = mutant::is(Mutant::GateRunAgain);
-        let due = deploy.gates.iter().filter(|(_, run)| run.is_none() || again);
+        let awaited = deploy.gates.iter().filter(|(gate, _)| deploy.awaits(gate));
+        let due = awaited.filter(|(_, run)| run.is_none() || again);
         for (task, _) in due {
             draft.commands.push(Command::StartRun {
                 task: task.clone(),
@@ -178,9 +179,10 @@ pub(super) fn gates_passed(cluster: &Cluster, deploy: &Deploy) -> usize {
     usize::from(deploy.gates.values().any(Option::is_some)) + passed
 }
 
-/// Why a deploy cannot go on: a gate whose run has ended and did not succeed.
-pub(super) fn failed_gate(cluster: &Cluster, deploy: &Deploy) -> Option<String> {
-    let runs = deploy.gates.iter().filter_map(|(gate, number)| Some((gate, (*number)?)));
+/// A gate that services of a deploy wait for and whose run has ended without success, and how.
+pub(super) fn failed_gate<'a>(cluster: &Cluster, deploy: &'a Deploy) -> Option<(&'a Name, String)> {
+    let awaited = deploy.gates.iter().filter(|(gate, _)| deploy.awaits(gate));
+    let runs = awaited.filter_map(|(gate, number)| Some((gate, (*number)?)));
     let ended = runs.filter_map(|(gate, number)| {
         let run = cluster.runs.get(&number)?;
         let RunState::Ended { outcome, trouble, .. } = &run.state else { return None };
@@ -199,13 +201,13 @@ pub(super) fn failed_gate(cluster: &Cluster, deploy: &Deploy) -> Option<String> 
         reason.push_str("; its last lines:");
         reason.push_str(&lines.concat());
     }
-    Some(reason)
+    Some((gate, reason))
 }
 
 /// A gate of that deploy that was not begun.
 pub(super) fn waiting_gate<'a>(cluster: &'a Cluster, deploy: &'a Deploy) -> Option<&'a Name> {
     let waits =
         |number: &u64| cluster.runs.get(number).is_some_and(|run| cluster.has_not_begun(run));
-    let mut gates = deploy.gates.iter();
+    let mut gates = deploy.gates.iter().filter(|(gate, _)| deploy.awaits(gate));
     gates.find(|(_, number)| number.as_ref().is_none_or(waits)).map(|(gate, _)| gate)
 }

@@ -309,13 +309,16 @@ fn keep_what_has_no_place(
 fn pace(cluster: &Cluster, service: &Name) -> (Pace, bool) {
     let deploy = cluster.running_deploy().filter(|(_, d)| d.changes.contains_key(service));
     let Some((_, deploy)) = deploy else { return (Pace::Steady, true) };
+    let failed = deploy.changes.get(service).is_some_and(|change| change.failed.is_some());
     match deploy.state {
         DeployState::Resolving => (Pace::Steady, false),
         DeployState::Rolling if cluster.is_held(service) => (Pace::Steady, false),
+        DeployState::Rolling | DeployState::Removing if failed => (Pace::Back, true),
         DeployState::Rolling => (Pace::Rolling, false),
         DeployState::Removing => (Pace::Rolling, true),
         DeployState::RollingBack { .. } => (Pace::Back, true),
         DeployState::Succeeded
+        | DeployState::Partial { .. }
         | DeployState::RolledBack { .. }
         | DeployState::RollbackStuck { .. } => (Pace::Steady, true),
     }

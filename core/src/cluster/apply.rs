@@ -177,6 +177,7 @@ impl Cluster {
                 restart,
                 images,
                 back_to,
+                keep_going,
             } => {
                 self.last_deploy_is(*number)?;
                 for service in changes.keys().chain(restart) {
@@ -195,6 +196,7 @@ impl Cluster {
                     changes: Default::default(),
                     tasks: Default::default(),
                     gates: Default::default(),
+                    keep_going: *keep_going,
                     images: Default::default(),
                     begun: at,
                     started: wall,
@@ -214,6 +216,7 @@ impl Cluster {
                 self.advance_deploy(wall, *deploy, from, to)
             }
             Command::SettleService { deploy, service } => self.settle(*deploy, service),
+            Command::FailServices { deploy, failed } => self.fail_services(wall, *deploy, failed),
             Command::Promote { deploy, services, early } => {
                 self.promote(at, wall, *deploy, services, *early)
             }

@@ -40,7 +40,7 @@ impl Cluster {
         let (_, deploy) = self.running_deploy()?;
         let change = deploy.changes.get(name)?;
         let begun = deploy.state == DeployState::Rolling && self.closed_gate(name).is_none();
-        if !begun || change.promoted.is_some() {
+        if !begun || change.failed.is_some() || change.promoted.is_some() {
             return None;
         }
         let service = self.services.get(name)?;

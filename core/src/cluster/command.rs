@@ -58,6 +58,7 @@ impl Command {
         match self {
             Command::AdvanceDeploy { .. }
             | Command::SettleService { .. }
+            | Command::FailServices { .. }
             | Command::Promote { .. }
             | Command::Place { .. }
             | Command::PlaceRun { .. }
@@ -94,6 +95,7 @@ impl Command {
                 trouble.detail.len() + trouble.output.iter().map(String::len).sum::<usize>()
             }),
             Command::AdvanceDeploy { from, to, .. } => from.reason().len() + to.reason().len(),
+            Command::FailServices { failed, .. } => failed.values().map(String::len).sum(),
             Command::Found { .. }
             | Command::AdmitNode { .. }
             | Command::RemoveNode { .. }
@@ -224,6 +226,9 @@ pub enum Command {
         /// The deploy that it goes back to.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         back_to: Option<u64>,
+        /// Whether a service that fails goes back by itself, and the others go on.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        keep_going: bool,
     },
     /// What an image of a deploy means. Refused unless the deploy is resolving images.
     PinImage {
@@ -249,6 +254,15 @@ pub enum Command {
         deploy: u64,
         /// The service.
         service: Name,
+    },
+    /// Services failed in a deploy that keeps going: they go back, the others go on. One that had
+    /// failed before cannot go back either and is not waited for any longer. Refused unless the
+    /// deploy keeps going and is under way.
+    FailServices {
+        /// The deploy.
+        deploy: u64,
+        /// Each service, and why.
+        failed: BTreeMap<Name, String>,
     },
     /// The other replicas of services follow their canaries. Refused unless all of these wait for
     /// theirs, and those are healthy.

@@ -32,6 +32,9 @@ pub struct Deploy {
     /// was begun.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gates: BTreeMap<Name, Option<u64>>,
+    /// Whether a service that fails goes back by itself, and the others go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_going: bool,
     /// Images to resolve, by reference; pinned once known.
     pub images: BTreeMap<String, Option<PinnedImage>>,
     /// Where in the log it was started: what was placed later is its doing.
@@ -53,6 +56,14 @@ pub struct Deploy {
     /// What became of the replicas that it stopped; empty if that is not kept any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub receipt: Receipt,
+}
+
+impl Deploy {
+    /// Whether a service waits for that gate, or moved once it was passed.
+    pub(crate) fn awaits(&self, gate: &Name) -> bool {
+        let mut changes = self.changes.values().filter(|change| change.failed.is_none());
+        changes.any(|change| change.gate.as_ref() == Some(gate))
+    }
 }
 
 /// What asked for a deploy.
@@ -81,6 +92,11 @@ pub enum DeployState {
     Removing,
     /// Done. An end.
     Succeeded,
+    /// Done, but for services that failed and went back by themselves. An end.
+    Partial {
+        /// Which failed, and why.
+        reason: String,
+    },
     /// It failed; services go back to what they ran.
     RollingBack {
         /// Why it failed.
@@ -107,6 +123,7 @@ impl DeployState {
             | DeployState::Removing
             | DeployState::RollingBack { .. } => false,
             DeployState::Succeeded
+            | DeployState::Partial { .. }
             | DeployState::RolledBack { .. }
             | DeployState::RollbackStuck { .. } => true,
         }
@@ -121,6 +138,7 @@ impl DeployState {
             DeployState::Rolling => "moving its services".to_owned(),
             DeployState::Removing => "removing what is not wanted any more".to_owned(),
             DeployState::Succeeded => "succeeded".to_owned(),
+            DeployState::Partial { reason } => format!("succeeded in part: {reason}"),
             DeployState::RollingBack { reason } => format!("going back: {reason}"),
             DeployState::RolledBack { reason } => format!("went back: {reason}"),
             DeployState::RollbackStuck { reason } => format!("rollback-stuck: {reason}"),
@@ -134,7 +152,8 @@ impl DeployState {
             | DeployState::Rolling
             | DeployState::Removing
             | DeployState::Succeeded => "",
-            DeployState::RollingBack { reason }
+            DeployState::Partial { reason }
+            | DeployState::RollingBack { reason }
             | DeployState::RolledBack { reason }
             | DeployState::RollbackStuck { reason } => reason,
         }
@@ -150,6 +169,7 @@ impl DeployState {
             DeployState::RollingBack { .. } => 4,
             DeployState::RolledBack { .. } => 5,
             DeployState::RollbackStuck { .. } => 6,
+            DeployState::Partial { .. } => 7,
         }
     }
 }
@@ -161,14 +181,40 @@ pub struct Change {
     pub from: Option<u64>,
     /// What it is to run; `None` to remove it.
     pub to: Option<u64>,
-    /// Whether it got there.
+    /// Whether it got there, or back.
     pub settled: bool,
     /// The task that must succeed before it moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Name>,
+    /// Why it failed and goes back by itself, in a deploy that keeps going.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
     /// How the others came to follow its canaries, once they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<Promotion>,
+}
+
+impl Change {
+    pub(super) fn new(from: Option<u64>, to: Option<u64>) -> Change {
+        Change { from, to, settled: false, gate: None, failed: None, promoted: None }
+    }
+
+    /// The version that it is on its way to; `None` if that is to be gone.
+    pub fn goal(&self) -> Option<u64> {
+        if self.failed.is_some() { self.from } else { self.to }
+    }
+
+    /// What becomes of it, or has become once that is `over`, if it failed: a sentence without its
+    /// subject.
+    pub fn failure(&self, over: bool) -> Option<String> {
+        let reason = self.failed.as_ref()?;
+        let how = match (self.to, over) {
+            (None, _) => "not removed",
+            (Some(_), false) => "goes back",
+            (Some(_), true) => "failed",
+        };
+        Some(format!("{how}: {reason}"))
+    }
 }
 
 /// Why the other replicas of a service may follow its canaries.

@@ -12,6 +12,7 @@ pub mod command;
 pub mod deploy;
 mod features;
 pub mod history;
+mod keep_going;
 pub mod node;
 pub mod past;
 pub mod receipt;
@@ -131,6 +132,7 @@ impl Cluster {
             deploy::DeployState::Rolling => self.closed_gate(name).is_some(),
             deploy::DeployState::Removing
             | deploy::DeployState::Succeeded
+            | deploy::DeployState::Partial { .. }
             | deploy::DeployState::RollingBack { .. }
             | deploy::DeployState::RolledBack { .. }
             | deploy::DeployState::RollbackStuck { .. } => false,

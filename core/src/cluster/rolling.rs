@@ -52,8 +52,8 @@ impl Cluster {
             }
             service.rolling = Some(to.map_or(Goal::Gone, Goal::Version));
             let gate = service.gate(number, deploy.kind);
-            let (from, settled, promoted) = (service.stable, false, None);
-            deploy.changes.insert(name.clone(), Change { from, to, settled, gate, promoted });
+            let change = Change { gate, ..Change::new(service.stable, to) };
+            deploy.changes.insert(name.clone(), change);
         }
         for name in restart.iter().filter(|name| !changes.contains_key(*name)) {
             let Some(service) = self.services.get_mut(name) else { continue };
@@ -62,8 +62,7 @@ impl Cluster {
             };
             service.add_version(number, &spec, true, None);
             service.rolling = Some(Goal::Version(number));
-            let (from, to, settled, promoted) = (service.stable, Some(number), false, None);
-            let change = Change { from, to, settled, gate: None, promoted };
+            let change = Change::new(service.stable, Some(number));
             deploy.changes.insert(name.clone(), change);
         }
         for (name, spec) in tasks {
@@ -159,7 +158,7 @@ impl Cluster {
             }
         }
         if goes_back {
-            self.give_up_gates(wall, number);
+            self.give_up_gates(wall, number, |_, _| true);
         }
         for name in &names {
             self.prune(name);
@@ -167,7 +166,7 @@ impl Cluster {
         for name in &tasks {
             self.prune_task(wall, name);
         }
-        if *to == DeployState::Succeeded {
+        if matches!(to, DeployState::Succeeded | DeployState::Partial { .. }) {
             self.leave(number);
         }
         Ok(Reply::Done)

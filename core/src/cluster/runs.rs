@@ -38,7 +38,8 @@ impl Cluster {
     /// The task that must succeed before a service moves in the deploy that runs, and has not.
     pub fn closed_gate(&self, service: &Name) -> Option<&Name> {
         let (_, deploy) = self.running_deploy()?;
-        let gate = deploy.changes.get(service)?.gate.as_ref()?;
+        let change = deploy.changes.get(service).filter(|change| change.failed.is_none())?;
+        let gate = change.gate.as_ref()?;
         (!self.has_passed(deploy, gate)).then_some(gate)
     }
 
@@ -220,11 +221,17 @@ impl Cluster {
         Ok(Reply::Done)
     }
 
-    /// A deploy goes back: a gate that has not begun is not to begin any more. One that has is left
-    /// to itself, since nobody can take back half of it.
-    pub(super) fn give_up_gates(&mut self, wall: Wall, deploy: u64) {
-        let gates = self.deploys.get(&deploy).map(|deploy| deploy.gates.values().flatten());
-        let gates: Vec<u64> = gates.into_iter().flatten().copied().collect();
+    /// What waited for some gates of a deploy goes back: one of these that has not begun is not to
+    /// begin any more. One that has is left to itself, since nobody can take back half of it.
+    pub(super) fn give_up_gates(
+        &mut self,
+        wall: Wall,
+        deploy: u64,
+        which: impl Fn(&Deploy, &Name) -> bool,
+    ) {
+        let Some(deploy) = self.deploys.get(&deploy) else { return };
+        let gates = deploy.gates.iter().filter(|(gate, _)| which(deploy, gate));
+        let gates: Vec<u64> = gates.filter_map(|(_, run)| *run).collect();
         for number in gates {
             if self.runs.get(&number).is_some_and(|run| self.has_not_begun(run)) {
                 // It is on its way out already if this is refused.

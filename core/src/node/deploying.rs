@@ -40,7 +40,7 @@ impl Node {
         now: Now,
         id: RequestId,
         project: &Project,
-        expect: Option<String>,
+        (expect, keep_going): (Option<String>, bool),
     ) -> Result<Option<Answer>, ApiError> {
         let unsupported = supported::unsupported(project);
         if !unsupported.is_empty() {
@@ -72,6 +72,7 @@ impl Node {
             restart: Vec::new(),
             images: BTreeMap::new(),
             back_to: None,
+            keep_going,
         };
         self.propose_deploy(now, id, command, plan).map(|()| None)
     }
@@ -89,6 +90,7 @@ impl Node {
             restart: vec![name.clone()],
             images: BTreeMap::new(),
             back_to: None,
+            keep_going: false,
         };
         self.propose_deploy(now, id, command, plan)
     }
@@ -129,6 +131,7 @@ impl Node {
             restart: Vec::new(),
             images: BTreeMap::new(),
             back_to: None,
+            keep_going: false,
         };
         self.propose_deploy(now, id, command, plan)
     }

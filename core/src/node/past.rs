@@ -95,6 +95,7 @@ impl Node {
             changes,
             tasks,
             back_to: Some(to),
+            keep_going: false,
         };
         self.propose_deploy(now, id, command, plan).map(|()| None)
     }
@@ -149,7 +150,7 @@ impl Node {
         }
         match (&deploy.left, &deploy.state) {
             (Some(_), _) => Ok((to, deploy)),
-            (None, DeployState::Succeeded) => error(
+            (None, DeployState::Succeeded | DeployState::Partial { .. }) => error(
                 ErrorCode::NotFound,
                 format!(
                     "what deploy #{to} left is not kept any more: a project can go back to its \
@@ -225,6 +226,7 @@ impl Node {
                 return Err(error.hint("wait for its end, then `mill rollback`"));
             }
             ended @ (DeployState::Succeeded
+            | DeployState::Partial { .. }
             | DeployState::RolledBack { .. }
             | DeployState::RollbackStuck { .. }) => {
                 let message = format!("deploy #{number} has ended: {}", ended.sentence());

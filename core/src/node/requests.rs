@@ -273,7 +273,9 @@ impl Node {
     ) -> Result<Option<Answer>, ApiError> {
         match request {
             Request::Plan { project } => self.plan_project(&project).map(Answer::Plan).map(Some),
-            Request::Deploy { project, expect } => self.deploy(now, id, &project, expect),
+            Request::Deploy { project, expect, keep_going } => {
+                self.deploy(now, id, &project, (expect, keep_going))
+            }
             Request::Restart { service } => self.restart(now, id, &service).map(|()| None),
             Request::Scale { service, replicas } => {
                 self.scale(now, id, &service, replicas).map(|()| None)

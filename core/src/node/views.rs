@@ -217,8 +217,9 @@ impl Node {
                 | DeployState::Rolling
                 | DeployState::Removing
                 | DeployState::Succeeded
+                | DeployState::Partial { .. }
                 | DeployState::RolledBack { .. }
-                | DeployState::RollbackStuck { .. } => change.to,
+                | DeployState::RollbackStuck { .. } => change.goal(),
             };
             let version = service.zip(goal).and_then(|(s, goal)| s.versions.get(&goal));
             let ready = |version: &Version| {
@@ -231,6 +232,7 @@ impl Node {
                 ready: version.map_or(0, ready),
                 wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
                 settled: change.settled,
+                failed: change.failure(change.settled),
                 waiting: if deploy.state.is_end() { Vec::new() } else { self.waiting(name) },
             }
         });
@@ -239,6 +241,7 @@ impl Node {
             project: deploy.project.clone(),
             kind: deploy.kind,
             back_to: deploy.back_to,
+            keep_going: deploy.keep_going,
             state: deploy.state.clone(),
             services: services.collect(),
             tasks: deploy.tasks.keys().cloned().collect(),

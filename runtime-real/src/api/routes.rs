@@ -100,11 +100,15 @@ async fn plan(State(serving): State<Serving>, Json(project): Json<Project>) -> R
 struct DeployBody {
     project: Project,
     expect: Option<String>,
+    /// Whether a service that fails goes back by itself, and the others go on.
+    #[serde(default)]
+    keep_going: bool,
 }
 
 async fn deploy(State(serving): State<Serving>, Json(body): Json<DeployBody>) -> Response {
-    let project = Box::new(body.project);
-    ask(&serving, Request::Deploy { project, expect: body.expect }).await
+    let DeployBody { project, expect, keep_going } = body;
+    let project = Box::new(project);
+    ask(&serving, Request::Deploy { project, expect, keep_going }).await
 }
 
 #[derive(Deserialize)]

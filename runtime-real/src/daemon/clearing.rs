@@ -23,8 +23,9 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(200);
 pub async fn clear_left_behind(data: &Path, engine: Option<String>) -> Result<bool, String> {
     let Some((identity, _claim)) = identity::left_behind(data) else { return Ok(false) };
     let (cluster, node) = (identity.cluster, identity.node);
-    let engine = Engine::connect(EngineOptions { host: engine, cluster, node, config: None })
-        .map_err(|error| error.detail)?;
+    let engine =
+        Engine::connect(EngineOptions { host: engine, cluster, node, config: None, pulled: None })
+            .map_err(|error| error.detail)?;
     remove_all(&engine).await?;
     Ok(true)
 }

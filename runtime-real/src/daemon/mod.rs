@@ -48,7 +48,7 @@ use crate::api;
 use crate::backup::{Backup, BackupError, Sealing};
 use crate::book::{self, Book};
 use crate::clock::Clock;
-use crate::docker::{Engine, EngineOptions};
+use crate::docker::{Engine, EngineOptions, PULLED_FILE};
 use crate::host;
 use crate::identity::{self, Identity, IdentityError, LOG_FOLDER, Opened};
 use crate::pki::{self, Authority, PkiError};
@@ -355,6 +355,7 @@ impl Daemon {
             cluster: identity.cluster.clone(),
             node: identity.node,
             config: None,
+            pulled: Some(options.data.join(PULLED_FILE)),
         })
         .map_err(|error| StartError::Engine(error.detail))?;
         let raft = options.data.join(LOG_FOLDER);

@@ -29,11 +29,25 @@ impl Engine {
         if let Some(image) = here.as_ref().filter(|_| !moves) {
             return pinned(reference, image);
         }
+        let id_before = here.as_ref().and_then(|image| image.id.clone());
+        // What was here before somebody else has brought, unless it was us.
+        let ours = here.is_none() || self.pulled().is(reference, id_before.as_deref());
+        if here.is_none() {
+            self.pulled().note(reference, None).await;
+        }
         match (self.pull(docker, reference).await, here) {
             (Ok(()), _) => {
                 let image = inspect(docker, reference).await?;
                 let image = image.ok_or_else(|| missing(reference))?;
-                pinned(reference, &image)
+                let pinned = pinned(reference, &image)?;
+                if ours {
+                    self.pulled().note(reference, image.id.as_deref()).await;
+                }
+                // The tag may mean something else when these bytes are not needed any more.
+                if image.id != id_before {
+                    self.pulled().note(&exact(&pinned), image.id.as_deref()).await;
+                }
+                Ok(pinned)
             }
             // The registry cannot say what is latest; what is here was once.
             (Err(_), Some(image)) => pinned(reference, &image),
@@ -52,7 +66,10 @@ impl Engine {
             return Ok(OpOutput::Done);
         }
         match &image.digest {
-            Digest::Registry(_) => self.pull(docker, &name).await.map(|()| OpOutput::Done),
+            Digest::Registry(_) => {
+                self.pulled().note(&name, None).await;
+                self.pull(docker, &name).await.map(|()| OpOutput::Done)
+            }
             Digest::Local(id) => Err(error(
                 OpErrorKind::ImageMissing,
                 format!(
@@ -102,7 +119,7 @@ pub(super) fn exact(image: &PinnedImage) -> String {
     }
 }
 
-async fn inspect(docker: &Docker, name: &str) -> Result<Option<ImageInspect>, OpError> {
+pub(super) async fn inspect(docker: &Docker, name: &str) -> Result<Option<ImageInspect>, OpError> {
     let doing = format!("looking for the image {name}");
     let found = timeout(CALL_WITHIN, docker.inspect_image(name)).await;
     match found {
@@ -113,7 +130,7 @@ async fn inspect(docker: &Docker, name: &str) -> Result<Option<ImageInspect>, Op
     }
 }
 
-fn pinned(reference: &str, image: &ImageInspect) -> Result<PinnedImage, OpError> {
+pub(super) fn pinned(reference: &str, image: &ImageInspect) -> Result<PinnedImage, OpError> {
     let repository = repository(reference);
     let of_registry = image.repo_digests.iter().flatten().find_map(|known| {
         let (name, digest) = known.split_once('@')?;

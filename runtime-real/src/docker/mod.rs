@@ -15,6 +15,7 @@ mod logs;
 mod observe;
 mod ports;
 mod probe;
+mod pulled;
 #[cfg(test)]
 pub(crate) mod stand_in;
 mod stop;
@@ -32,6 +33,8 @@ pub use self::events::EngineSignal;
 pub(crate) use self::exec::{Command, CommandHandle, Ended, Input, NotBegun, Output, Part};
 pub use self::exec::{ExecWish, Terminal};
 pub use self::logs::{LogLine, LogOptions, LogStream};
+pub(crate) use self::pulled::FILE as PULLED_FILE;
+use self::pulled::Pulled;
 use crate::docker::errors::error;
 
 /// Where Docker listens when nobody says otherwise.
@@ -50,6 +53,8 @@ pub struct EngineOptions {
     pub node: NodeId,
     /// Docker's client config, for registry credentials; `~/.docker/config.json` when absent.
     pub config: Option<PathBuf>,
+    /// File in which it writes down which images it pulled; it forgets them when absent.
+    pub pulled: Option<PathBuf>,
 }
 
 /// A container engine. Cheap to clone; connects when it is first asked, and again as needed.
@@ -64,6 +69,7 @@ struct Shared {
     socket: String,
     /// A client whose API version was agreed with the engine that runs now.
     client: Mutex<Option<Docker>>,
+    pulled: Pulled,
 }
 
 /// What an engine says of itself.
@@ -92,7 +98,9 @@ impl Engine {
             return Err(error(OpErrorKind::Rejected, detail));
         };
         let socket = socket.to_owned();
-        Ok(Engine { shared: Arc::new(Shared { options, socket, client: Mutex::new(None) }) })
+        let pulled = Pulled::read(options.pulled.clone());
+        let client = Mutex::new(None);
+        Ok(Engine { shared: Arc::new(Shared { options, socket, client, pulled }) })
     }
 
     /// Carries out one operation.
@@ -105,6 +113,7 @@ impl Engine {
                 self.resolve(&self.docker().await?, &reference).await.map(OpOutput::Image)
             }
             ContainerOp::Fetch { image } => self.fetch(&self.docker().await?, &image).await,
+            ContainerOp::PruneImages { keep } => self.prune(&self.docker().await?, &keep).await,
             ContainerOp::Start { spec } => {
                 self.start(&self.docker().await?, *spec).await.map(OpOutput::Container)
             }
@@ -168,6 +177,10 @@ impl Engine {
 
     fn client(&self) -> std::sync::MutexGuard<'_, Option<Docker>> {
         self.shared.client.lock().expect("nothing that holds it can panic")
+    }
+
+    fn pulled(&self) -> &Pulled {
+        &self.shared.pulled
     }
 
     fn options(&self) -> &EngineOptions {

@@ -52,6 +52,7 @@ pub(crate) fn engine(
         cluster: "c1".to_owned(),
         node: NodeId(1),
         config: None,
+        pulled: None,
     };
     (Engine::connect(options).unwrap(), dir)
 }

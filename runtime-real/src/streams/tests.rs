@@ -59,7 +59,8 @@ impl Node {
 fn no_engine() -> Engine {
     let host = Some("unix:///nonexistent/docker.sock".to_owned());
     let cluster = "c1".to_owned();
-    Engine::connect(EngineOptions { host, cluster, node: NodeId(1), config: None }).unwrap()
+    Engine::connect(EngineOptions { host, cluster, node: NodeId(1), config: None, pulled: None })
+        .unwrap()
 }
 
 /// A copy of the cluster: an alloc on a node of that name, and the number of m2.

@@ -94,6 +94,7 @@ async fn an_engine_that_is_not_there_is_down_and_says_so() {
         cluster: "c1".to_owned(),
         node: NodeId(1),
         config: None,
+        pulled: None,
     };
     let engine = Engine::connect(options.clone()).unwrap();
     let says = ["/nowhere/docker.sock", "is it running", "mill doctor"];

@@ -88,6 +88,7 @@ impl Host {
             cluster: cluster.to_owned(),
             node,
             config: Some(config.path().join("config.json")),
+            pulled: Some(config.path().join("pulled.json")),
         };
         Host { machine, engine: Engine::connect(options).unwrap(), config }
     }

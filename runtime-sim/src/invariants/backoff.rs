@@ -36,6 +36,7 @@ impl Invariant for Backoff {
                     ContainerOp::Start { spec } => &spec.alloc,
                     ContainerOp::Restart { alloc, .. } => alloc,
                     ContainerOp::Resolve { .. } | ContainerOp::Fetch { .. } => return Ok(()),
+                    ContainerOp::PruneImages { .. } => return Ok(()),
                     ContainerOp::Stop { .. } | ContainerOp::Remove { .. } => return Ok(()),
                     ContainerOp::Probe { .. } | ContainerOp::Tail { .. } => return Ok(()),
                     ContainerOp::List | ContainerOp::CountInFlight { .. } => return Ok(()),

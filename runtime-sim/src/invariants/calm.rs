@@ -124,6 +124,7 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         Command::SetLabels { .. } | Command::PutToken { .. } | Command::RevokeTokens => None,
         Command::Trust { .. } | Command::StartDeploy { .. } | Command::PinImage { .. } => None,
         Command::AdvanceDeploy { .. } | Command::SettleService { .. } => None,
+        Command::FailServices { .. } => None,
         Command::Promote { .. } | Command::Release { .. } => None,
         Command::Report { .. } | Command::Forget { .. } => None,
         Command::StartRun { .. } | Command::PlaceRun { .. } => None,
@@ -139,7 +140,7 @@ fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
         Command::RegisterNode { .. } | Command::SetLiveness { .. } => true,
         Command::RemoveNode { .. } | Command::SetDrain { .. } | Command::SetLabels { .. } => true,
         Command::StartDeploy { .. } | Command::AdvanceDeploy { .. } => true,
-        Command::Promote { .. } => true,
+        Command::FailServices { .. } | Command::Promote { .. } => true,
         Command::Report { alloc, .. } => {
             before.allocs.get(alloc).is_some_and(|alloc| alloc.slot.service == *service)
         }

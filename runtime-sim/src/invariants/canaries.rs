@@ -122,7 +122,8 @@ fn await_them(before: &Cluster, entry: &Entry, after: &Cluster) -> Result<(), St
 /// The version that the canaries run which a service waits for.
 fn waiting<'a>(cluster: &'a Cluster, name: &Name) -> Option<&'a Version> {
     let (_, deploy) = cluster.running_deploy()?;
-    let Change { from, to, promoted, .. } = deploy.changes.get(name)?;
+    let change = deploy.changes.get(name).filter(|change| change.failed.is_none())?;
+    let Change { from, to, promoted, .. } = change;
     let versions = &cluster.services.get(name)?.versions;
     let (from, to) = (versions.get(&(*from)?)?, versions.get(&(*to)?)?);
     let waits = deploy.state == DeployState::Rolling

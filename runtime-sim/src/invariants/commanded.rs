@@ -3,7 +3,7 @@
 
 use mill_core::Effect;
 use mill_core::cluster::alloc::Desired;
-use mill_core::container::{ContainerOp, ContainerState};
+use mill_core::container::{ContainerOp, ContainerState, PinnedImage};
 use mill_core::name::AllocId;
 
 use super::{Invariant, Moment};
@@ -28,6 +28,7 @@ impl Invariant for Commanded {
             ContainerOp::Resolve { .. } | ContainerOp::Fetch { .. } | ContainerOp::List => Ok(()),
             ContainerOp::Probe { .. } | ContainerOp::Tail { .. } => Ok(()),
             ContainerOp::CountInFlight { .. } => Ok(()),
+            ContainerOp::PruneImages { keep } => may_prune(host, keep),
         }
     }
 }
@@ -39,6 +40,18 @@ fn may_start(host: &Host, id: &AllocId) -> Result<(), String> {
         Some(_) => Ok(()),
         None => Err(format!("{} starts {id}, which nobody told it to run", host.id)),
     }
+}
+
+/// What is wanted stays, and what is being fetched.
+fn may_prune(host: &Host, keep: &[PinnedImage]) -> Result<(), String> {
+    let Some(state) = host.daemon.as_ref().map(|daemon| daemon.cluster()) else { return Ok(()) };
+    for (name, service) in &state.services {
+        let wanted = service.target().and_then(|(_, version)| version.image.as_ref());
+        if let Some(image) = wanted.filter(|image| !keep.contains(image)) {
+            return Err(format!("{} prunes {}, which {name} runs", host.id, image.reference));
+        }
+    }
+    Ok(())
 }
 
 fn may_end(host: &Host, id: &AllocId) -> Result<(), String> {

@@ -103,6 +103,7 @@ impl Released {
             }
             ContainerOp::Start { .. } | ContainerOp::Restart { .. } => Ok(()),
             ContainerOp::Resolve { .. } | ContainerOp::Fetch { .. } => Ok(()),
+            ContainerOp::PruneImages { .. } => Ok(()),
             ContainerOp::Remove { .. } | ContainerOp::List => Ok(()),
             ContainerOp::Probe { .. } | ContainerOp::Tail { .. } => Ok(()),
         }

@@ -78,7 +78,9 @@ impl Runs {
         entry: &Entry,
         after: &Cluster,
     ) -> Result<(), String> {
-        self.served.retain(|task, _| after.tasks.contains_key(task));
+        // Another schedule counts anew, also when a clock ahead had served what it makes due.
+        let same = |task: &Name| times(before, task) == times(after, task);
+        self.served.retain(|task, _| after.tasks.contains_key(task) && same(task));
         let mut numbers = before.last_run + 1..=after.last_run;
         for command in &entry.commands {
             let Command::StartRun { task, cause, .. } = command else { continue };
@@ -93,6 +95,12 @@ impl Runs {
         }
         Ok(())
     }
+}
+
+/// When the schedule of a task makes it due, as it is written.
+fn times<'a>(cluster: &'a Cluster, task: &Name) -> Option<(Option<&'a str>, Option<&'a str>)> {
+    let (_, version) = cluster.tasks.get(task)?.current()?;
+    Some((version.spec.schedule.as_deref(), version.spec.time_zone.as_deref()))
 }
 
 /// No run begins beside as many of its task as may be under way.

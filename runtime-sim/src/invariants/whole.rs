@@ -50,6 +50,7 @@ impl Invariant for Whole {
                 | Command::Trust { .. }
                 | Command::StartDeploy { .. }
                 | Command::PinImage { .. }
+                | Command::FailServices { .. }
                 | Command::Promote { .. }
                 | Command::Place { .. }
                 | Command::Stop { .. }
@@ -95,7 +96,17 @@ fn ended(after: &Cluster, number: u64, deploy: &Deploy) -> Result<(), String> {
             DeployState::Succeeded if !change.settled => {
                 return Err(format!("deploy #{number} succeeded and {name} never settled"));
             }
+            DeployState::Succeeded if change.failed.is_some() => {
+                return Err(format!("deploy #{number} succeeded and {name} failed"));
+            }
+            DeployState::Partial { .. } if !change.settled => {
+                return Err(format!("deploy #{number} ended in part and {name} never settled"));
+            }
+            DeployState::Partial { .. } if change.failed.is_none() && change.to.is_none() => {
+                return Err(format!("deploy #{number} removed {name} though others failed"));
+            }
             DeployState::Succeeded => (change.to, "succeeded"),
+            DeployState::Partial { .. } => (change.goal(), "succeeded in part"),
             DeployState::RolledBack { .. } => (change.from, "went back"),
             DeployState::RollbackStuck { .. }
             | DeployState::Resolving

@@ -95,6 +95,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Removes images that are not among these, and that no container is made of.
+    pub(crate) fn prune(&mut self, keep: &[PinnedImage]) {
+        let used: BTreeSet<&Digest> =
+            self.containers.values().map(|c| &c.spec.image.digest).collect();
+        let kept: BTreeSet<&Digest> = keep.iter().map(|image| &image.digest).collect();
+        self.images.retain(|image| used.contains(image) || kept.contains(image));
+    }
+
+    /// The images that are here.
+    pub fn images(&self) -> impl Iterator<Item = &Digest> {
+        self.images.iter()
+    }
+
     fn has_space(&self) -> Result<(), OpError> {
         if !self.disk_full {
             return Ok(());

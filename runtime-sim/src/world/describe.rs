@@ -21,7 +21,15 @@ pub(super) fn describe(command: &Command) -> String {
         Command::Trust { node, returns: 0 } => format!("{node} has stayed up"),
         Command::Trust { node, .. } => format!("{node} is trusted again"),
         Command::StartDeploy {
-            number, project, kind, changes, tasks, restart, back_to, ..
+            number,
+            project,
+            kind,
+            changes,
+            tasks,
+            restart,
+            back_to,
+            keep_going,
+            ..
         } => {
             let changed = changes.iter().map(|(name, spec)| match spec {
                 Some(spec) => format!("{name}={} {:?}", spec.container.image, spec.replicas),
@@ -34,7 +42,8 @@ pub(super) fn describe(command: &Command) -> String {
             });
             let services: Vec<String> = changed.chain(restarted).chain(tasks).collect();
             let back = back_to.map(|to| format!(" to #{to}")).unwrap_or_default();
-            format!("deploy #{number} of {project} ({kind:?}{back}): {}", services.join(", "))
+            let goes = if *keep_going { ", keeps going" } else { "" };
+            format!("deploy #{number} of {project} ({kind:?}{back}{goes}): {}", services.join(", "))
         }
         Command::PinImage { deploy, reference, image } => {
             let (Digest::Registry(digest) | Digest::Local(digest)) = &image.digest;
@@ -43,6 +52,11 @@ pub(super) fn describe(command: &Command) -> String {
         Command::AdvanceDeploy { deploy, to, .. } => format!("deploy #{deploy}: {}", to.sentence()),
         Command::SettleService { deploy, service } => {
             format!("deploy #{deploy}: {service} settled")
+        }
+        Command::FailServices { deploy, failed } => {
+            let failed = failed.iter().map(|(name, why)| format!("{name} ({why})"));
+            let failed: Vec<String> = failed.collect();
+            format!("deploy #{deploy} goes on without {}", failed.join(", "))
         }
         Command::Release { alloc, .. } => format!("{alloc} is in nobody's routes any more"),
         Command::Promote { deploy, services, early } => {

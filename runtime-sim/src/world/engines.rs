@@ -28,6 +28,7 @@ impl World {
             | ContainerOp::Remove { .. }
             | ContainerOp::Resolve { .. }
             | ContainerOp::Fetch { .. }
+            | ContainerOp::PruneImages { .. }
             | ContainerOp::Tail { .. } => {
                 self.trace.transition(now, || format!("{node} asks its engine: {op:?}"));
             }
@@ -39,6 +40,8 @@ impl World {
             ContainerOp::Stop { .. } | ContainerOp::Remove { .. } => false,
             ContainerOp::Resolve { .. } | ContainerOp::Fetch { .. } => false,
             ContainerOp::Tail { .. } => false,
+            // Some time after the last change, when everything else has come to rest.
+            ContainerOp::PruneImages { .. } => true,
         };
         self.operations += u64::from(!is_look);
         let pulls = match &op {
@@ -51,6 +54,7 @@ impl World {
             | ContainerOp::List
             | ContainerOp::Probe { .. }
             | ContainerOp::CountInFlight { .. }
+            | ContainerOp::PruneImages { .. }
             | ContainerOp::Tail { .. } => false,
         };
         let wait = if pulls { self.pull() } else { self.engine_delay() };
@@ -104,6 +108,11 @@ impl World {
         Some(match op {
             ContainerOp::Resolve { reference } => self.resolve(node, &reference),
             ContainerOp::Fetch { image } => self.fetch(node, image),
+            ContainerOp::PruneImages { keep } => {
+                self.host_mut(node).engine.prune(&keep);
+                self.stats.count("images pruned");
+                Ok(OpOutput::Done)
+            }
             ContainerOp::Start { spec } => {
                 let behaviour = self.registry.behaviour(&spec.image);
                 let engine = &mut self.host_mut(node).engine;

@@ -2,14 +2,15 @@
 
 use mill_core::Event;
 use mill_core::api::Request;
+use mill_core::cluster::alloc::Phase;
 use mill_core::container::Exit;
-use mill_core::name::NodeId;
+use mill_core::name::{AllocId, NodeId};
 use mill_core::rng::Rng;
 use mill_core::units::Millis;
 use serde::Serialize;
 
 use super::{Happening, World};
-use crate::models::engine::KILLED;
+use crate::models::engine::{Container, KILLED};
 
 /// Kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -354,9 +355,12 @@ impl World {
             }
             Fault::KillContainer(node, which) => return self.kill_container(*node, *which, KILLED),
             Fault::RemoveContainer(node, which) => {
-                let containers: Vec<_> = self.host(*node).engine.list(now);
-                let Some(some) = pick(&containers, *which) else { return false };
-                let alloc = some.alloc.clone();
+                let containers = self.host(*node).engine.containers();
+                let containers: Vec<AllocId> = containers
+                    .filter(|(id, container)| !self.may_not_be_known(id, container))
+                    .map(|(id, _)| id.clone())
+                    .collect();
+                let Some(alloc) = pick(&containers, *which).cloned() else { return false };
                 self.kill_named(*node, &alloc, KILLED);
                 self.host_mut(*node).engine.remove(&alloc);
             }
@@ -464,6 +468,14 @@ impl World {
         }
     }
 
+    /// Whether it is that of a run which nobody knows to have begun: without it, nobody could tell
+    /// that it did.
+    fn may_not_be_known(&self, id: &AllocId, container: &Container) -> bool {
+        let phase = self.cluster().allocs.get(id).map(|alloc| alloc.status.phase);
+        let begins = matches!(phase, Some(Phase::Placed | Phase::Starting | Phase::BackingOff));
+        container.spec.env.contains_key("MILL_RUN") && begins
+    }
+
     fn kill_container(&mut self, node: NodeId, which: u64, exit: Exit) -> bool {
         let running: Vec<_> = self.host(node).engine.running().map(|(id, _)| id.clone()).collect();
         match pick(&running, which) {
@@ -473,12 +485,7 @@ impl World {
     }
 
     /// The process of an alloc's container ends now, by somebody else's hand.
-    pub fn kill_named(
-        &mut self,
-        node: NodeId,
-        alloc: &mill_core::name::AllocId,
-        exit: Exit,
-    ) -> bool {
+    pub fn kill_named(&mut self, node: NodeId, alloc: &AllocId, exit: Exit) -> bool {
         let Some(started) = self.host(node).engine.container(alloc).map(|c| c.started) else {
             return false;
         };

@@ -165,6 +165,7 @@ impl World {
             if let (Command::AdvanceDeploy { to, .. }, Ok(_)) = (command, result) {
                 self.stats.count(match to {
                     DeployState::Succeeded => "deploys succeeded",
+                    DeployState::Partial { .. } => "deploys succeeded in part",
                     DeployState::RolledBack { .. } => "deploys went back",
                     DeployState::RollbackStuck { .. } => "deploys stuck going back",
                     DeployState::Resolving

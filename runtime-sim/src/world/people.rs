@@ -263,7 +263,8 @@ impl World {
             }
             (_, _) => {
                 let project = Box::new(someone.draft.edit(&mut self.registry, &change));
-                Request::Deploy { project, expect: None }
+                let keep_going = someone.rng.chance(250);
+                Request::Deploy { project, expect: None, keep_going }
             }
         };
         let carries = carries(&request, &change);

@@ -75,7 +75,8 @@ impl Play {
 
     /// Asks the leader to deploy.
     pub fn deploy(&mut self, project: &Project) -> Outcome {
-        let request = Request::Deploy { project: Box::new(project.clone()), expect: None };
+        let request =
+            Request::Deploy { project: Box::new(project.clone()), expect: None, keep_going: false };
         let origin = Origin::Client;
         self.happening
             .push_back((self.leader, Event::Request { id: RequestId(1), request, origin }));
@@ -166,6 +167,7 @@ impl Play {
             }
             ContainerOp::List => OpOutput::Containers(engine.values().cloned().collect()),
             ContainerOp::Fetch { .. } | ContainerOp::Probe { .. } => OpOutput::Done,
+            ContainerOp::PruneImages { .. } => OpOutput::Done,
             ContainerOp::Tail { .. } => OpOutput::Lines(Vec::new()),
             ContainerOp::CountInFlight { .. } => OpOutput::InFlight(0),
         }

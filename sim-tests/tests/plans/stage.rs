@@ -186,6 +186,7 @@ impl Stage {
             restart: Vec::new(),
             images: Default::default(),
             back_to: None,
+            keep_going: false,
         });
         let images = self.cluster.deploys[&number].images.clone();
         for reference in images.into_keys() {

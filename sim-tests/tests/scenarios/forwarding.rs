@@ -26,7 +26,8 @@ fn three_of(params: Params) -> (Scenario, NodeId) {
 fn a_follower_passes_reads_and_writes_on_to_the_leader() {
     let (mut scenario, follower) = three_and_a_follower();
     scenario.images(&["web:1"]);
-    let request = Request::Deploy { project: Box::new(project(WEB)), expect: None };
+    let request =
+        Request::Deploy { project: Box::new(project(WEB)), expect: None, keep_going: false };
     let started = scenario.world.request(follower, request);
     assert!(matches!(started, Ok(Answer::Started { number: 1, .. })), "{started:?}");
     let status = scenario.world.request(follower, Request::Status { stale: false });

@@ -8,6 +8,8 @@ mod engines;
 mod forwarding;
 mod gates;
 mod gray;
+mod images;
+mod keep_going;
 mod members;
 mod nodes;
 mod past;

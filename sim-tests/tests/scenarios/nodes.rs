@@ -66,7 +66,7 @@ fn a_minority_refuses_writes_and_keeps_its_containers() {
     scenario.world.inject(cut(&[leader.0], 3), Millis::secs(60));
     scenario.wait(Millis::secs(1));
     let second = Box::new(project(&three_replicas().replace("web:1", "web:2")));
-    let request = Request::Deploy { project: second, expect: None };
+    let request = Request::Deploy { project: second, expect: None, keep_going: false };
     let refusal = scenario.world.request(leader, request).expect_err("it has no quorum");
     assert_eq!(refusal.code, ErrorCode::NoLeader);
     let mine: Vec<_> = processes.keys().filter(|id| scenario.container(id).is_some()).collect();

@@ -119,7 +119,7 @@ fn a_minority_keeps_what_it_runs_and_refuses_writes_in_words() {
     scenario.world.inject(cut_off(node), Millis::mins(2));
     scenario.wait(Millis::mins(1));
     let second = Box::new(project(&config().replace("web:1", "web:2")));
-    let request = Request::Deploy { project: second, expect: None };
+    let request = Request::Deploy { project: second, expect: None, keep_going: false };
     let refusal = scenario.world.request(node, request).expect_err("it has no quorum");
     // It passed the request on to whom it knows as the leader, and no answer came.
     assert_eq!(refusal.code, ErrorCode::Unknown);

@@ -47,6 +47,20 @@ fn a_receipt_says_who_let_go_of_a_replica_and_how_it_ended() {
 }
 
 #[test]
+fn what_left_the_routes_is_left_alone_for_as_long_as_an_answer_may_be_remembered() {
+    let mut scenario = cluster(3, 0);
+    let number = scenario.start(&WEB.replace("web:1", "web:2"));
+    scenario.until("the old one is released", |world| old(world).is_some_and(Alloc::is_released));
+    let released = scenario.world.now();
+    scenario.until("it is asked to stop", |world| {
+        let mut leaving = world.cluster().deploys[&number].receipt.values();
+        leaving.any(|line| line.gone.is_some())
+    });
+    let waited = scenario.world.now().since(released);
+    assert!(waited >= Millis::secs(2) && waited < Millis::secs(4), "{waited}");
+}
+
+#[test]
 fn what_is_under_way_is_finished_before_the_stop_or_has_had_its_time() {
     let mut scenario = cluster(1, 1_000);
     let begun = scenario.world.now();
