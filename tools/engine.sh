@@ -55,8 +55,7 @@ RUN
   done
 }
 
-# An image is a program with the libraries that it loads. The same bytes everywhere, since what is
-# built twice is not the same: no times, no owners.
+# An image is a program with the libraries that it loads.
 server() {
   local program=${1:?name a program}
   root=$(mktemp -d)

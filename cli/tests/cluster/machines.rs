@@ -77,7 +77,7 @@ impl Machines {
 
     /// The network of a machine.
     pub fn network(&self, machine: usize) -> PathBuf {
-        Path::new("/run/netns").join(format!("mill{}-{machine}", self.net.replace('.', "-")))
+        Path::new("/run/netns").join(format!("mill10-{}-{machine}", self.net.replace('.', "-")))
     }
 
     pub fn all(&self) -> std::ops::RangeInclusive<usize> {
@@ -97,28 +97,33 @@ impl Machines {
         self.dir().join(machine.to_string()).join(name)
     }
 
-    /// The same images everywhere: what is built twice is not the same.
     fn load_images(&self) {
+        self.build("images", None);
+        self.spread(&["test/web:1", "test/web:2"]);
+    }
+
+    /// Builds images on the first machine.
+    fn build(&self, verb: &str, program: Option<&Path>) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/engine.sh");
-        let first = self.dir().join("1");
-        check(&limited(script.to_str().unwrap()).arg("images").arg(first).output().unwrap());
+        let mut command = limited(script.to_str().unwrap());
+        check(&command.arg(verb).arg(self.dir().join("1")).args(program).output().unwrap());
+    }
+
+    /// The same images everywhere: what is built twice is not the same.
+    fn spread(&self, images: &[&str]) {
         let saved = self.dir().join("images.tar");
         let saved = saved.to_str().unwrap();
-        self.docker(1, &["save", "-o", saved, "test/web:1", "test/web:2"]);
+        self.docker(1, &[&["save", "-o", saved], images].concat());
         self.all().skip(1).for_each(|machine| {
             self.docker(machine, &["load", "-q", "-i", saved]);
         });
     }
 
-    /// Gives the first machines images of a server that is quick and stops well.
-    pub fn load_server(&self, count: usize) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/engine.sh");
+    /// Gives every machine images of a server that is quick and stops well.
+    pub fn load_server(&self) {
         let server = Path::new(env!("CARGO_BIN_EXE_mill")).with_file_name("examples/serve");
-        for machine in 1..=count {
-            let dir = self.dir().join(machine.to_string());
-            let mut command = limited(script.to_str().unwrap());
-            check(&command.arg("server").arg(dir).arg(&server).output().unwrap());
-        }
+        self.build("server", Some(&server));
+        self.spread(&["test/serve:1", "test/serve:2"]);
     }
 
     /// Runs `docker ARGS` on a machine's engine.

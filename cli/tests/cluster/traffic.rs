@@ -32,7 +32,7 @@ fn updates() -> u32 {
 /// A cluster that runs the service, a machine beside it, and callers on that.
 fn called() -> Option<(Machines, Callers)> {
     let mut machines = Machines::start(NODES + 1)?;
-    machines.load_server(NODES);
+    machines.load_server();
     machines.form(NODES);
     machines.deploy(1, &web(1));
     let sockets = (1..=NODES).map(|machine| machines.path(machine, "mill.sock")).collect();
