@@ -12,9 +12,6 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 WIRE_SEEDS ?= 100
 JOBS ?= 2
 ARGS ?=
-# Tests that need a container engine of their own.
-HOSTS := binary(docker) or binary(hosts) or binary(kill) or binary(dev) or binary(cluster)
-
 .PHONY: help setup demo lint check test sim hunt wire mutants madsim hosts soak bench
 
 help: ## this list
@@ -42,9 +39,9 @@ check: lint ## format, lints, dependencies, and every test that needs no contain
 
 test: setup lint ## everything that CI runs: all tests with real containers, many seeds, the demo
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace --no-fail-fast
-	$(MAKE) --no-print-directory hunt SEEDS=0..3000
+	$(MAKE) --no-print-directory hunt SEEDS=0..2000
 	$(MAKE) --no-print-directory mutants
-	$(MAKE) --no-print-directory madsim SEEDS=0..30
+	$(MAKE) --no-print-directory madsim SEEDS=0..20
 	$(MAKE) --no-print-directory demo ARGS=--once
 
 sim: ## one simulated cluster: make sim SEED=7
@@ -70,10 +67,10 @@ hosts: ## tests with real daemons and containers
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) -p mill -p mill-runtime-real -E 'package(mill) or binary(docker)'
 
-soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B, WIRE_SEEDS=N)
+soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, 10 updates under load, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B, WIRE_SEEDS=N)
 	tools/install.sh test
-	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 MILL_LEADER_KILLS=20 $(NEXTEST) -p mill --no-capture \
-		-E 'binary(kill) or test(a_killed_leader)'
+	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 MILL_LEADER_KILLS=20 MILL_UPDATES=10 $(NEXTEST) -p mill \
+		--no-capture -E 'binary(kill) or test(a_killed_leader) or test(an_update_under_load)'
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
 	$(CARGO) test --locked --release -p mill-sim-tests --test swarm -- --ignored
 	$(CARGO) run --locked --release --bin mill -- sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)

@@ -188,6 +188,12 @@ bugs! {
         within 5, by ["runs"];
     a_run_takes_as_long_as_it_likes: Tasks(Mutant::TimeoutIgnored),
         within 5, by ["liveness"];
+    what_failed_goes_on: Core(Mutant::FailedGoesOn),
+        within 60, by ["whole"];
+    what_is_unwanted_goes_though_others_failed: Core(Mutant::RemovedThoughOthersFailed),
+        within 100, by ["whole"];
+    images_in_use_are_removed: Core(Mutant::ImagesInUsePruned),
+        within 5, by ["commanded"];
     a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),
         within 5, by ["votes", "one leader"];
     an_entry_is_acknowledged_before_its_sync: Consensus(RaftMutant::LogNotSynced),

@@ -134,3 +134,81 @@ async fn a_registry_that_does_not_answer_is_down_and_later_serves() {
     registry.serve().await;
     registry_digest(&host.resolve(&name).await.unwrap());
 }
+
+/// An image whose bytes are nowhere but in the registry.
+fn published(host: &Host, registry: &Registry, name: &str) -> String {
+    let container = host.docker(&["create", "--network", "none", "test/web:1"]);
+    let local = format!("test/{}", name.replace(['/', ':'], "-"));
+    host.docker(&["commit", "--change", &format!("ENV NAME={name}"), &container, &local]);
+    host.docker(&["rm", &container]);
+    registry.push(host, &local, name);
+    host.docker(&["rmi", &local]);
+    registry.image(name)
+}
+
+fn is_here(host: &Host, name: &str) -> bool {
+    host.try_docker(&["image", "inspect", name]).status.success()
+}
+
+fn images(host: &Host) -> usize {
+    host.docker(&["image", "ls", "-aq", "--no-trunc"]).lines().count()
+}
+
+#[tokio::test]
+async fn what_was_pulled_and_is_not_needed_goes_and_nothing_else() {
+    // Alone: other tests bring images of their own.
+    let Some(host) = Host::alone() else { return };
+    let Some(registry) = Registry::start().await else { return };
+    let names = ["prune/kept:1", "prune/used:1", "prune/gone:1", "prune/theirs:1"];
+    let [kept, used, gone, theirs] = names.map(|name| published(&host, &registry, name));
+    let before = images(&host);
+    host.docker(&["pull", "-q", &theirs]);
+    for name in [&kept, &used, &gone, &theirs] {
+        host.resolve(name).await.unwrap();
+    }
+    let kept_image = host.resolve(&kept).await.unwrap();
+    let used_image = host.resolve(&used).await.unwrap();
+    let spec = spec("used.0-a", used_image, "exit 0");
+    let alloc = spec.alloc.clone();
+    host.begin(spec).await.unwrap();
+    host.exit_of(&alloc).await;
+    assert_eq!(images(&host), before + 4);
+
+    // Another daemon, that has read what the first one wrote down.
+    let host = host.restarted();
+    host.prune(&[kept_image.clone()]).await.unwrap();
+    let here = [&kept, &used, &gone, &theirs].map(|name| is_here(&host, name));
+    assert_eq!(here, [true, true, false, true], "a container is made of the second");
+    host.fetch(&kept_image).await.unwrap();
+    host.remove(&alloc).await.unwrap();
+    host.prune(&[kept_image]).await.unwrap();
+    let here = [&kept, &used, &gone, &theirs].map(|name| is_here(&host, name));
+    assert_eq!(here, [true, false, false, true]);
+    assert_eq!(images(&host), before + 2, "no bytes are left without a name");
+    assert!(is_here(&host, "test/web:1") && is_here(&host, "test/web:2"));
+}
+
+#[tokio::test]
+async fn what_a_tag_meant_before_goes_and_what_somebody_made_it_mean_since_stays() {
+    let Some(host) = Host::alone() else { return };
+    let Some(registry) = Registry::start().await else { return };
+    let before = images(&host);
+    let name = published(&host, &registry, "moves/web:latest");
+    let first = host.resolve(&name).await.unwrap();
+    host.docker(&["create", "--network", "none", "--name", "other", "test/web:2"]);
+    let other = host.docker(&["commit", "other", "test/other"]);
+    host.docker(&["rm", "other"]);
+    registry.push_elsewhere(&host, "test/other", "moves/web:latest");
+    let second = host.resolve(&name).await.unwrap();
+    assert_ne!(registry_digest(&first), registry_digest(&second));
+    host.prune(&[second.clone()]).await.unwrap();
+    host.fetch(&second).await.unwrap();
+    assert_eq!(images(&host), before + 1, "what it meant first is gone");
+
+    // Somebody tags another image so by hand.
+    host.docker(&["tag", "test/web:1", &name]);
+    host.prune(&[]).await.unwrap();
+    let means = host.docker(&["image", "inspect", "-f", "{{.Id}}", &name]);
+    assert_ne!(means, other);
+    assert_eq!(means, host.docker(&["image", "inspect", "-f", "{{.Id}}", "test/web:1"]));
+}

@@ -82,7 +82,14 @@ impl Host {
     }
 
     fn on(machine: Arc<Machine>, cluster: &str, node: NodeId) -> Host {
-        let config = tempfile::tempdir().unwrap();
+        Host::with(machine, (cluster, node), tempfile::tempdir().unwrap())
+    }
+
+    fn with(
+        machine: Arc<Machine>,
+        (cluster, node): (&str, NodeId),
+        config: tempfile::TempDir,
+    ) -> Host {
         let options = EngineOptions {
             host: Some(machine.address.clone()),
             cluster: cluster.to_owned(),
@@ -91,6 +98,11 @@ impl Host {
             pulled: Some(config.path().join("pulled.json")),
         };
         Host { machine, engine: Engine::connect(options).unwrap(), config }
+    }
+
+    /// The same with an adapter that knows what is written down, and nothing more.
+    pub fn restarted(self) -> Host {
+        Host::with(self.machine, ("c1", NodeId(1)), self.config)
     }
 
     pub fn kill_engine(&self) {
@@ -138,6 +150,10 @@ impl Host {
 
     pub async fn fetch(&self, image: &PinnedImage) -> Result<(), OpError> {
         self.engine.perform(ContainerOp::Fetch { image: image.clone() }).await.map(drop)
+    }
+
+    pub async fn prune(&self, keep: &[PinnedImage]) -> Result<(), OpError> {
+        self.engine.perform(ContainerOp::PruneImages { keep: keep.to_vec() }).await.map(drop)
     }
 
     pub async fn begin(&self, spec: RunSpec) -> Result<Observed, OpError> {
