@@ -191,7 +191,7 @@ fn print_deploy(view: &DeployView) {
     let mut table = table::table(&["SERVICE", "NEW AND HEALTHY", "DONE"]);
     for service in &view.services {
         let ready = format!("{}/{}", service.ready, service.wanted);
-        let failed = service.failed.as_deref().and_then(|failed| failed.split(':').next());
+        let failed = service.failed.as_ref().map(|failed| failed.how.as_str());
         let done = failed.unwrap_or(if service.settled { "yes" } else { "no" });
         table.add_row([service.service.to_string(), ready, done.to_owned()]);
     }

@@ -160,7 +160,8 @@ fn describe(service: &DeployServiceView, state: &DeployState) -> String {
         return waiting.unwrap_or("going back").to_owned();
     }
     if let Some(failed) = &service.failed {
-        return first_line(failed).to_owned();
+        let why = waiting.filter(|_| !service.settled);
+        return format!("{}: {}", failed.how, why.unwrap_or_else(|| first_line(&failed.reason)));
     }
     if service.wanted == 0 {
         return if service.settled { "removed" } else { "being removed" }.to_owned();

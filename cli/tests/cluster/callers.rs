@@ -1,6 +1,6 @@
 //! Callers of a service, as strict as can be: so many requests per second whether or not earlier
-//! ones were answered, none of them tried twice, half of them on connections of their own and half
-//! on connections that are kept. They follow the endpoints that the API lists.
+//! ones were answered, none of them tried twice, all or half of them on connections of their own, the
+//! others on connections that are kept. They follow the endpoints that the API lists.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,6 +42,15 @@ pub struct Callers {
     thread: JoinHandle<Tally>,
 }
 
+/// Which requests are made on connections that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Every other one.
+    Half,
+    /// None: nothing but Mill's own wait lets a replica live until everybody knows that it leaves.
+    None,
+}
+
 /// What became of the requests.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -66,7 +75,12 @@ struct Shared {
 impl Callers {
     /// Calls a service from inside a network namespace, `rate` times per second. Endpoints are
     /// asked of the daemons behind these sockets, of the next one when one does not answer.
-    pub fn start(network: &Path, sockets: Vec<PathBuf>, service: &str, rate: u64) -> Callers {
+    pub fn start(
+        network: &Path,
+        sockets: Vec<PathBuf>,
+        service: &str,
+        (rate, keep): (u64, Keep),
+    ) -> Callers {
         let enough = Arc::new(AtomicBool::new(false));
         let (network, service) = (File::open(network).unwrap(), service.to_owned());
         let told = enough.clone();
@@ -75,7 +89,7 @@ impl Callers {
             let kind = Some(LinkNameSpaceType::Network);
             move_into_link_name_space(std::os::fd::AsFd::as_fd(&network), kind).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            LocalSet::new().block_on(&runtime.unwrap(), call(service, sockets, rate, &told))
+            LocalSet::new().block_on(&runtime.unwrap(), call(service, sockets, (rate, keep), &told))
         });
         Callers { enough, thread }
     }
@@ -87,7 +101,12 @@ impl Callers {
     }
 }
 
-async fn call(service: String, sockets: Vec<PathBuf>, rate: u64, enough: &AtomicBool) -> Tally {
+async fn call(
+    service: String,
+    sockets: Vec<PathBuf>,
+    (rate, keep): (u64, Keep),
+    enough: &AtomicBool,
+) -> Tally {
     let shared = Rc::new(Shared {
         service,
         endpoints: RefCell::default(),
@@ -108,7 +127,7 @@ async fn call(service: String, sockets: Vec<PathBuf>, rate: u64, enough: &Atomic
             break;
         }
         let endpoint = shared.pick(number);
-        under_way.spawn_local(one(shared.clone(), endpoint, number % 2 == 0));
+        under_way.spawn_local(one(shared.clone(), endpoint, keep == Keep::None || number % 2 == 0));
         while under_way.try_join_next().is_some() {}
     }
     while under_way.join_next().await.is_some() {}
@@ -155,9 +174,10 @@ async fn follow(shared: Rc<Shared>, sockets: Vec<PathBuf>) {
 
 async fn look(socket: &Path, service: &str) -> Result<Vec<String>, Failed> {
     let mut sender = connected(UnixStream::connect(socket).await?).await?;
-    let request = Request::get("/v1/status").header(header::HOST, "mill").body(Empty::new())?;
+    let request =
+        Request::get("/v1/status?stale=true").header(header::HOST, "mill").body(Empty::new())?;
     let body = answer(&mut sender, request).await?;
-    // An answer is named by what it is.
+    // Its own copy will do: what is stopped has left the copy of every node that is up.
     let answer: Value = serde_json::from_slice(&body)?;
     let services = answer["status"]["services"].as_array().ok_or("no status")?;
     let known = services.iter().find(|known| known["name"] == service).ok_or("no such service")?;

@@ -1,6 +1,6 @@
 //! Updates under load: nobody who calls a service notices that its replicas are replaced.
 
-use super::callers::{Callers, Tally};
+use super::callers::{Callers, Keep, Tally};
 use super::machines::Machines;
 use super::support::pause;
 
@@ -30,13 +30,13 @@ fn updates() -> u32 {
 }
 
 /// A cluster that runs the service, a machine beside it, and callers on that.
-fn called() -> Option<(Machines, Callers)> {
+fn called(keep: Keep) -> Option<(Machines, Callers)> {
     let mut machines = Machines::start(NODES + 1)?;
     machines.load_server();
     machines.form(NODES);
     machines.deploy(1, &web(1));
     let sockets = (1..=NODES).map(|machine| machines.path(machine, "mill.sock")).collect();
-    let callers = Callers::start(&machines.network(NODES + 1), sockets, "web", RATE);
+    let callers = Callers::start(&machines.network(NODES + 1), sockets, "web", (RATE, keep));
     // Connections are kept by now, to all of them.
     pause(1_000);
     Some((machines, callers))
@@ -62,14 +62,21 @@ fn all_answered(tally: &Tally) {
 
 #[test]
 fn an_update_under_load_drops_no_request() {
-    let Some((mut machines, callers)) = called() else { return };
+    let Some((mut machines, callers)) = called(Keep::Half) else { return };
+    update(&mut machines, |_| ());
+    all_answered(&callers.stop());
+}
+
+#[test]
+fn an_update_under_load_of_new_connections_drops_no_request() {
+    let Some((mut machines, callers)) = called(Keep::None) else { return };
     update(&mut machines, |_| ());
     all_answered(&callers.stop());
 }
 
 #[test]
 fn an_update_under_load_whose_leader_is_killed_drops_no_request() {
-    let Some((mut machines, callers)) = called() else { return };
+    let Some((mut machines, callers)) = called(Keep::Half) else { return };
     update(&mut machines, |machines| {
         machines.eventually("a replica was replaced", |machines| {
             let allocs = machines.allocs(1);

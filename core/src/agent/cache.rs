@@ -19,7 +19,7 @@ use crate::units::Millis;
 
 /// Versions of a service or task whose images are kept, the one that it runs included.
 const VERSIONS_KEPT: usize = 3;
-/// After what is wanted changed last, also when something is being fetched just then.
+/// After what is wanted changed last, and again while a deploy runs.
 const AFTER: Millis = Millis::mins(1);
 /// After the engine refused.
 const RETRY: Millis = Millis::mins(10);
@@ -30,37 +30,45 @@ pub(super) struct Cache {
     /// What was wanted when it was looked at last.
     intent: Option<u64>,
     due: Option<Mono>,
-    pruning: Option<OpId>,
+    pruning: Option<Pruning>,
+}
+
+/// All but these are being removed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Pruning {
+    op: OpId,
+    keep: BTreeSet<PinnedImage>,
 }
 
 impl Cache {
-    /// Whether images are being removed: nothing may rely on one that it has just found here.
-    pub fn is_pruning(&self) -> bool {
-        self.pruning.is_some()
+    /// Whether nobody may rely on having found that image here: it may just be on its way out.
+    pub fn may_remove(&self, image: &PinnedImage) -> bool {
+        self.pruning.as_ref().is_some_and(|pruning| !pruning.keep.contains(image))
     }
 
-    /// Asks for what is not needed to be removed, once nothing has changed for a while and nobody
-    /// is `fetching`.
-    pub fn step(&mut self, now: Mono, cluster: &Cluster, fetching: bool, out: &mut Outbox) {
+    /// Asks for what is not needed to be removed, once nothing has changed for a while.
+    pub fn step(&mut self, now: Mono, cluster: &Cluster, out: &mut Outbox) {
         if self.intent != Some(cluster.intent) {
             self.intent = Some(cluster.intent);
             self.due = Some(now + AFTER);
         }
-        if self.is_pruning() || self.due.is_none_or(|due| due > now) {
+        if self.pruning.is_some() || self.due.is_none_or(|due| due > now) {
             return;
         }
-        if fetching || cluster.running_deploy().is_some() {
+        if cluster.running_deploy().is_some() {
             self.due = Some(now + AFTER);
             return;
         }
         self.due = None;
-        let keep = cluster.images_needed().into_iter().cloned().collect();
-        self.pruning = Some(out.container(ContainerOp::PruneImages { keep }));
+        let keep: BTreeSet<PinnedImage> = cluster.images_needed().into_iter().cloned().collect();
+        let images = keep.iter().cloned().collect();
+        let op = out.container(ContainerOp::PruneImages { keep: images });
+        self.pruning = Some(Pruning { op, keep });
     }
 
     /// Whether that operation was this one.
     pub fn op_done(&mut self, now: Mono, id: OpId, result: &Result<OpOutput, OpError>) -> bool {
-        if self.pruning != Some(id) {
+        if self.pruning.as_ref().is_none_or(|pruning| pruning.op != id) {
             return false;
         }
         self.pruning = None;
@@ -71,7 +79,7 @@ impl Cache {
     }
 
     pub fn next_wake(&self) -> Option<(Mono, Wake)> {
-        self.due.filter(|_| !self.is_pruning()).map(|at| (at, Wake::Image))
+        self.due.filter(|_| self.pruning.is_none()).map(|at| (at, Wake::Image))
     }
 }
 
@@ -89,11 +97,10 @@ impl Cluster {
         let before = latest(&self.past).filter_map(|version| version.image.as_ref());
         let tasks_before = latest(&self.past_tasks).filter_map(|version| version.image.as_ref());
         let needed = of_services.chain(of_tasks).chain(of_runs);
+        let before = before.filter(|_| !mutant::is(Mutant::ImagesInUsePruned));
         needed.chain(before).chain(tasks_before).collect()
     }
-}
 
-impl Cluster {
     /// The versions of a service that run, or are wanted to.
     fn versions_needed<'a>(
         &'a self,

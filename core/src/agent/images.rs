@@ -101,11 +101,6 @@ impl Images {
         true
     }
 
-    /// Whether one is being fetched.
-    pub fn are_fetched(&self) -> bool {
-        self.asked.values().any(|lookup| matches!(lookup.state, State::Asked(_)))
-    }
-
     pub fn retry_now(&mut self) {
         for lookup in self.asked.values_mut() {
             if let State::Retry(at) = &mut lookup.state {

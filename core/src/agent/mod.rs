@@ -101,15 +101,12 @@ impl Agent {
                 self.tasks.insert(id.clone(), Task::new(alloc));
             }
         }
-        let fetching = self.tasks.values().any(Task::is_fetching) || self.images.are_fetched();
-        self.cache.step(now.mono, cluster, fetching, out);
-        let pruning = self.cache.is_pruning();
-        if !pruning {
-            self.images.step(now.mono, self.node, cluster, out);
-        }
+        self.cache.step(now.mono, cluster, out);
+        self.images.step(now.mono, self.node, cluster, out);
+        let cache = &self.cache;
         self.tasks.retain(|id, task| {
             let alloc = cluster.allocs.get(id).filter(|alloc| alloc.is_live());
-            task.step(&mut Context { now: now.mono, cluster, id, alloc, pruning, out });
+            task.step(&mut Context { now: now.mono, cluster, id, alloc, cache, out });
             alloc.is_some() || !task.has_ended()
         });
     }

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{Backoff, Failures, RESET_AFTER};
+use super::cache::Cache;
 use super::drain::Drain;
 use super::probe::Probing;
 use super::run::Execution;
@@ -64,8 +65,8 @@ pub(super) struct Context<'a> {
     pub id: &'a AllocId,
     /// The alloc if it is live in the replicated state.
     pub alloc: Option<&'a Alloc>,
-    /// Whether images are being removed just now.
-    pub pruning: bool,
+    /// Which images may be on their way out.
+    pub cache: &'a Cache,
     pub out: &'a mut Outbox,
 }
 
@@ -126,16 +127,6 @@ impl Task {
             Stage::Up { probing, .. } => probing.waits_for(id),
             Stage::Fetch { .. } | Stage::Start { .. } | Stage::Stop { .. } => false,
             Stage::Remove { .. } | Stage::Ended(_) => false,
-        }
-    }
-
-    /// Whether it is on its way to a container made of an image that is here.
-    pub fn is_fetching(&self) -> bool {
-        match self.stage {
-            Stage::Fetching(_) | Stage::Start { .. } | Stage::Starting(_) => true,
-            Stage::Fetch { .. } | Stage::Up { .. } | Stage::Tailing { .. } => false,
-            Stage::Drain(_) | Stage::Stop { .. } | Stage::Stopping { .. } => false,
-            Stage::Remove { .. } | Stage::Removing { .. } | Stage::Ended(_) => false,
         }
     }
 
@@ -211,7 +202,7 @@ impl Task {
         }
         let due = |at: Mono| at <= context.now;
         match &mut self.stage {
-            Stage::Fetch { at } if due(*at) && !context.pruning => self.fetch(context),
+            Stage::Fetch { at } if due(*at) => self.fetch(context),
             Stage::Start { at } if due(*at) => self.start(context),
             Stage::Up { .. } if self.run.is_some() => self.watch(context),
             Stage::Up { probing, .. } => {
@@ -313,6 +304,11 @@ impl Task {
             self.stage = Stage::Fetch { at: Mono(0) };
             return;
         };
+        if context.cache.may_remove(&spec.image) {
+            // It is taken up again as soon as that is over.
+            self.stage = Stage::Fetch { at: Mono(0) };
+            return;
+        }
         self.stage = Stage::Fetching(self.ask(context, ContainerOp::Fetch { image: spec.image }));
     }
 
@@ -412,6 +408,10 @@ impl Task {
             (Stage::Starting(_), Err(error)) if error.kind == OpErrorKind::Gone => {
                 self.exists = false;
                 self.op_failed(now, error, jitter, |at| Stage::Fetch { at });
+            }
+            // It was there, and somebody has removed it since.
+            (Stage::Starting(_), Err(error)) if error.kind == OpErrorKind::ImageMissing => {
+                self.try_again(now, error, jitter, |at| Stage::Fetch { at });
             }
             (Stage::Starting(_), Err(error)) => {
                 self.op_failed(now, error, jitter, |at| Stage::Start { at });

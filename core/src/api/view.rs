@@ -334,12 +334,20 @@ pub struct DeployServiceView {
     pub wanted: u32,
     /// Whether it is done.
     pub settled: bool,
-    /// What became of it and why, if it failed in a deploy that keeps going: a sentence without its
-    /// subject.
+    /// That it failed, in a deploy that keeps going.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed: Option<String>,
+    pub failed: Option<FailedView>,
     /// What it waits for: sentences.
     pub waiting: Vec<String>,
+}
+
+/// A service that failed in a deploy that keeps going.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedView {
+    /// What becomes of it: `failed`, `goes back`, or `not removed`.
+    pub how: String,
+    /// Why: a sentence.
+    pub reason: String,
 }
 
 /// `mill why`.

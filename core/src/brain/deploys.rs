@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::keep_going::{after_rolling, behind, each_late, failed_reason, fall, stuck, without};
 use super::runs::{failed_gate, gates_passed, waiting_gate};
 use super::{Blocked, Brain, Draft};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Desired, Phase, TroubleKind};
 use crate::cluster::command::Command;
-use crate::cluster::deploy::{Change, Deploy, DeployState};
+use crate::cluster::deploy::{Change, Deploy, DeployState, Failure};
 use crate::container::OpErrorKind;
 use crate::message::ImageReport;
 use crate::name::{AllocId, Name};
@@ -29,7 +31,7 @@ impl Brain {
     pub(super) fn move_deploy(&mut self, draft: &mut Draft<'_>, steps: &[(&Name, Step)]) -> bool {
         let Some((number, deploy)) = draft.cluster.running_deploy() else {
             self.deploy_since = None;
-            self.trying_since = None;
+            self.trying_since.clear();
             return false;
         };
         let mine: Vec<&(&Name, Step)> =
@@ -65,68 +67,74 @@ impl Brain {
         }
     }
 
-    /// Whether the deploy has been in its state for longer than allowed.
-    fn overdue(&mut self, draft: &mut Draft<'_>, allowed: Millis) -> bool {
+    /// Whether the deploy has been where it is for longer than allowed; `for_gates` if all that it
+    /// waits for is that.
+    fn overdue(&mut self, draft: &mut Draft<'_>, allowed: Millis, for_gates: bool) -> bool {
         let now = draft.now.mono;
         let Some((number, deploy)) = draft.cluster.running_deploy() else { return false };
-        // The time of gates is their own, and what follows them begins anew; so does going back.
-        let failed = deploy.changes.values().filter(|change| change.failed.is_some()).count();
-        let step = (deploy.state.step(), gates_passed(draft.cluster, deploy), failed);
-        let known = self.deploy_since.filter(|known| (known.0, known.1) == (number, step));
-        let (.., since) = *self.deploy_since.insert(known.unwrap_or((number, step, now)));
+        let failed = deploy.changes.values().filter(|change| change.failed.is_some());
+        let place = Place {
+            deploy: number,
+            state: deploy.state.step(),
+            gates_passed: gates_passed(draft.cluster, deploy),
+            failed: failed.count(),
+            for_gates,
+        };
+        let known = self.deploy_since.filter(|(known, _)| *known == place);
+        let (_, since) = *self.deploy_since.insert(known.unwrap_or((place, now)));
         draft.wake_at(since + allowed, Wake::Deadline);
         since + allowed <= now
     }
 
     fn resolve(&mut self, draft: &mut Draft<'_>, number: u64, deploy: &Deploy) -> Option<Move> {
-        let mut trying = None;
         let mut waiting = BTreeMap::new();
-        for (reference, _) in deploy.images.iter().filter(|(_, pin)| pin.is_none()) {
-            let reports = self.heard.values().filter_map(|heard| heard.said.images.get(reference));
+        let unpinned = deploy.images.iter().filter(|(_, pin)| pin.is_none());
+        let unpinned: Vec<&String> = unpinned.map(|(reference, _)| reference).collect();
+        for reference in &unpinned {
+            let reports = self.heard.values().filter_map(|heard| heard.said.images.get(*reference));
             for report in reports {
                 match report {
                     ImageReport::Pinned(image) => draft.commands.push(Command::PinImage {
                         deploy: number,
-                        reference: reference.clone(),
+                        reference: (*reference).clone(),
                         image: image.clone(),
                     }),
                     ImageReport::Failed(error) => {
-                        let detail = error.detail.clone();
-                        return Some(without(draft.cluster, deploy, &[reference], detail));
+                        let (images, detail) = (&[*reference], error.detail.clone());
+                        return Some(without(draft.cluster, (number, deploy), images, detail));
                     }
                     ImageReport::Trying(error) => {
-                        trying = Some(error.detail.clone());
-                        waiting.insert(reference, error.detail.clone());
+                        waiting.insert(*reference, error.detail.clone());
                     }
                 }
             }
         }
-        if deploy.images.values().all(Option::is_some) {
+        if unpinned.is_empty() {
             return Some(Move::To(DeployState::Rolling));
         }
         let resolver = draft.cluster.resolver();
         if let Some(trouble) = resolver.and_then(|resolver| self.trouble_of(resolver)) {
-            let unpinned = deploy.images.iter().filter(|(_, pin)| pin.is_none());
-            waiting.extend(unpinned.map(|(reference, _)| (reference, trouble.detail.clone())));
-            trying.get_or_insert_with(|| trouble.detail.clone());
+            waiting.extend(unpinned.iter().map(|reference| (*reference, trouble.detail.clone())));
         }
         self.wait_for_images(draft.cluster, number, deploy, &waiting);
-        let unpinned = deploy.images.iter().filter(|(_, pin)| pin.is_none());
-        let unpinned: Vec<&String> = unpinned.map(|(reference, _)| reference).collect();
-        let late = |allowed: Millis, why: &str| {
+        let late = |images: &[&String], allowed: Millis, why: &str| {
             let reason = format!("its images could not be had within {allowed}: {why}");
-            without(draft.cluster, deploy, &unpinned, reason)
+            without(draft.cluster, (number, deploy), images, reason)
         };
         let now = draft.now.mono;
-        self.trying_since = trying.as_ref().map(|_| self.trying_since.unwrap_or(now));
-        if let (Some(why), Some(since)) = (trying, self.trying_since) {
-            draft.wake_at(since + TRYING_DEADLINE, Wake::Deadline);
+        self.trying_since.retain(|reference, _| waiting.contains_key(reference));
+        for (reference, why) in &waiting {
+            let since = *self.trying_since.entry((*reference).clone()).or_insert(now);
             if since + TRYING_DEADLINE <= now {
-                return Some(late(TRYING_DEADLINE, &why));
+                return Some(late(&[*reference], TRYING_DEADLINE, why));
             }
         }
+        if let Some(since) = self.trying_since.values().min() {
+            draft.wake_at(*since + TRYING_DEADLINE, Wake::Deadline);
+        }
         let still = "they are still being pulled";
-        self.overdue(draft, PULLING_DEADLINE).then(|| late(PULLING_DEADLINE, still))
+        self.overdue(draft, PULLING_DEADLINE, false)
+            .then(|| late(&unpinned, PULLING_DEADLINE, still))
     }
 
     /// What is not wanted any more goes. That is all that is waited for, and not for ever: what
@@ -143,7 +151,7 @@ impl Brain {
             Some(reason) => DeployState::Partial { reason },
             None => DeployState::Succeeded,
         };
-        (gone || self.overdue(draft, allowed)).then_some(Move::To(end))
+        (gone || self.overdue(draft, allowed, false)).then_some(Move::To(end))
     }
 
     /// Tells the services of a deploy which of their images cannot be had, and why.
@@ -197,7 +205,7 @@ impl Brain {
             steps.iter().any(|(name, step)| name == unsettled && step.settled)
         });
         let allowed = deadline(draft, deploy, Change::goal);
-        let overdue = !late.is_empty() && self.overdue(draft, allowed);
+        let overdue = !late.is_empty() && self.overdue(draft, allowed, false);
         // What only finishes what is under way has brought everything about.
         let (drains, late): (Vec<&Name>, Vec<&Name>) = late.into_iter().partition(|late| {
             overdue && steps.iter().any(|(name, step)| name == late && step.draining)
@@ -216,7 +224,7 @@ impl Brain {
         });
         let late: Vec<(&Name, String)> = late.collect();
         if deploy.keep_going {
-            return Some(Move::Fail(each_late(draft, deploy, &late, allowed)));
+            return Some(each_late(draft, deploy, &late, allowed));
         }
         let late: Vec<String> = late.iter().map(|(name, why)| format!("{name}{why}")).collect();
         let mut reason = format!("not finished within {allowed}: {}", late.join("; "));
@@ -237,7 +245,7 @@ impl Brain {
         Brain::open_gates(draft, number, deploy);
         let allowed = deadline(draft, deploy, Change::goal);
         let gate = waiting_gate(draft.cluster, deploy)?;
-        if !self.overdue(draft, allowed) {
+        if !self.overdue(draft, allowed, true) {
             return None;
         }
         let why = self.blocked(gate).first().map(|blocked| format!(" ({blocked})"));
@@ -260,9 +268,21 @@ impl Brain {
         }
         let allowed = deadline(draft, deploy, |change| change.from);
         let reason = || stuck(reason, allowed);
-        self.overdue(draft, allowed)
+        self.overdue(draft, allowed, false)
             .then(|| Move::To(DeployState::RollbackStuck { reason: reason() }))
     }
+}
+
+/// Where a deploy is: what follows has time of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    deploy: u64,
+    state: u8,
+    /// The time of gates is their own, and what follows them begins anew.
+    gates_passed: usize,
+    /// So does going back.
+    failed: usize,
+    for_gates: bool,
 }
 
 /// What a deploy does next.
@@ -270,7 +290,7 @@ pub(super) enum Move {
     /// It moves on.
     To(DeployState),
     /// It goes on without some of its services.
-    Fail(BTreeMap<Name, String>),
+    Fail(BTreeMap<Name, Failure>),
 }
 
 /// The longest deadline among the versions that a deploy moves its services to.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Draft;
 use super::deploys::{Move, explain, is_unwell, its_allocs};
 use crate::cluster::Cluster;
-use crate::cluster::deploy::{Change, Deploy, DeployState};
+use crate::cluster::deploy::{Change, Deploy, DeployState, Failure};
 use crate::mutant::{self, Mutant};
 use crate::name::Name;
 use crate::units::Millis;
@@ -14,12 +14,18 @@ use crate::units::Millis;
 /// Services failed, and why: all of the deploy goes back for the first reason, or these alone do.
 pub(super) fn fall(deploy: &Deploy, failed: BTreeMap<Name, String>) -> Move {
     match deploy.keep_going {
-        true => Move::Fail(failed),
+        true => alone(failed),
         false => {
             let reason = failed.into_values().next().unwrap_or_default();
             Move::To(DeployState::RollingBack { reason })
         }
     }
+}
+
+/// Services fail by themselves.
+fn alone(failed: BTreeMap<Name, String>) -> Move {
+    let failed = failed.into_iter();
+    Move::Fail(failed.map(|(name, reason)| (name, Failure { reason, stuck: false })).collect())
 }
 
 /// The services that wait for a gate, each with the same reason.
@@ -33,11 +39,10 @@ pub(super) fn behind(deploy: &Deploy, gate: &Name, reason: &str) -> BTreeMap<Nam
 /// on without the services that need them, but not without its tasks.
 pub(super) fn without(
     cluster: &Cluster,
-    deploy: &Deploy,
+    (number, deploy): (u64, &Deploy),
     images: &[&String],
     reason: String,
 ) -> Move {
-    let number = cluster.running_deploy().map(|(number, _)| number).unwrap_or_default();
     let is_needed = |image: &String| images.contains(&image);
     let of_task = |name: &Name| {
         let version = cluster.tasks.get(name)?.versions.get(&number)?;
@@ -53,32 +58,33 @@ pub(super) fn without(
         needing.map(|(name, _)| (name.clone(), reason.clone())).collect();
     let by_task = deploy.tasks.keys().any(|name| of_task(name) == Some(true));
     match deploy.keep_going && !by_task && !failed.is_empty() {
-        true => Move::Fail(failed),
+        true => alone(failed),
         false => Move::To(DeployState::RolledBack { reason }),
     }
 }
 
-/// Services that are late, each with what it waits for. One that goes back already is not waited
-/// for any longer.
+/// Services that are late, each with what it waits for: they fail, or, going back already, are
+/// stuck.
 pub(super) fn each_late(
     draft: &Draft<'_>,
     deploy: &Deploy,
     late: &[(&Name, String)],
     allowed: Millis,
-) -> BTreeMap<Name, String> {
+) -> Move {
     let each = late.iter().map(|(name, why)| {
         let before = deploy.changes.get(*name).and_then(|change| change.failed.as_ref());
         if let Some(before) = before {
-            return ((*name).clone(), stuck(before, allowed));
+            let reason = stuck(&before.reason, allowed);
+            return ((*name).clone(), Failure { reason, stuck: true });
         }
         let mut reason = format!("not finished within {allowed}{why}");
         let mut its = its_allocs(draft, deploy).filter(|(_, a)| a.slot.service == **name);
         if let Some((id, alloc)) = its.find(|(_, alloc)| is_unwell(alloc)) {
             reason.push_str(&format!(". {}", explain(id, alloc)));
         }
-        ((*name).clone(), reason)
+        ((*name).clone(), Failure { reason, stuck: false })
     });
-    each.collect()
+    Move::Fail(each.collect())
 }
 
 /// Everything of a deploy has settled, here or there.
@@ -89,22 +95,27 @@ pub(super) fn after_rolling(deploy: &Deploy) -> Move {
     let kept: BTreeMap<Name, String> =
         removed.map(|(name, _)| (name.clone(), KEPT.to_owned())).collect();
     if !kept.is_empty() && !mutant::is(Mutant::RemovedThoughOthersFailed) {
-        return Move::Fail(kept);
+        return alone(kept);
     }
-    match deploy.changes.values().all(|change| change.failed.is_some()) {
-        true => Move::To(DeployState::RolledBack { reason }),
-        false => Move::To(DeployState::Removing),
+    if deploy.changes.values().any(|change| change.failed.is_none()) {
+        return Move::To(DeployState::Removing);
     }
+    let stuck = deploy.changes.values().any(|c| c.failed.as_ref().is_some_and(|f| f.stuck));
+    Move::To(match stuck {
+        true => DeployState::RollbackStuck { reason },
+        false => DeployState::RolledBack { reason },
+    })
 }
 
 /// Why a service is not removed that should be gone.
-const KEPT: &str = "others failed; the next deploy that succeeds removes it";
+const KEPT: &str = "others failed; deploy the file again to remove it";
 
 /// Which services of a deploy failed, and why; `None` if none did.
 pub(super) fn failed_reason(deploy: &Deploy) -> Option<String> {
-    let changes = deploy.changes.iter();
-    let failed =
-        changes.filter_map(|(name, change)| Some(format!("{name} {}", change.failure(true)?)));
+    let failed = deploy.changes.iter().filter_map(|(name, change)| {
+        let (how, reason) = change.failure(true)?;
+        Some(format!("{name} {how}: {reason}"))
+    });
     let failed: Vec<String> = failed.collect();
     (!failed.is_empty()).then(|| failed.join("\n"))
 }
@@ -112,7 +123,7 @@ pub(super) fn failed_reason(deploy: &Deploy) -> Option<String> {
 /// Why going back is not waited for any longer.
 pub(super) fn stuck(reason: &str, allowed: Millis) -> String {
     format!(
-        "{reason}; going back did not finish within {allowed} either. What is healthy keeps \
+        "{reason}\ngoing back did not finish within {allowed} either. What is healthy keeps \
          running; see `mill why` for what the rest waits for, then deploy again"
     )
 }

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use self::deploys::Place;
 pub(crate) use self::liveness::Said;
 use self::liveness::{Heard, Silence};
 use self::members::Asking;
@@ -58,10 +59,10 @@ pub(crate) struct Brain {
     up_since: BTreeMap<NodeId, Mono>,
     /// Since when an alloc has been seen healthy, and after how many restarts.
     healthy_since: BTreeMap<AllocId, (u32, Mono)>,
-    /// When the running deploy entered its state, as far as this leader saw.
-    deploy_since: Option<(u64, (u8, usize, usize), Mono)>,
-    /// Since when its images cannot be had for a reason that is known.
-    trying_since: Option<Mono>,
+    /// When the running deploy came to where it is, as far as this leader saw.
+    deploy_since: Option<(Place, Mono)>,
+    /// Since when its images cannot be had for a reason that is known, by reference.
+    trying_since: BTreeMap<String, Mono>,
     /// Since when allocs that replace lost ones are on their way.
     replacing: BTreeMap<AllocId, Mono>,
     /// Slots that failed, and when they may be filled again.
@@ -119,7 +120,7 @@ impl Brain {
             up_since: BTreeMap::new(),
             healthy_since: BTreeMap::new(),
             deploy_since: None,
-            trying_since: None,
+            trying_since: BTreeMap::new(),
             replacing: BTreeMap::new(),
             retry: BTreeMap::new(),
             awaited: BTreeSet::new(),

@@ -1,5 +1,6 @@
 //! What leaves the routes is asked to stop once every node that is up has said that it sends nothing
-//! to it any more: a barrier, and never a wait of so many seconds.
+//! to it any more: a barrier, and never a wait of so many seconds. Callers that are no nodes, and may
+//! remember an answer, are waited for by its own node (`agent/drain.rs`).
 
 use std::collections::BTreeSet;
 use std::ops::Bound;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::FeatureLevel;
 use crate::cluster::admission::{Admission, JoinToken};
 use crate::cluster::alloc::{Status, StopReason};
-use crate::cluster::deploy::{DeployKind, DeployState};
+use crate::cluster::deploy::{DeployKind, DeployState, Failure};
 use crate::cluster::node::NodeFacts;
 use crate::cluster::task::{Cause, Overrides};
 use crate::config::model::{ServiceSpec, TaskSpec};
@@ -95,7 +95,9 @@ impl Command {
                 trouble.detail.len() + trouble.output.iter().map(String::len).sum::<usize>()
             }),
             Command::AdvanceDeploy { from, to, .. } => from.reason().len() + to.reason().len(),
-            Command::FailServices { failed, .. } => failed.values().map(String::len).sum(),
+            Command::FailServices { failed, .. } => {
+                failed.values().map(|failure| failure.reason.len()).sum()
+            }
             Command::Found { .. }
             | Command::AdmitNode { .. }
             | Command::RemoveNode { .. }
@@ -255,14 +257,14 @@ pub enum Command {
         /// The service.
         service: Name,
     },
-    /// Services failed in a deploy that keeps going: they go back, the others go on. One that had
-    /// failed before cannot go back either and is not waited for any longer. Refused unless the
-    /// deploy keeps going and is under way.
+    /// Services failed in a deploy that keeps going: they go back, the others go on. Refused unless
+    /// the deploy keeps going and is under way, and each of them either had not failed, or goes back
+    /// and is stuck.
     FailServices {
         /// The deploy.
         deploy: u64,
-        /// Each service, and why.
-        failed: BTreeMap<Name, String>,
+        /// Each service, and how.
+        failed: BTreeMap<Name, Failure>,
     },
     /// The other replicas of services follow their canaries. Refused unless all of these wait for
     /// theirs, and those are healthy.

@@ -186,9 +186,9 @@ pub struct Change {
     /// The task that must succeed before it moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Name>,
-    /// Why it failed and goes back by itself, in a deploy that keeps going.
+    /// That it failed and goes back by itself, in a deploy that keeps going.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed: Option<String>,
+    pub failed: Option<Failure>,
     /// How the others came to follow its canaries, once they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<Promotion>,
@@ -204,17 +204,26 @@ impl Change {
         if self.failed.is_some() { self.from } else { self.to }
     }
 
-    /// What becomes of it, or has become once that is `over`, if it failed: a sentence without its
-    /// subject.
-    pub fn failure(&self, over: bool) -> Option<String> {
-        let reason = self.failed.as_ref()?;
-        let how = match (self.to, over) {
+    /// What becomes of it, or has become once that is `over`, if it failed: a word or two.
+    pub fn failure(&self, over: bool) -> Option<(&'static str, &str)> {
+        let failed = self.failed.as_ref()?;
+        let how = match (self.to, over || failed.stuck) {
             (None, _) => "not removed",
             (Some(_), false) => "goes back",
             (Some(_), true) => "failed",
         };
-        Some(format!("{how}: {reason}"))
+        Some((how, &failed.reason))
     }
+}
+
+/// That a service failed in a deploy that keeps going.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Why.
+    pub reason: String,
+    /// It could not go back either, and is not waited for any longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stuck: bool,
 }
 
 /// Why the other replicas of a service may follow its canaries.

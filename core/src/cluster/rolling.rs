@@ -71,15 +71,8 @@ impl Cluster {
         }
         let gates = deploy.changes.values().filter_map(|change| change.gate.clone());
         deploy.gates = gates.map(|gate| (gate, None)).collect();
-        let changed = deploy.changes.keys().filter_map(|name| self.services.get(name));
-        let versions = changed.filter_map(|service| service.versions.get(&number));
-        let unresolved = versions.filter(|version| version.image.is_none());
-        let of_services = unresolved.map(|version| &version.spec.container.image);
-        let changed = deploy.tasks.keys().filter_map(|name| self.tasks.get(name));
-        let versions = changed.filter_map(|task| task.versions.get(&number));
-        let unresolved = versions.filter(|version| version.image.is_none());
-        let of_tasks = unresolved.map(|version| &version.spec.container.image);
-        deploy.images = of_services.chain(of_tasks).map(|image| (image.clone(), None)).collect();
+        let unresolved = self.unresolved(number, &deploy);
+        deploy.images = unresolved.into_iter().map(|image| (image, None)).collect();
         let names = deploy.changes.keys().chain(deploy.tasks.keys());
         let services: Vec<_> = names.map(Name::to_string).collect();
         let back = deploy.back_to.map(|to| format!(", back to #{to}")).unwrap_or_default();
@@ -142,8 +135,16 @@ impl Cluster {
         let tasks: Vec<Name> = deploy.tasks.keys().cloned().collect();
         let text = format!("deploy #{number}: {}", to.sentence());
         self.history.record(wall, format!("#{number}"), text);
-        let goes_back =
-            matches!(to, DeployState::RollingBack { .. } | DeployState::RolledBack { .. });
+        let goes_back = match to {
+            DeployState::RollingBack { .. }
+            | DeployState::RolledBack { .. }
+            | DeployState::RollbackStuck { .. } => true,
+            DeployState::Resolving
+            | DeployState::Rolling
+            | DeployState::Removing
+            | DeployState::Succeeded
+            | DeployState::Partial { .. } => false,
+        };
         if goes_back && !mutant::is(Mutant::RollbackKeepsTheNew) {
             // Back to what it ran: a service that was new is removed.
             for name in &names {
@@ -159,6 +160,9 @@ impl Cluster {
         }
         if goes_back {
             self.give_up_gates(wall, number, |_, _| true);
+        }
+        if matches!(to, DeployState::Partial { .. }) {
+            self.keep_tasks(number);
         }
         for name in &names {
             self.prune(name);

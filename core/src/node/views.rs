@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::Node;
 use crate::api::view::{
-    Age, AllocView, DeployServiceView, DeployView, NodeView, ReceiptView, ServiceView, StatusView,
+    Age, AllocView, DeployServiceView, DeployView, FailedView, NodeView, ReceiptView, ServiceView,
+    StatusView,
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::brain::sentences;
@@ -232,7 +233,9 @@ impl Node {
                 ready: version.map_or(0, ready),
                 wanted: u32::try_from(wanted).unwrap_or(u32::MAX),
                 settled: change.settled,
-                failed: change.failure(change.settled),
+                failed: change.failure(change.settled || deploy.state.is_end()).map(
+                    |(how, reason)| FailedView { how: how.to_owned(), reason: reason.to_owned() },
+                ),
                 waiting: if deploy.state.is_end() { Vec::new() } else { self.waiting(name) },
             }
         });

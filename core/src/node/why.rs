@@ -131,9 +131,14 @@ impl Node {
             }
         }
         if let Some((number, deploy)) = self.cluster.deploys.iter().next_back()
-            && deploy.changes.contains_key(name)
+            && let Some(change) = deploy.changes.get(name)
         {
             because.push(format!("deploy #{number}: {}", deploy.state.sentence()));
+            if let Some((how, reason)) = change.failure(change.settled)
+                && !deploy.state.is_end()
+            {
+                because.extend(format!("it {how}: {reason}").lines().map(str::to_owned));
+            }
         }
         let ids: Vec<String> = allocs().map(|(id, _)| id.to_string()).collect();
         because.extend(self.lately(|subject| ids.iter().any(|id| id == subject)));

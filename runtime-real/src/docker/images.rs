@@ -68,7 +68,11 @@ impl Engine {
         match &image.digest {
             Digest::Registry(_) => {
                 self.pulled().note(&name, None).await;
-                self.pull(docker, &name).await.map(|()| OpOutput::Done)
+                self.pull(docker, &name).await?;
+                let image = inspect(docker, &name).await?;
+                let id = image.and_then(|image| image.id);
+                self.pulled().note(&name, id.as_deref()).await;
+                Ok(OpOutput::Done)
             }
             Digest::Local(id) => Err(error(
                 OpErrorKind::ImageMissing,
@@ -130,7 +134,7 @@ pub(super) async fn inspect(docker: &Docker, name: &str) -> Result<Option<ImageI
     }
 }
 
-pub(super) fn pinned(reference: &str, image: &ImageInspect) -> Result<PinnedImage, OpError> {
+fn pinned(reference: &str, image: &ImageInspect) -> Result<PinnedImage, OpError> {
     let repository = repository(reference);
     let of_registry = image.repo_digests.iter().flatten().find_map(|known| {
         let (name, digest) = known.split_once('@')?;

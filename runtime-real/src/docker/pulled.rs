@@ -1,8 +1,9 @@
 //! Which images were pulled for this cluster: these, and no others, are removed once they are not
 //! needed any more.
 //!
-//! Written down before each pull, so that a daemon that dies in between knows of it. What an engine
-//! had before, or somebody brought there by hand, is not ours to remove.
+//! A name is written down before its pull and again with what came, so that a daemon that dies in
+//! between knows of bytes that it asked for by digest; what a tag meant then, nobody knows. What an
+//! engine had before, or somebody brought there by hand, is not ours to remove.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use bollard::query_parameters::RemoveImageOptions;
 use mill_core::container::{OpError, OpOutput, PinnedImage};
 use tokio::time::timeout;
 
-use super::images::{exact, inspect, pinned};
+use super::images::{exact, inspect};
 use super::{CALL_WITHIN, Engine, errors};
 use crate::private;
 
@@ -29,13 +30,15 @@ pub(super) struct Pulled {
     /// Kept only in memory when absent.
     file: Option<PathBuf>,
     names: Mutex<Names>,
+    /// Held while the file is written: the last one to write has all that is known.
+    writing: tokio::sync::Mutex<()>,
 }
 
 impl Pulled {
     /// What an earlier daemon wrote down.
     pub fn read(file: Option<PathBuf>) -> Pulled {
         let names = file.as_deref().map(read).unwrap_or_default();
-        Pulled { file, names: Mutex::new(names) }
+        Pulled { file, names: Mutex::new(names), writing: tokio::sync::Mutex::new(()) }
     }
 
     /// A pull begins, or has brought that image.
@@ -75,14 +78,13 @@ impl Pulled {
     }
 
     async fn change(&self, change: impl FnOnce(&mut Names) -> bool) {
+        let changed = change(&mut self.names.lock().expect("nothing that holds it can panic"));
+        let Some(file) = self.file.clone().filter(|_| changed) else { return };
+        let _writing = self.writing.lock().await;
         let bytes = {
-            let mut names = self.names.lock().expect("nothing that holds it can panic");
-            if !change(&mut names) {
-                return;
-            }
+            let names = self.names.lock().expect("nothing that holds it can panic");
             serde_json::to_vec(&*names).expect("names are text")
         };
-        let Some(file) = self.file.clone() else { return };
         let written = tokio::task::spawn_blocking(move || private::replace(&file, &bytes)).await;
         // An image that is never removed is better than one that is never pulled.
         if let Err(error) = written.expect("writing cannot panic") {
@@ -92,17 +94,16 @@ impl Pulled {
 }
 
 fn read(file: &Path) -> Names {
-    match std::fs::read(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Names::new(),
-        Err(error) => {
-            tracing::warn!(%error, file = %file.display(), "cannot read which images were pulled");
-            Names::new()
-        }
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-            tracing::warn!(%error, file = %file.display(), "this file is broken; images pulled before it are not removed by Mill any more");
-            Names::new()
-        }),
-    }
+    let bytes = match std::fs::read(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Names::new(),
+        other => other,
+    };
+    let names = bytes.and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    names.unwrap_or_else(|error| {
+        let file = file.display();
+        tracing::warn!(%error, %file, "cannot read which images were pulled; those stay here");
+        Names::new()
+    })
 }
 
 impl Engine {
@@ -112,12 +113,18 @@ impl Engine {
         docker: &Docker,
         keep: &[PinnedImage],
     ) -> Result<OpOutput, OpError> {
-        let keep: BTreeSet<String> = keep.iter().map(exact).collect();
+        // The engine may know the same bytes by several names and digests.
+        let mut kept = BTreeSet::new();
+        for image in keep {
+            kept.extend(inspect(docker, &exact(image)).await?.and_then(|image| image.id));
+        }
+        let pulled = self.pulled().names();
+        let names: BTreeSet<&String> = pulled.iter().map(|(name, _)| name).collect();
         let mut gone = BTreeSet::new();
         let mut outcome = Ok(OpOutput::Done);
-        for (name, id) in self.pulled().names() {
-            match is_gone(docker, &name, id.as_deref(), &keep).await {
-                Ok(true) => _ = gone.insert(name),
+        for (name, id) in &pulled {
+            match is_gone(docker, (name, id.as_deref()), &names, &kept).await {
+                Ok(true) => _ = gone.insert(name.clone()),
                 Ok(false) => {}
                 Err(error) => {
                     outcome = Err(error);
@@ -130,21 +137,27 @@ impl Engine {
     }
 }
 
-/// Whether a name that was pulled need not be remembered: it is gone now, was before, or means what
-/// somebody else brought.
+/// Whether a name that was pulled need not be remembered: it is gone now, was before, or is somebody
+/// else's by now.
 async fn is_gone(
     docker: &Docker,
-    name: &str,
-    id: Option<&str>,
-    keep: &BTreeSet<String>,
+    (name, id): (&String, Option<&str>),
+    pulled: &BTreeSet<&String>,
+    kept: &BTreeSet<String>,
 ) -> Result<bool, OpError> {
     let Some(image) = inspect(docker, name).await? else { return Ok(true) };
-    if id.is_some() && image.id.as_deref() != id {
+    let is_digest = name.contains('@');
+    let is_other = id.is_some() && image.id.as_deref() != id;
+    if is_other || (id.is_none() && !is_digest) {
         return Ok(true);
     }
-    let means = pinned(name, &image).map(|image| exact(&image));
-    if keep.contains(name) || means.is_ok_and(|exact| keep.contains(&exact)) {
+    if image.id.as_ref().is_some_and(|id| kept.contains(id)) {
         return Ok(false);
+    }
+    // The tag of somebody else needs the digest beside it.
+    let theirs = |tag: &String| !pulled.contains(tag);
+    if is_digest && image.repo_tags.iter().flatten().any(theirs) {
+        return Ok(true);
     }
     let doing = format!("removing the image {name}, which is not needed any more");
     let call = docker.remove_image(name, None::<RemoveImageOptions>, None);

@@ -198,7 +198,9 @@ async fn what_a_tag_meant_before_goes_and_what_somebody_made_it_mean_since_stays
     host.docker(&["create", "--network", "none", "--name", "other", "test/web:2"]);
     let other = host.docker(&["commit", "other", "test/other"]);
     host.docker(&["rm", "other"]);
-    registry.push_elsewhere(&host, "test/other", "moves/web:latest");
+    // From another machine: the names that this one has stay.
+    registry.push(&host, "test/other", "elsewhere/web:1");
+    registry.copy("elsewhere/web:1", "moves/web:latest");
     let second = host.resolve(&name).await.unwrap();
     assert_ne!(registry_digest(&first), registry_digest(&second));
     host.prune(&[second.clone()]).await.unwrap();

@@ -372,6 +372,32 @@ impl Registry {
         host.docker(&["rmi", &target]);
     }
 
+    /// Lets a name mean what another means, without the host's doing.
+    pub fn copy(&self, from: &str, to: &str) {
+        let address = |name: &str, what: &str, tag: &str| {
+            format!("http://127.0.0.1:{}/v2/{name}/{what}/{tag}", self.port)
+        };
+        let curl = |more: &[&str]| {
+            let mut command = Command::new("curl");
+            text(command.args(["-sf", "-u", "mill:mill"]).args(more).output().unwrap())
+        };
+        let kind = "application/vnd.docker.distribution.manifest.v2+json";
+        let ((from, from_tag), (to, to_tag)) =
+            (from.split_once(':').unwrap(), to.split_once(':').unwrap());
+        let accept = format!("Accept: {kind}");
+        let manifest = curl(&["-H", &accept, &address(from, "manifests", from_tag)]);
+        let told: Value = serde_json::from_str(&manifest).unwrap();
+        let blobs = told["layers"].as_array().unwrap().iter().chain([&told["config"]]);
+        for blob in blobs {
+            let digest = blob["digest"].as_str().unwrap();
+            let mount = address(to, "blobs", &format!("uploads/?mount={digest}&from={from}"));
+            curl(&["-X", "POST", &mount]);
+        }
+        let kind = format!("Content-Type: {kind}");
+        let to = address(to, "manifests", to_tag);
+        curl(&["-X", "PUT", "-H", &kind, "--data-binary", &manifest, &to]);
+    }
+
     /// The same from another machine: what this host knows under the name stays.
     pub fn push_elsewhere(&self, host: &Host, local: &str, name: &str) {
         let target = self.image(name);

@@ -42,16 +42,23 @@ fn may_start(host: &Host, id: &AllocId) -> Result<(), String> {
     }
 }
 
-/// What is wanted stays, and what is being fetched.
+/// What is wanted stays, and what is made of it here or may be at any moment.
 fn may_prune(host: &Host, keep: &[PinnedImage]) -> Result<(), String> {
     let Some(state) = host.daemon.as_ref().map(|daemon| daemon.cluster()) else { return Ok(()) };
-    for (name, service) in &state.services {
-        let wanted = service.target().and_then(|(_, version)| version.image.as_ref());
-        if let Some(image) = wanted.filter(|image| !keep.contains(image)) {
-            return Err(format!("{} prunes {}, which {name} runs", host.id, image.reference));
+    let wanted = state.services.values().filter_map(|service| Some(service.target()?.1));
+    let wanted = wanted.filter_map(|version| version.image.as_ref());
+    let here = state.allocs_on(host.id).filter(|(_, alloc)| alloc.is_live());
+    let here = here.filter_map(|(_, alloc)| match alloc.run {
+        Some(run) => Some(&state.runs.get(&run)?.image),
+        None => {
+            state.services.get(&alloc.slot.service)?.versions.get(&alloc.template)?.image.as_ref()
         }
+    });
+    let tasks = state.tasks.values().filter_map(|task| task.current()?.1.image.as_ref());
+    match wanted.chain(here).chain(tasks).find(|image| !keep.contains(image)) {
+        Some(image) => Err(format!("{} prunes {}, which is needed", host.id, image.reference)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn may_end(host: &Host, id: &AllocId) -> Result<(), String> {

@@ -1,4 +1,5 @@
-//! A deploy succeeds as a whole or goes back as a whole, and settled means healthy.
+//! A deploy succeeds as a whole or goes back as a whole; one that keeps going may end in part, some
+//! of its services here and some there. Settled means healthy.
 
 use mill_core::cluster::Cluster;
 use mill_core::cluster::alloc::Phase;
@@ -90,6 +91,12 @@ fn settled(after: &Cluster, number: u64, name: &Name) -> Result<(), String> {
 }
 
 fn ended(after: &Cluster, number: u64, deploy: &Deploy) -> Result<(), String> {
+    if let DeployState::Partial { .. } = deploy.state {
+        let failed = deploy.changes.values().filter(|change| change.failed.is_some()).count();
+        if !deploy.keep_going || failed == 0 || failed == deploy.changes.len() {
+            return Err(format!("{failed} of deploy #{number} failed, and it ended in part"));
+        }
+    }
     for (name, change) in &deploy.changes {
         let stable = after.services.get(name).and_then(|service| service.stable);
         let (should, how) = match &deploy.state {

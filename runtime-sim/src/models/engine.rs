@@ -122,7 +122,7 @@ impl Engine {
         }
         self.has_space()?;
         if !self.images.contains(&spec.image.digest) {
-            return error(OpErrorKind::Gone, "the image was removed");
+            return error(OpErrorKind::ImageMissing, "the image was removed");
         }
         let container = Container {
             spec: spec.clone(),

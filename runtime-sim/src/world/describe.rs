@@ -54,7 +54,7 @@ pub(super) fn describe(command: &Command) -> String {
             format!("deploy #{deploy}: {service} settled")
         }
         Command::FailServices { deploy, failed } => {
-            let failed = failed.iter().map(|(name, why)| format!("{name} ({why})"));
+            let failed = failed.iter().map(|(name, how)| format!("{name} ({})", how.reason));
             let failed: Vec<String> = failed.collect();
             format!("deploy #{deploy} goes on without {}", failed.join(", "))
         }

@@ -2,7 +2,7 @@
 
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
-use mill_runtime_sim::Fault;
+use mill_runtime_sim::{Fault, Params};
 use mill_sim_tests::Scenario;
 
 use crate::WEB;
@@ -58,4 +58,21 @@ fn an_engine_that_is_away_is_asked_again() {
     assert_eq!(most(&scenario), 5);
     scenario.wait(Millis::mins(20));
     assert_eq!(most(&scenario), 3);
+}
+
+#[test]
+fn what_is_fetched_again_while_images_are_removed_waits_for_that_and_runs() {
+    // A node's engine takes its time, so that the return comes while it removes what it is for.
+    for after in 55..75 {
+        let mut scenario = Scenario::with(Params {
+            engine: (Millis::secs(2), Millis::secs(2)),
+            ..Params::calm(after, 1)
+        });
+        for version in 1..=5 {
+            scenario.images(&[&format!("web:{version}")]);
+            scenario.run(&web(version));
+        }
+        scenario.wait(Millis::secs(after));
+        scenario.run(&web(1));
+    }
 }

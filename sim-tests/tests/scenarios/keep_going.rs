@@ -197,20 +197,93 @@ fn what_failed_stays_failed_whoever_leads() {
     }
 }
 
+/// Nothing that is started on any node works for a while.
+fn no_engines(scenario: &mut Scenario, length: Millis) {
+    for node in 1..=3 {
+        scenario.world.inject(Fault::EngineDown(NodeId(node)), length);
+    }
+}
+
+fn has_failed(world: &World, number: u64, service: &str) -> bool {
+    let name: Name = service.parse().unwrap();
+    world.cluster().deploys[&number].changes[&name].failed.is_some()
+}
+
 #[test]
 fn one_that_cannot_go_back_either_is_not_waited_for_for_ever() {
     let mut scenario = cluster();
     let number = start(&mut scenario, &shop("api:2", "web:bad", "worker:1"));
-    scenario.until("web goes back", move |world| {
-        let web: Name = "web".parse().unwrap();
-        world.cluster().deploys[&number].changes[&web].failed.is_some()
-    });
-    for node in 1..=3 {
-        scenario.world.inject(Fault::EngineDown(NodeId(node)), Millis::mins(6));
-    }
-    let end = scenario.end_of(number);
-    let reason = partly(end);
-    assert!(reason.contains("going back did not finish within 2m either"), "{reason}");
+    scenario.until("web goes back", move |world| has_failed(world, number, "web"));
+    no_engines(&mut scenario, Millis::mins(6));
+    let reason = partly(scenario.end_of(number));
+    assert!(reason.contains("\ngoing back did not finish within 2m either"), "{reason}");
     scenario.settled();
     assert_eq!(images(&scenario.world), ["api:2", "web:1", "worker:1"]);
+}
+
+#[test]
+fn a_gate_has_its_time_after_one_that_could_not_go_back() {
+    let mut scenario = cluster();
+    let number = start(&mut scenario, &shop("api:1", "web:bad", "worker:2"));
+    scenario.until("web goes back", move |world| has_failed(world, number, "web"));
+    no_engines(&mut scenario, Millis::secs(140));
+    let reason = partly(scenario.end_of(number));
+    assert!(reason.starts_with("web failed: ") && !reason.contains("worker"), "{reason}");
+    assert_eq!(images(&scenario.world), ["api:1", "web:1", "worker:2"]);
+}
+
+#[test]
+fn where_all_fail_and_one_cannot_go_back_a_person_is_told() {
+    let mut scenario = cluster();
+    let number = start(&mut scenario, &shop("api:1", "web:bad", "worker:1"));
+    scenario.until("web goes back", move |world| has_failed(world, number, "web"));
+    no_engines(&mut scenario, Millis::mins(6));
+    let state = scenario.end_of(number);
+    let DeployState::RollbackStuck { reason } = state else { panic!("{state:?}") };
+    assert!(reason.contains("what is healthy") || reason.contains("What is healthy"), "{reason}");
+}
+
+#[test]
+fn what_never_moved_is_not_waited_for_though_it_is_ill() {
+    let mut scenario = cluster();
+    for node in 1..=3 {
+        for container in 0..8 {
+            scenario.world.inject(Fault::SickContainer(NodeId(node), container), Millis::mins(60));
+        }
+    }
+    scenario.wait(Millis::secs(30));
+    let begun = scenario.world.now();
+    let number = start(&mut scenario, &shop("api:none", "web:none", "worker:1"));
+    let state = scenario.end_of(number);
+    assert!(matches!(&state, DeployState::RolledBack { .. }), "{state:?}");
+    assert!(scenario.world.now().since(begun) < Millis::secs(30));
+}
+
+#[test]
+fn what_stays_keeps_the_task_that_it_waits_for_and_can_be_gone_back_to() {
+    let mut scenario = cluster();
+    let without = shop("api:bad", "web:2", "").split("[service.worker]").next().unwrap().to_owned();
+    let reason = partly(end(&mut scenario, &without));
+    assert!(reason.contains("worker not removed: others failed"), "{reason}");
+    let task: Name = "migrate".parse().unwrap();
+    assert!(scenario.world.cluster().tasks.contains_key(&task));
+    scenario.run(&shop("api:2", "web:2", "worker:1"));
+    let back = |expect| Request::Rollback { project: None, to: Some(2), expect };
+    let answer = scenario.ask(back(None));
+    assert!(matches!(answer, Ok(Answer::Return { .. })), "{answer:?}");
+}
+
+#[test]
+fn canaries_that_fail_take_only_their_service_back() {
+    let mut scenario = cluster();
+    let careful = |config: String| {
+        let canary = "update = { deadline = \"2m\", canary = 1 }";
+        // Those with more than one replica.
+        config.replacen("update = { deadline = \"2m\" }", canary, 2)
+    };
+    scenario.run(&careful(shop("api:1", "web:1", "worker:1")));
+    let reason = partly(end(&mut scenario, &careful(shop("api:bad", "web:2", "worker:1"))));
+    assert!(reason.starts_with("api failed: ") && !reason.contains("web"), "{reason}");
+    assert_eq!(images(&scenario.world), ["api:1", "web:2", "worker:1"]);
+    assert_eq!((scenario.healthy("api"), scenario.healthy("web")), (2, 3));
 }
