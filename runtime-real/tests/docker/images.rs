@@ -1,5 +1,7 @@
 //! What an image's name means, and that it keeps meaning it.
 
+use std::collections::BTreeSet;
+
 use mill_core::container::{Digest, OpErrorKind, PinnedImage};
 use mill_core::name::AllocId;
 
@@ -150,8 +152,10 @@ fn is_here(host: &Host, name: &str) -> bool {
     host.try_docker(&["image", "inspect", name]).status.success()
 }
 
+/// One that has several names has as many lines.
 fn images(host: &Host) -> usize {
-    host.docker(&["image", "ls", "-aq", "--no-trunc"]).lines().count()
+    let listed = host.docker(&["image", "ls", "-aq", "--no-trunc"]);
+    listed.lines().collect::<BTreeSet<_>>().len()
 }
 
 #[tokio::test]
@@ -176,7 +180,7 @@ async fn what_was_pulled_and_is_not_needed_goes_and_nothing_else() {
 
     // Another daemon, that has read what the first one wrote down.
     let host = host.restarted();
-    host.prune(&[kept_image.clone()]).await.unwrap();
+    host.prune(std::slice::from_ref(&kept_image)).await.unwrap();
     let here = [&kept, &used, &gone, &theirs].map(|name| is_here(&host, name));
     assert_eq!(here, [true, true, false, true], "a container is made of the second");
     host.fetch(&kept_image).await.unwrap();
@@ -203,7 +207,7 @@ async fn what_a_tag_meant_before_goes_and_what_somebody_made_it_mean_since_stays
     registry.copy("elsewhere/web:1", "moves/web:latest");
     let second = host.resolve(&name).await.unwrap();
     assert_ne!(registry_digest(&first), registry_digest(&second));
-    host.prune(&[second.clone()]).await.unwrap();
+    host.prune(std::slice::from_ref(&second)).await.unwrap();
     host.fetch(&second).await.unwrap();
     assert_eq!(images(&host), before + 1, "what it meant first is gone");
 

@@ -205,7 +205,7 @@ fn no_engines(scenario: &mut Scenario, length: Millis) {
 }
 
 fn has_failed(world: &World, number: u64, service: &str) -> bool {
-    let name: Name = service.parse().unwrap();
+    let name: Name = service.parse().expect("scenarios name services");
     world.cluster().deploys[&number].changes[&name].failed.is_some()
 }
 
