@@ -22,8 +22,10 @@ const LONGEST: Millis = Millis::secs(1);
 pub(super) struct Drain {
     /// When they are counted again.
     at: Mono,
-    /// Until when they have time.
-    until: Mono,
+    /// How long they have from the first count on.
+    length: Millis,
+    /// Until when that is.
+    until: Option<Mono>,
     counting: Option<OpId>,
     /// Between this count and the next.
     wait: Millis,
@@ -31,8 +33,7 @@ pub(super) struct Drain {
 
 impl Drain {
     pub fn new(now: Mono, length: Millis) -> Drain {
-        let at = now + LINGER;
-        Drain { at, until: at + length, counting: None, wait: FIRST }
+        Drain { at: now + LINGER, length, until: None, counting: None, wait: FIRST }
     }
 
     pub fn waits_for(&self, id: OpId) -> bool {
@@ -45,11 +46,12 @@ impl Drain {
 
     /// Whether the time is over.
     pub fn is_over(&self, now: Mono) -> bool {
-        self.until <= now
+        self.until.is_some_and(|until| until <= now)
     }
 
-    pub fn asked(&mut self, id: OpId) {
+    pub fn asked(&mut self, now: Mono, id: OpId) {
         self.counting = Some(id);
+        self.until.get_or_insert(now + self.length);
     }
 
     /// How many there are, if they could be counted; with none the time is over.
@@ -60,11 +62,11 @@ impl Drain {
             Ok(_) | Err(_) => None,
         };
         if count == Some(0) {
-            self.until = now;
+            self.until = Some(now);
         }
         let wait = if count.is_some() { self.wait } else { LONGEST };
         self.wait = Millis(self.wait.0 * 2).min(LONGEST);
-        self.at = (now + wait).min(self.until);
+        self.at = self.until.map_or(now + wait, |until| until.min(now + wait));
         count
     }
 

@@ -264,7 +264,10 @@ impl Task {
         match port.filter(|_| !drain.is_over(context.now)) {
             Some(port) => {
                 let alloc = context.id.clone();
-                drain.asked(context.out.container(ContainerOp::CountInFlight { alloc, port }));
+                drain.asked(
+                    context.now,
+                    context.out.container(ContainerOp::CountInFlight { alloc, port }),
+                );
             }
             None => {
                 self.stage = Stage::Stop { at: Mono(0), then: Then::End(Phase::Stopped) };

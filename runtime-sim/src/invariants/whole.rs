@@ -70,8 +70,10 @@ impl Invariant for Whole {
 
 fn settled(after: &Cluster, number: u64, name: &Name) -> Result<(), String> {
     let Some(service) = after.services.get(name) else { return Ok(()) };
-    let running = after.running_deploy().is_some_and(|(running, _)| running == number);
-    let Some((_, version)) = service.target().filter(|_| running) else { return Ok(()) };
+    let running = after.running_deploy().filter(|(running, _)| *running == number);
+    // What was to go and stays after all has not moved.
+    let moves = running.is_some_and(|(_, d)| d.changes.get(name).is_some_and(|c| c.to.is_some()));
+    let Some((_, version)) = service.target().filter(|_| moves) else { return Ok(()) };
     let Replicas::Count(count) = version.spec.replicas else { return Ok(()) };
     for index in 0..u64::from(count) {
         let healthy = after.allocs_of(name).any(|(_, alloc)| {
