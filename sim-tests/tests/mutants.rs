@@ -11,7 +11,7 @@ use mill_core::units::Millis;
 use mill_runtime_sim::raft::{self, RaftParams, Subject, mutant::Mutant as RaftMutant};
 use mill_runtime_sim::{FaultKind, Params, Violation, run};
 
-use Bug::{Busy, Consensus, Core, Plain, Tasks, Under};
+use Bug::{Asking, Busy, Consensus, Core, Lossy, Returning, Tasks, Under};
 
 /// A bug of one of the two simulators.
 enum Bug {
@@ -21,8 +21,12 @@ enum Bug {
     Busy(Mutant),
     /// The same, where people run tasks and machines die.
     Tasks(Mutant),
-    /// The same, where nobody has tasks.
-    Plain(Mutant),
+    /// The same, where machines lose their power that run much.
+    Lossy(Mutant),
+    /// The same, where people ask all the time whoever is cut off.
+    Asking(Mutant),
+    /// The same, where people deploy all the time and go back.
+    Returning(Mutant),
     /// `mill sim --raft` finds it with its lists.
     Consensus(RaftMutant),
     /// The same, with its nodes.
@@ -32,7 +36,8 @@ enum Bug {
 /// Looks for a bug, seed by seed; says what was broken, or nothing.
 fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
     match bug {
-        Core(bug) | Busy(bug) | Tasks(bug) | Plain(bug) => mutant::choose(*bug),
+        Core(bug) | Busy(bug) | Tasks(bug) => mutant::choose(*bug),
+        Lossy(bug) | Asking(bug) | Returning(bug) => mutant::choose(*bug),
         Consensus(bug) | Under(bug) => raft::mutant::choose(*bug),
     }
     (0..seeds).find_map(|seed| {
@@ -40,7 +45,9 @@ fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
             Core(_) => run(Params::from_seed(seed)).violation,
             Busy(_) => run(busy(seed)).violation,
             Tasks(_) => run(tasks(seed)).violation,
-            Plain(_) => run(Params { tasks: 0, ..Params::from_seed(seed) }).violation,
+            Lossy(_) => run(lossy(seed)).violation,
+            Asking(_) => run(asking(seed)).violation,
+            Returning(_) => run(returning(seed)).violation,
             Consensus(_) => on_raft(seed, Subject::Lists),
             Under(_) => on_raft(seed, Subject::Nodes),
         };
@@ -77,6 +84,48 @@ fn busy(seed: u64) -> Params {
         faults: [FaultKind::Drain, FaultKind::Replace, FaultKind::SlowDisk].into(),
         fault_gap: Millis::secs(4),
         sync: (Millis(500), Millis(2_000)),
+        tasks: 0,
+        ..Params::from_seed(seed)
+    }
+}
+
+/// Much runs on few machines, and they lose their power.
+fn lossy(seed: u64) -> Params {
+    Params {
+        nodes: 3,
+        services: 8,
+        people: 1,
+        pause: Millis::secs(20),
+        faults: [FaultKind::PowerOff].into(),
+        fault_gap: Millis::secs(30),
+        bad_images: 0,
+        tasks: 0,
+        ..Params::from_seed(seed)
+    }
+}
+
+/// Leaders are cut off and do not know it, and people ask all the time.
+fn asking(seed: u64) -> Params {
+    Params {
+        nodes: 3,
+        people: 3,
+        pause: Millis::secs(1),
+        faults: [FaultKind::Partition, FaultKind::OneWay, FaultKind::Freeze].into(),
+        fault_gap: Millis::secs(10),
+        tasks: 0,
+        ..Params::from_seed(seed)
+    }
+}
+
+/// Nothing breaks, and people deploy what they like and go back.
+fn returning(seed: u64) -> Params {
+    Params {
+        nodes: 2,
+        services: 4,
+        people: 2,
+        pause: Millis::secs(3),
+        faults: [].into(),
+        bad_images: 200,
         tasks: 0,
         ..Params::from_seed(seed)
     }
@@ -122,8 +171,8 @@ bugs! {
         within 5, by ["calm"];
     the_silence_of_many_is_believed: Core(Mutant::MassSilenceBelieved),
         within 60, by ["calm"];
-    all_that_was_lost_is_placed_at_once: Core(Mutant::LostAllAtOnce),
-        within 100, by ["gradual"];
+    all_that_was_lost_is_placed_at_once: Lossy(Mutant::LostAllAtOnce),
+        within 20, by ["gradual"];
     the_floor_is_off_by_one: Core(Mutant::FloorOffByOne),
         within 40, by ["floor"];
     a_drain_stops_before_it_starts: Core(Mutant::DrainStopsFirst),
@@ -152,14 +201,14 @@ bugs! {
         within 30, by ["backoff"];
     a_request_is_passed_on_twice: Core(Mutant::ForwardedAgain),
         within 60, by ["once"];
-    a_leader_answers_unconfirmed: Plain(Mutant::ReadUnconfirmed),
-        within 100, by ["reads"];
+    a_leader_answers_unconfirmed: Asking(Mutant::ReadUnconfirmed),
+        within 40, by ["reads"];
     a_copy_says_that_it_is_fresh: Core(Mutant::StaleReadSaysNow),
         within 10, by ["reads"];
     a_return_keeps_the_new: Core(Mutant::ReturnKeepsTheNew),
         within 60, by ["returned"];
-    a_return_resolves_anew: Core(Mutant::ReturnResolvesAnew),
-        within 100, by ["returned"];
+    a_return_resolves_anew: Returning(Mutant::ReturnResolvesAnew),
+        within 60, by ["returned"];
     replicas_do_not_wait_for_canaries: Core(Mutant::CanariesNotAwaited),
         within 60, by ["canaries"];
     canaries_are_promoted_too_early: Core(Mutant::PromotedTooEarly),
@@ -190,8 +239,8 @@ bugs! {
         within 5, by ["liveness"];
     what_failed_goes_on: Core(Mutant::FailedGoesOn),
         within 60, by ["whole"];
-    what_is_unwanted_goes_though_others_failed: Core(Mutant::RemovedThoughOthersFailed),
-        within 100, by ["whole"];
+    what_is_unwanted_goes_though_others_failed: Returning(Mutant::RemovedThoughOthersFailed),
+        within 60, by ["whole"];
     images_in_use_are_removed: Core(Mutant::ImagesInUsePruned),
         within 5, by ["commanded"];
     a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),
@@ -220,7 +269,8 @@ bugs! {
 
 #[test]
 fn such_seeds_hold_without_any_bug() {
-    for params in (0..40).map(busy).chain((0..20).map(tasks)) {
+    let others = [lossy, asking, returning].into_iter().flat_map(|kind| (0..5).map(kind));
+    for params in (0..40).map(busy).chain((0..20).map(tasks)).chain(others) {
         let report = run(params);
         assert!(report.passed(), "{report}");
     }

@@ -61,6 +61,18 @@ fn what_left_the_routes_is_left_alone_for_as_long_as_an_answer_may_be_remembered
 }
 
 #[test]
+fn a_node_that_stands_still_before_its_first_count_leaves_all_the_time_that_is_to_be_left() {
+    // Found by seed 0x2dd13b: the time began when the first count was due, not when it was made.
+    let mut scenario = cluster(3, 1_000);
+    scenario.start(&WEB.replace("web:1", "web:2"));
+    scenario.until("the old one is released", |world| old(world).is_some_and(Alloc::is_released));
+    let node = old(&scenario.world).expect("waited for above").node;
+    scenario.world.inject(Fault::Freeze(node), Millis::secs(4));
+    // The `released` invariant holds that it has its drain.
+    scenario.settled();
+}
+
+#[test]
 fn what_is_under_way_is_finished_before_the_stop_or_has_had_its_time() {
     let mut scenario = cluster(1, 1_000);
     let begun = scenario.world.now();
