@@ -95,8 +95,6 @@ pub enum Mutant {
     TimeoutIgnored,
     /// A service that failed in a deploy that keeps going stays on its way.
     FailedGoesOn,
-    /// What is not wanted any more goes though other services failed.
-    RemovedThoughOthersFailed,
     /// Images that services run count as not needed.
     ImagesInUsePruned,
 }

@@ -239,8 +239,6 @@ bugs! {
         within 5, by ["liveness"];
     what_failed_goes_on: Core(Mutant::FailedGoesOn),
         within 60, by ["whole"];
-    what_is_unwanted_goes_though_others_failed: Returning(Mutant::RemovedThoughOthersFailed),
-        within 60, by ["whole"];
     images_in_use_are_removed: Core(Mutant::ImagesInUsePruned),
         within 5, by ["commanded"];
     a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),

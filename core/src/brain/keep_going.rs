@@ -7,7 +7,6 @@ use super::Draft;
 use super::deploys::{Move, explain, is_unwell, its_allocs};
 use crate::cluster::Cluster;
 use crate::cluster::deploy::{Change, Deploy, DeployState, Failure};
-use crate::mutant::{self, Mutant};
 use crate::name::Name;
 use crate::units::Millis;
 
@@ -94,7 +93,7 @@ pub(super) fn after_rolling(deploy: &Deploy) -> Move {
     let removed = deploy.changes.iter().filter(|(_, c)| c.to.is_none() && c.failed.is_none());
     let kept: BTreeMap<Name, String> =
         removed.map(|(name, _)| (name.clone(), KEPT.to_owned())).collect();
-    if !kept.is_empty() && !mutant::is(Mutant::RemovedThoughOthersFailed) {
+    if !kept.is_empty() {
         return alone(kept);
     }
     if deploy.changes.values().any(|change| change.failed.is_none()) {
