@@ -69,7 +69,7 @@ hosts: ## tests with real daemons and containers
 
 soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, 10 updates under load, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B, WIRE_SEEDS=N)
 	tools/install.sh test
-	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 MILL_LEADER_KILLS=20 MILL_UPDATES=10 $(NEXTEST) -p mill \
+	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 MILL_LEADER_KILLS=20 MILL_UPDATES=10 MILL_RATE=1000 $(NEXTEST) -p mill \
 		--no-capture -E 'binary(kill) or test(a_killed_leader) or test(an_update_under_load)'
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
 	$(CARGO) test --locked --release -p mill-sim-tests --test swarm -- --ignored

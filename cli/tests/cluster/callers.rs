@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// A daemon that takes longer is not waited for; the next is asked.
 const ANSWER: Duration = Duration::from_secs(1);
 /// A request that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Failures that are told in full.
 const TOLD: usize = 20;
 

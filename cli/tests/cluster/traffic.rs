@@ -6,8 +6,8 @@ use super::support::pause;
 
 /// Updates under load, if nothing else is said.
 const UPDATES: u32 = 1;
-/// Requests per second.
-const RATE: u64 = 1_000;
+/// Requests per second, if nothing else is said: few enough for a machine that runs other tests too.
+const RATE: u64 = 100;
 /// Machines with daemons; the callers are on another.
 const NODES: usize = 3;
 
@@ -24,9 +24,10 @@ fn web(version: u32) -> String {
     )
 }
 
-fn updates() -> u32 {
-    let asked = std::env::var("MILL_UPDATES").ok();
-    asked.map_or(UPDATES, |asked| asked.parse().expect("MILL_UPDATES is a number"))
+/// What somebody said for a soak.
+fn said<T: std::str::FromStr>(name: &str, otherwise: T) -> T {
+    let said = std::env::var(name).ok();
+    said.map_or(otherwise, |text| text.parse().ok().unwrap_or_else(|| panic!("{name} is a number")))
 }
 
 /// A cluster that runs the service, a machine beside it, and callers on that.
@@ -36,7 +37,12 @@ fn called(keep: Keep) -> Option<(Machines, Callers)> {
     machines.form(NODES);
     machines.deploy(1, &web(1));
     let sockets = (1..=NODES).map(|machine| machines.path(machine, "mill.sock")).collect();
-    let callers = Callers::start(&machines.network(NODES + 1), sockets, "web", (RATE, keep));
+    let callers = Callers::start(
+        &machines.network(NODES + 1),
+        sockets,
+        "web",
+        (said("MILL_RATE", RATE), keep),
+    );
     // Connections are kept by now, to all of them.
     pause(1_000);
     Some((machines, callers))
@@ -44,7 +50,7 @@ fn called(keep: Keep) -> Option<(Machines, Callers)> {
 
 /// Versions take turns; `during` happens while each update moves.
 fn update(machines: &mut Machines, mut during: impl FnMut(&mut Machines)) {
-    for turn in 0..updates() {
+    for turn in 0..said("MILL_UPDATES", UPDATES) {
         machines.set_config(&web(2 - turn % 2));
         machines.done(1, &["deploy", "--yes", "--detach"]);
         during(machines);

@@ -74,7 +74,16 @@ impl Canaries {
             // The slot of a node that is down waits for it, and nobody waits for that.
             let each_node = to.spec.replicas == Replicas::EachNode;
             let waited = |index: &u64| !each_node || after.is_up(NodeId(*index));
-            for index in slots.unwrap_or_default().into_iter().filter(waited) {
+            // One that stood in for the canary of a node that is back by now stays as it was.
+            let stands_back = |index: &u64| {
+                entry.commands.iter().any(|command| {
+                    matches!(command, Command::Place { slot, template, .. }
+                        if slot.service == *name && slot.index == *index
+                            && *template != to.template)
+                })
+            };
+            let slots = slots.unwrap_or_default().into_iter();
+            for index in slots.filter(|index| waited(index) && !stands_back(index)) {
                 // One that was lost and came back may stand beside the one that replaced it.
                 let allocs = after.allocs_of(name).filter(|(_, alloc)| {
                     alloc.slot.index == index
