@@ -9,6 +9,10 @@ SEED ?= 1
 SEEDS ?= 0..10000
 RAFT_SEEDS ?= 0..300
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# The tests run what they have built already; people get what is optimised.
+PROFILE ?= release
+MILL := $(TARGET)/$(PROFILE:dev=debug)/mill
+BUILD := $(CARGO) build --locked --workspace --profile $(PROFILE) --bin mill
 WIRE_SEEDS ?= 100
 JOBS ?= 2
 ARGS ?=
@@ -24,9 +28,9 @@ setup: ## install what building and testing need
 demo: ## install what is missing, then run three services of real containers (ARGS=--once: unattended)
 	tools/install.sh build
 	tools/install.sh engine
-	$(CARGO) build --locked --release --bin mill
+	$(BUILD)
 	examples/shop/build-images.sh
-	$${CARGO_TARGET_DIR:-target}/release/mill dev -f examples/shop/mill.toml $(ARGS)
+	$(MILL) dev -f examples/shop/mill.toml $(ARGS)
 
 lint:
 	$(CARGO) fmt --all --check
@@ -39,16 +43,18 @@ check: lint ## format, lints, dependencies, and every test that needs no contain
 
 test: setup lint ## everything that CI runs: all tests with real containers, many seeds, the demo
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace --no-fail-fast
-	$(MAKE) --no-print-directory hunt SEEDS=0..2000
+	$(MAKE) --no-print-directory hunt SEEDS=0..2000 PROFILE=dev
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory madsim SEEDS=0..20
-	$(MAKE) --no-print-directory demo ARGS=--once
+	$(MAKE) --no-print-directory demo ARGS=--once PROFILE=dev
 
 sim: ## one simulated cluster: make sim SEED=7
-	$(CARGO) run --locked --release --bin mill -- sim --seed $(SEED)
+	$(BUILD)
+	$(MILL) sim --seed $(SEED)
 
 hunt: ## many simulated clusters: make hunt SEEDS=0..10000
-	$(CARGO) run --locked --release --bin mill -- sim --seeds $(SEEDS) --jobs $(JOBS)
+	$(BUILD)
+	$(MILL) sim --seeds $(SEEDS) --jobs $(JOBS)
 
 wire: ## nodes over a simulated network that breaks, many seeds: make wire WIRE_SEEDS=100
 	MILL_WIRE_SEEDS=$(WIRE_SEEDS) $(NEXTEST) -p mill-runtime-real -E 'test(daemon::tests) or binary(rpc)'
@@ -73,7 +79,7 @@ soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, 
 		--no-capture -E 'binary(kill) or test(a_killed_leader) or test(an_update_under_load)'
 	$(MAKE) --no-print-directory hunt SEEDS=$(SEEDS)
 	$(CARGO) test --locked --release -p mill-sim-tests --test swarm -- --ignored
-	$(CARGO) run --locked --release --bin mill -- sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)
+	$(MILL) sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)
 	$(MAKE) --no-print-directory madsim SEEDS=$(RAFT_SEEDS)
 	$(MAKE) --no-print-directory wire
 

@@ -4,6 +4,7 @@
 //! is done for a decision that is not committed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::cluster::command::Entry;
 use crate::container::ContainerOp;
 use crate::message::Message;
 use crate::name::NodeId;
+use crate::net::Tables;
 
 /// Something to do, taken from [`crate::Node::poll_effect`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +61,12 @@ pub enum Effect {
         known_below: NodeId,
         /// Whether that is so now, and worth keeping; not what was so long ago, for want of better.
         current: bool,
+    },
+    /// Carry traffic by these from now on: a level. It is in force before any effect that follows
+    /// is carried out: only then does this node say that it has let go of what left them.
+    Publish {
+        /// The tables.
+        tables: Arc<Tables>,
     },
     /// Let these vote and those follow. A level, asked for by the leader, and again after a while
     /// for as long as `Members` says something else.

@@ -20,6 +20,7 @@ pub mod mutant;
 #[cfg(not(feature = "mutants"))]
 mod mutant;
 pub mod name;
+pub mod net;
 pub mod node;
 mod outbox;
 pub mod plan;

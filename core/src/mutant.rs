@@ -95,6 +95,10 @@ pub enum Mutant {
     TimeoutIgnored,
     /// A service that failed in a deploy that keeps going stays on its way.
     FailedGoesOn,
+    /// What leaves stays in what requests are carried by.
+    LeavesStayRouted,
+    /// A deploy is done before every node sends requests to what it brought.
+    DoneUnrouted,
     /// Images that services run count as not needed.
     ImagesInUsePruned,
 }

@@ -215,6 +215,10 @@ bugs! {
         within 60, by ["canaries"];
     canaries_are_promoted_unhealthy: Core(Mutant::PromotedUnhealthy),
         within 60, by ["canaries"];
+    what_leaves_stays_routed: Core(Mutant::LeavesStayRouted),
+        within 10, by ["routed"];
+    a_deploy_is_done_unrouted: Core(Mutant::DoneUnrouted),
+        within 60, by ["routed"];
     what_leaves_is_released_unheard: Core(Mutant::ReleasedUnheard),
         within 10, by ["released"];
     what_leaves_is_stopped_unreleased: Core(Mutant::StoppedUnreleased),

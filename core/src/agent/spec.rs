@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
-use crate::cluster::deploy::Version;
+use crate::cluster::deploy::{Service, Version};
 use crate::cluster::task::Run;
 use crate::config::capabilities;
 use crate::config::model::{ContainerSpec, StopSpec};
 use crate::config::text::{Part, Text};
 use crate::container::{RunSpec, StopPlan, label};
-use crate::name::AllocId;
+use crate::name::{AllocId, Name};
+use crate::net::ZONE;
 use crate::units::Millis;
 
 /// What an alloc's container is; `None` if its version is not (or no longer) replicated, or its
@@ -23,7 +24,7 @@ pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option
         None => version(cluster, alloc)?.image.clone()?,
     };
     let mut env: BTreeMap<String, String> =
-        spec.env.iter().map(|(key, value)| (key.clone(), rendered(value))).collect();
+        spec.env.iter().map(|(key, value)| (key.clone(), rendered(cluster, value))).collect();
     env.insert("MILL_ALLOC".to_owned(), id.to_string());
     match alloc.run {
         Some(number) => {
@@ -48,7 +49,7 @@ pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option
     Some(RunSpec {
         alloc: id.clone(),
         image,
-        command: spec.command.iter().map(rendered).collect(),
+        command: spec.command.iter().map(|part| rendered(cluster, part)).collect(),
         env,
         cpu: spec.cpu,
         memory: spec.memory,
@@ -64,15 +65,24 @@ pub(super) fn run_spec(cluster: &Cluster, id: &AllocId, alloc: &Alloc) -> Option
     })
 }
 
-/// The text as the container gets it. Deploys that use secrets or addresses are refused while this
-/// version does not act on them, so neither occurs here; each would be left as it was written.
-fn rendered(text: &Text) -> String {
+/// The text as the container gets it. Deploys that use secrets are refused while this version does
+/// not act on them, so none occurs here; it would be left as it was written.
+fn rendered(cluster: &Cluster, text: &Text) -> String {
     let part = |part: Part| match part {
         Part::Literal(text) => text,
         Part::Secret(name) => format!("${{secret({name})}}"),
-        Part::ServiceAddress(name) => format!("${{service.{name}.address}}"),
+        Part::ServiceAddress(name) => address(cluster, &name),
     };
     text.parts().into_iter().map(part).collect()
+}
+
+/// Where a service is called, on any node at any time. One that is gone since has no port any more.
+fn address(cluster: &Cluster, name: &Name) -> String {
+    let target = cluster.services.get(name).and_then(Service::target);
+    match target.and_then(|(_, version)| version.spec.container.port) {
+        Some(port) => format!("{name}.{ZONE}:{port}"),
+        None => format!("{name}.{ZONE}"),
+    }
 }
 
 /// Every capability by name, as an engine's default set knows no `ALL`.
@@ -124,15 +134,15 @@ mod tests {
 
     #[test]
     fn an_escaped_reference_reaches_the_container_without_its_escape() {
-        let rendered = |text: &str| rendered(&Text::from(text));
+        let rendered = |text: &str| rendered(&Cluster::default(), &Text::from(text));
         assert_eq!(rendered("a $${HOME} $5 $$"), "a ${HOME} $5 $$");
         assert_eq!(rendered(""), "");
     }
 
     #[test]
     fn what_this_version_does_not_fill_in_stays_as_it_was_written() {
-        let text = "x${secret(shop.db-url)}@${service.db.address}/";
-        assert_eq!(rendered(&Text::from(text)), text);
+        let text = "x${secret(shop.db-url)}/";
+        assert_eq!(rendered(&Cluster::default(), &Text::from(text)), text);
     }
 
     #[test]

@@ -215,7 +215,9 @@ impl Brain {
             let settled = settled.map(|service| Command::SettleService { deploy: number, service });
             draft.commands.extend(settled);
             let all = late.is_empty() && held.is_empty();
-            return all.then(|| after_rolling(deploy));
+            let routed = all && self.is_routed(draft, deploy);
+            let goes_on = routed || all && self.overdue(draft, allowed, false);
+            return goes_on.then(|| after_rolling(deploy));
         }
         let late = late.into_iter().map(|name| {
             let why = self.blocked(name).iter().min_by_key(|b| b.is_for_others());
@@ -263,13 +265,16 @@ impl Brain {
         reason: &str,
         steps: &[&(&Name, Step)],
     ) -> Option<Move> {
-        if steps.iter().all(|(_, step)| step.settled) {
+        let settled = steps.iter().all(|(_, step)| step.settled);
+        if settled && self.is_routed(draft, deploy) {
             return Some(Move::To(DeployState::RolledBack { reason: reason.to_owned() }));
         }
         let allowed = deadline(draft, deploy, |change| change.from);
-        let reason = || stuck(reason, allowed);
-        self.overdue(draft, allowed, false)
-            .then(|| Move::To(DeployState::RollbackStuck { reason: reason() }))
+        let end = || match settled {
+            true => DeployState::RolledBack { reason: reason.to_owned() },
+            false => DeployState::RollbackStuck { reason: stuck(reason, allowed) },
+        };
+        self.overdue(draft, allowed, false).then(|| Move::To(end()))
     }
 }
 

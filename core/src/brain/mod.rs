@@ -35,7 +35,7 @@ use crate::container::OpError;
 use crate::effect::Effect;
 use crate::mutant::{self, Mutant};
 use crate::name::{AllocId, Name, NodeId, Slot};
-use crate::node::{NodeConfig, Wake};
+use crate::node::{NodeConfig, Routing, Wake};
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::time::{Mono, Now, Wall};
@@ -101,6 +101,8 @@ struct Retry {
 struct Draft<'a> {
     now: Now,
     cluster: &'a Cluster,
+    /// What this node carries traffic by.
+    routing: &'a Routing,
     commands: Vec<Command>,
     wake: Option<(Mono, Wake)>,
     /// Who should lead instead.
@@ -201,14 +203,21 @@ impl Brain {
     }
 
     /// Proposes what should be, if anything differs from what is.
-    pub fn step(&mut self, now: Now, cluster: &Cluster, config: &NodeConfig, out: &mut Outbox) {
+    pub fn step(
+        &mut self,
+        now: Now,
+        cluster: &Cluster,
+        (config, routing): (&NodeConfig, &Routing),
+        out: &mut Outbox,
+    ) {
         self.stood_still(now.mono);
         let due = self.wake.is_some_and(|(at, _)| at <= now.mono);
         if self.in_flight.is_some() || !(self.dirty || due) || now.mono < self.held_until {
             return;
         }
         self.dirty = false;
-        let mut facts = Draft { now, cluster, commands: Vec::new(), wake: None, hand_to: None };
+        let (commands, wake) = (Vec::new(), None);
+        let mut facts = Draft { now, cluster, routing, commands, wake, hand_to: None };
         if cluster.id.is_none() {
             facts.commands.extend(config.founding());
         }
@@ -226,7 +235,7 @@ impl Brain {
         let cluster = ahead.as_ref().unwrap_or(cluster);
         self.heard.retain(|node, _| cluster.nodes.contains_key(node));
         self.observe(now.mono, cluster);
-        let mut draft = Draft { now, cluster, commands, wake, hand_to: None };
+        let mut draft = Draft { now, cluster, routing, commands, wake, hand_to: None };
         self.move_services(&mut draft);
         self.serve_schedules(&mut draft);
         self.forget(&mut draft);
@@ -257,8 +266,10 @@ impl Brain {
     fn observe(&mut self, now: Mono, cluster: &Cluster) {
         // Health counts only while its node is heard and can look: what is replicated is what it
         // was when somebody last looked.
-        let looked_at =
-            |node: &NodeId| self.heard.get(node).is_some_and(|heard| heard.said.trouble.is_none());
+        let looked_at = |node: &NodeId| {
+            let looks = |heard: &Heard| heard.said.trouble.is_none();
+            cluster.is_up(*node) && self.heard.get(node).is_some_and(looks)
+        };
         let healthy = cluster
             .allocs
             .iter()

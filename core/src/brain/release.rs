@@ -1,15 +1,18 @@
 //! What leaves the routes is asked to stop once every node that is up has said that it sends nothing
 //! to it any more: a barrier, and never a wait of so many seconds. Callers that are no nodes, and may
-//! remember an answer, are waited for by its own node (`agent/drain.rs`).
+//! remember an answer, are waited for by its own node (`agent/drain.rs`). The same word of all nodes
+//! says that requests come to what a deploy brought.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use super::{Brain, Draft};
+use super::{Blocked, Brain, Draft};
 use crate::cluster::command::Command;
+use crate::cluster::deploy::Deploy;
 use crate::cluster::{Cluster, Revision};
 use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
+use crate::net::Tables;
 
 impl Brain {
     /// Releases what every node that is up has let go of.
@@ -38,6 +41,24 @@ impl Brain {
         let up = cluster.nodes.iter().filter(|(_, record)| record.is_up()).map(|(node, _)| *node);
         let holds = |node: &NodeId| self.heard.get(node).is_none_or(|h| h.revision < since);
         up.filter(holds).collect()
+    }
+
+    /// Whether every node that is up sends requests where the state says, and has said so: a deploy
+    /// is not done before that.
+    pub(super) fn is_routed(&mut self, draft: &Draft<'_>, deploy: &Deploy) -> bool {
+        let since = draft.routing.since;
+        self.awaited.insert(since);
+        let holders = self.holders(draft.cluster, since);
+        let mine = draft.routing.published.as_deref() == Some(&Tables::of(draft.cluster));
+        if !holders.is_empty() {
+            let named = |node: &NodeId| Some(draft.cluster.nodes.get(node)?.name.clone());
+            let nodes: Vec<String> = holders.iter().filter_map(named).collect();
+            for name in deploy.changes.keys() {
+                let blocked = self.blocked.entry(name.clone()).or_default();
+                blocked.push(Blocked::Unrouted { nodes: nodes.clone() });
+            }
+        }
+        mine && holders.is_empty() || mutant::is(Mutant::DoneUnrouted)
     }
 
     /// Whether a node has let go of something by applying what is between those.

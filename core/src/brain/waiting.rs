@@ -49,6 +49,11 @@ pub enum Blocked {
         /// Its run, once it was begun.
         run: Option<u64>,
     },
+    /// Nodes that are up have not said yet that they send requests to what is new.
+    Unrouted {
+        /// Their names.
+        nodes: Vec<String>,
+    },
     /// As many runs of its task are under way as may be.
     InLine {
         /// The run, as its task and number.
@@ -77,6 +82,7 @@ impl Blocked {
                 matches!(waiting, Waiting::Turn | Waiting::Floor | Waiting::Canaries)
             }
             Blocked::Lost { .. } | Blocked::InLine { .. } | Blocked::Gate { .. } => true,
+            Blocked::Unrouted { .. } => false,
             Blocked::Unplaced { .. } | Blocked::Image { .. } | Blocked::Backoff { .. } => false,
         }
     }
@@ -165,6 +171,9 @@ impl fmt::Display for Blocked {
             }
             Blocked::Gate { task, run: Some(run) } => {
                 write!(f, "waiting for task {task} to succeed (run {run})")
+            }
+            Blocked::Unrouted { nodes } => {
+                write!(f, "waiting until {} says that requests go there", nodes.join(" and "))
             }
             Blocked::InLine { slot, before, most } => {
                 let s = if *most == 1 { "" } else { "s" };

@@ -155,7 +155,10 @@ impl Cluster {
 
     fn apply_one(&mut self, at: Revision, wall: Wall, command: &Command) -> Result<Reply, Refusal> {
         match command {
-            Command::Found { cluster, node, first } => self.found(wall, cluster, *node, first),
+            Command::Found { cluster, node, first, network } => {
+                self.network = if self.id.is_none() { *network } else { self.network };
+                self.found(wall, cluster, *node, first)
+            }
             Command::AdmitNode { admission, token } => {
                 self.admit(wall, admission, token.as_deref())
             }

@@ -16,6 +16,7 @@ use crate::cluster::task::{Cause, Overrides};
 use crate::config::model::{ServiceSpec, TaskSpec};
 use crate::container::PinnedImage;
 use crate::name::{AllocId, Name, NodeId, Slot};
+use crate::net::Network;
 use crate::time::Wall;
 
 /// Names a proposal for ever: node, boot and count.
@@ -138,6 +139,9 @@ pub enum Command {
         node: NodeId,
         /// What the first node is.
         first: Box<Admission>,
+        /// Addresses of its own.
+        #[serde(default)]
+        network: Network,
     },
     /// Admit a node under the next number; the same key again is given the same number and changes
     /// nothing. Refused if the name is another's, the token is unknown, spent or gives other roles.

@@ -241,6 +241,9 @@ pub enum Promotion {
 pub struct Service {
     /// Whose it is.
     pub project: Name,
+    /// Which of the network's service addresses it is called at, for as long as it exists.
+    #[serde(default)]
+    pub address: u16,
     /// The version that a deploy last brought about; `None` while the first is under way.
     pub stable: Option<u64>,
     /// Where a running deploy takes it.

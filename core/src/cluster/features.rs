@@ -97,6 +97,7 @@ mod tests {
     use crate::cluster::admission::{Admission, Roles};
     use crate::cluster::command::{Command, Entry, ProposalId};
     use crate::name::NodeId;
+    use crate::net::Network;
 
     fn apply(cluster: &mut Cluster, command: Command) -> Result<Reply, Refusal> {
         let at = Revision { epoch: 0, index: cluster.revision.index + 1 };
@@ -121,7 +122,8 @@ mod tests {
     fn begun(supports: FeatureLevel) -> Cluster {
         let mut cluster = Cluster::default();
         let first = admission("a", supports);
-        let found = Command::Found { cluster: "c".to_owned(), node: NodeId(1), first };
+        let (cluster_id, node, network) = ("c".to_owned(), NodeId(1), Network::default());
+        let found = Command::Found { cluster: cluster_id, node, first, network };
         assert!(apply(&mut cluster, found).is_ok());
         cluster
     }

@@ -33,6 +33,7 @@ pub use self::features::{EVENTS_KEPT_IN_REHEARSAL, FeatureLevel};
 pub use self::runs::{RUNS_KEPT, RUNS_LIVE_MAX};
 pub use self::snapshot::{BadSnapshot, SNAPSHOT_FORMAT};
 use crate::name::{AllocId, Name, NodeId};
+use crate::net::Network;
 
 /// When a fact became true: newer fences older. Never repeats, also across restore and recovery,
 /// which raise the epoch.
@@ -96,6 +97,12 @@ pub struct Cluster {
     pub intent: u64,
     /// Number of the next node to be admitted.
     pub next_node: u64,
+    /// Addresses of its own.
+    #[serde(default)]
+    pub network: Network,
+    /// The service address that was given last: those that are free again rest for long.
+    #[serde(default)]
+    pub last_address: u16,
     /// Rights to join, by the hash of their secret.
     pub tokens: BTreeMap<String, admission::JoinToken>,
     /// Live allocs by node: derived, for [`Cluster::allocs_on`].

@@ -10,6 +10,7 @@ mod freshness;
 mod members;
 mod past;
 mod requests;
+mod routing;
 mod runs;
 mod views;
 mod why;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use self::freshness::Freshness;
 use self::requests::Requests;
+pub(crate) use self::routing::Routing;
 use crate::agent::Agent;
 use crate::api::view::Age;
 use crate::brain::{Brain, Said};
@@ -34,6 +36,7 @@ use crate::event::{Event, Leadership};
 use crate::message::Message;
 use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
+use crate::net::Network;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::time::{Mono, Now};
@@ -69,6 +72,9 @@ pub struct Founder {
     pub roles: Roles,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Addresses of the cluster's own.
+    #[serde(default)]
+    pub network: Network,
 }
 
 /// Who votes and who follows.
@@ -140,6 +146,7 @@ pub struct Node {
     peers: BTreeMap<NodeId, Peer>,
     /// Whether that was given out as what is so now.
     peers_current: bool,
+    routing: Routing,
     freshness: Freshness,
     next_heartbeat: Mono,
     /// When another node is asked whether this one is still a member.
@@ -149,7 +156,7 @@ pub struct Node {
     heartbeat_seq: u64,
     /// What the last heartbeat reported.
     said: Said,
-    /// When that left the routes which the last heartbeat said that this node has let go of.
+    /// When the routes last changed in a way that the last heartbeat said this node follows.
     let_go: Option<Revision>,
     out: Outbox,
 }
@@ -157,11 +164,11 @@ pub struct Node {
 impl NodeConfig {
     /// The command that begins the cluster with this node.
     pub(crate) fn founding(&self) -> Option<Command> {
-        let Founder { name, key, roles, labels } = self.founder.clone()?;
+        let Founder { name, key, roles, labels, network } = self.founder.clone()?;
         let NodeFacts { advertise, rpc, version, supports, .. } = self.facts.clone();
         let first = Admission { name, key, roles, labels, advertise, rpc, version, supports };
         let cluster = self.cluster.clone();
-        Some(Command::Found { cluster, node: self.id, first: Box::new(first) })
+        Some(Command::Found { cluster, node: self.id, first: Box::new(first), network })
     }
 }
 
@@ -183,6 +190,7 @@ impl Node {
             retired: false,
             peers: BTreeMap::new(),
             peers_current: false,
+            routing: Routing::default(),
             freshness: Freshness::default(),
             next_heartbeat: now.mono,
             next_hello: now.mono + config.timing.down_after,
@@ -289,6 +297,7 @@ impl Node {
             return;
         }
         let results = self.cluster.apply(at, entry);
+        self.routing.state_changed();
         self.knows_the_rules();
         if entry.id.node == self.config.id && entry.id.boot == self.config.facts.boot {
             self.cluster.intent += u64::from(mutant::is(Mutant::ProposerAppliesMore));
@@ -314,6 +323,7 @@ impl Node {
             // The log verified its checksum: these are bytes that another version wrote.
             Err(error) => panic!("the replicated state at {at} cannot be read: {error}"),
         }
+        self.routing.state_changed();
         self.knows_the_rules();
         if let Some(brain) = &mut self.brain {
             brain.state_changed();
@@ -446,10 +456,12 @@ impl Node {
         if !self.caught_up {
             return;
         }
+        self.routing.publish(&self.cluster, &mut self.out);
         self.agent.step(now, &self.cluster, &mut self.out);
         self.heartbeat(now);
         if let Some(brain) = &mut self.brain {
-            brain.step(now, &self.cluster, &self.config, &mut self.out);
+            let routing = &self.routing;
+            brain.step(now, &self.cluster, (&self.config, routing), &mut self.out);
             if brain.take_news() {
                 self.requests.state_changed();
             }
@@ -471,6 +483,7 @@ impl Node {
             images: self.agent.image_reports(&self.cluster),
         };
         let awaited = self.cluster.allocs.values().filter_map(Alloc::awaits_release).max();
+        let awaited = awaited.max(Some(self.routing.since));
         let due = self.next_heartbeat <= now.mono;
         if !due && self.said == said && awaited <= self.let_go {
             return;

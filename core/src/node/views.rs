@@ -94,9 +94,7 @@ impl Node {
 
     /// Whether requests may go to it.
     fn serves(&self, alloc: &Alloc) -> bool {
-        alloc.desired == Desired::Run
-            && alloc.status.phase == Phase::Healthy
-            && self.cluster.is_up(alloc.node)
+        alloc.is_serving(&self.cluster)
     }
 
     /// What a service waits for, as sentences.

@@ -13,6 +13,7 @@ use mill_core::cluster::{FeatureLevel, Revision};
 use mill_core::event::{Leadership, Origin};
 use mill_core::message::Message;
 use mill_core::name::NodeId;
+use mill_core::net::Network;
 use mill_core::node::Founder;
 use mill_core::time::{Mono, Now, Wall};
 use mill_core::timing::Timing;
@@ -54,6 +55,7 @@ impl Leader {
             key: "a".to_owned(),
             roles: Roles::default(),
             labels: BTreeMap::new(),
+            network: Network::default(),
         });
         let config = NodeConfig { id, cluster, founder, facts: facts(), timing, has_book: true };
         let mut leader = Leader { node: Node::new(config, 1, now), now, log: 0, said: 0 };

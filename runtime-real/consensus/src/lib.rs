@@ -30,6 +30,7 @@ pub mod mutant;
 mod mutant;
 mod network;
 mod options;
+mod promise;
 pub mod recovery;
 mod replay;
 mod runtime;
@@ -52,6 +53,7 @@ pub use handle::Consensus;
 pub use log::LOG_FILE;
 pub use members::ChangeError;
 pub use options::Options;
+pub use promise::promised_term;
 pub use runtime::PooledRuntime;
 pub use transport::{BODY_BYTES, Call, NoTransport, Transport};
 

@@ -127,6 +127,8 @@ impl Dispatch {
                     self.book.send_replace(book);
                 }
             }
+            // Nothing is carried yet.
+            Effect::Publish { .. } => {}
             Effect::ChangeMembers { voters, learners } => self.change_members(voters, learners),
             Effect::Retire => self.retire(),
             Effect::TransferLead { to } => {

@@ -27,6 +27,7 @@ use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::cluster::node::{NodeFacts, PortPool};
 use mill_core::event::Origin;
+use mill_core::net::Network;
 use mill_core::node::Founder;
 use mill_core::timing::Timing;
 use mill_core::{Event, Node, NodeConfig};
@@ -549,6 +550,7 @@ fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String)
         key: key.to_owned(),
         roles: Roles::default(),
         labels: Default::default(),
+        network: Network::default(),
     };
     NodeConfig {
         id: identity.node,

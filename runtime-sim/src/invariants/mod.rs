@@ -25,6 +25,7 @@ mod placed;
 mod reads;
 mod released;
 mod returned;
+mod routed;
 mod runs;
 mod storm;
 mod whole;
@@ -128,6 +129,7 @@ impl Default for Invariants {
             Box::new(reads::Reads::default()),
             Box::new(released::Released::default()),
             Box::new(returned::Returned),
+            Box::new(routed::Routed::default()),
             Box::new(runs::Runs::default()),
             Box::new(storm::Storm::default()),
             Box::new(whole::Whole),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mill_consensus::disk::{Disk as _, SimulatedDisk};
-use mill_consensus::{Call, Consensus, ConsensusEvent, Options};
+use mill_consensus::{Call, Consensus, ConsensusEvent, Options, promised_term};
 use mill_core::rng::Rng;
 use openraft_rt::AsyncRuntime;
 use tokio::sync::mpsc;
@@ -89,9 +89,12 @@ impl Machine {
         call: Call,
         body: Vec<u8>,
     ) -> io::Result<Vec<u8>> {
-        let answer = consensus.answer(from, call, body).await;
-        self.record.answered_in(self.id, consensus.status().term);
-        answer
+        let asked = body.clone();
+        let answer = consensus.answer(from, call, body).await?;
+        if let Some(term) = promised_term::<SimulatedRuntime>(call, &asked, &answer) {
+            self.record.promised(self.id, term);
+        }
+        Ok(answer)
     }
 
     /// Consensus has stopped: only a disk without power may do that.

@@ -42,7 +42,7 @@ struct State {
     /// The last entry that each node ever applied.
     applied: BTreeMap<u64, u64>,
     leaders: BTreeMap<u64, u64>,
-    /// The newest term in which each node ever answered.
+    /// The newest term that each node ever promised to know.
     terms: BTreeMap<u64, u64>,
     /// Which ways nothing may arrive on, and since when.
     cut: BTreeMap<(u64, u64), SimTime>,
@@ -191,20 +191,20 @@ impl Record {
         }
     }
 
-    /// A node answered another while it knew of that term.
-    pub(super) fn answered_in(&self, node: u64, term: u64) {
+    /// A node gave a vote, or took entries, of that term.
+    pub(super) fn promised(&self, node: u64, term: u64) {
         let mut state = self.state();
         let newest = state.terms.entry(node).or_default();
         *newest = (*newest).max(term);
     }
 
-    /// A start remembers that term: one that is older than what others were answered in could
-    /// vote twice.
+    /// A start remembers that term: one that is older than what others were promised could vote
+    /// twice.
     pub(super) fn starts_in(&self, node: u64, term: u64) {
         let mut state = self.state();
         let newest = state.terms.get(&node).copied().unwrap_or(0);
         if term < newest {
-            let detail = format!("node {node} starts in term {term}, but it answered in {newest}");
+            let detail = format!("node {node} starts in term {term}, but it gave its word in {newest}");
             state.violate("votes", detail);
         }
     }

@@ -7,6 +7,7 @@ use mill_core::cluster::admission::Roles;
 use mill_core::event::{Event, Leadership};
 use mill_core::message::Message;
 use mill_core::name::NodeId;
+use mill_core::net::Network;
 use mill_core::node::{Founder, Members};
 use mill_core::recording::{EffectHash, Record, opening};
 use mill_core::time::Now;
@@ -234,6 +235,7 @@ impl World {
                 self.end_for_good(node);
             }
             Effect::Peers { peers, .. } => self.trace.mark(&[9, peers.len() as u64]),
+            Effect::Publish { tables } => self.trace.mark(&[13, tables.services.len() as u64]),
             Effect::ChangeMembers { voters, learners } => {
                 self.trace.mark(&[10, voters.len() as u64, learners.len() as u64]);
                 self.ask_log(node, boot, Ask::Members(Members { voters, learners }));
@@ -286,6 +288,7 @@ fn founder() -> Founder {
         key: "key 1".to_owned(),
         roles: Roles::default(),
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+        network: Network::default(),
     }
 }
 

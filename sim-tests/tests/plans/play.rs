@@ -139,7 +139,7 @@ impl Play {
                 let result = Ok(self.perform(from, op));
                 self.happening.push_back((from, Event::OpDone { id, result }));
             }
-            Effect::Peers { .. } | Effect::Retire => {}
+            Effect::Peers { .. } | Effect::Publish { .. } | Effect::Retire => {}
             Effect::Forward { .. } | Effect::ChangeMembers { .. } | Effect::TransferLead { .. } => {
                 panic!("nobody asked for that")
             }

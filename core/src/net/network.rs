@@ -1,0 +1,123 @@
+//! Addresses of a cluster's own: a range that its nodes and services share, the same on all nodes.
+//!
+//! The lower half is for nodes, the upper for services. An address of a service is good on each
+//! node, where it leads to that node's own forwarder; it is never seen between machines.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Addresses that services can be given, counted from 1.
+pub const SERVICE_ADDRESSES: u16 = 32_000;
+
+/// The first address of the upper half.
+const UPPER: u16 = 1 << 15;
+/// Where name servers answer: the last but one of all addresses.
+const RESOLVER: u16 = u16::MAX - 1;
+/// The other end of the way into the namespace in which forwarders listen.
+const GATEWAY: u16 = u16::MAX - 2;
+
+/// The range of a cluster, 65,536 addresses: its first two octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Network(pub u8, pub u8);
+
+/// The range that is tried first: private (RFC 1918), and seldom another's.
+impl Default for Network {
+    fn default() -> Network {
+        Network(10, 213)
+    }
+}
+
+impl Network {
+    /// Bits that all of its addresses share.
+    pub const PREFIX: u8 = 16;
+    /// Bits that all addresses share which are good on one node only.
+    pub const LOCAL_PREFIX: u8 = Network::PREFIX + 1;
+
+    fn at(self, number: u16) -> Ipv4Addr {
+        let [high, low] = number.to_be_bytes();
+        Ipv4Addr::new(self.0, self.1, high, low)
+    }
+
+    /// The first address of all.
+    pub fn first(self) -> Ipv4Addr {
+        self.at(0)
+    }
+
+    /// The first address of those that are good on one node only.
+    pub fn first_local(self) -> Ipv4Addr {
+        self.at(UPPER)
+    }
+
+    /// The address at which a service is called.
+    pub fn of_service(self, address: u16) -> Ipv4Addr {
+        self.at(UPPER | address)
+    }
+
+    /// Which service's address that is; `None` if it is none of a service.
+    pub fn service_at(self, address: Ipv4Addr) -> Option<u16> {
+        let [first, second, high, low] = address.octets();
+        let number = u16::from_be_bytes([high, low]);
+        let known = (first, second) == (self.0, self.1) && number & UPPER != 0;
+        known.then_some(number & !UPPER).filter(|n| (1..=SERVICE_ADDRESSES).contains(n))
+    }
+
+    /// The address at which each node answers questions for names.
+    pub fn resolver(self) -> Ipv4Addr {
+        self.at(RESOLVER)
+    }
+
+    /// This machine's end of the way to the addresses that are good here only.
+    pub fn gateway(self) -> Ipv4Addr {
+        self.at(GATEWAY)
+    }
+
+    /// The same range among unique local IPv6 addresses (RFC 4193), whose 40 bits of chance are
+    /// fixed: it is never seen between machines.
+    pub fn v6(self, address: Ipv4Addr) -> Ipv6Addr {
+        let [first, second, high, low] = address.octets();
+        let (range, host) =
+            (u16::from_be_bytes([first, second]), u16::from_be_bytes([high, low]));
+        Ipv6Addr::new(0xfd6d, 0x696c, 0x6c00, range, 0, 0, 0, host)
+    }
+
+    /// The IPv4 address that [`Network::v6`] maps there.
+    pub fn v4(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        let [high, low] = address.segments()[7].to_be_bytes();
+        let v4 = Ipv4Addr::new(self.0, self.1, high, low);
+        (self.v6(v4) == address).then_some(v4)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first(), Network::PREFIX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_a_service_leads_back_to_it() {
+        let network = Network(10, 77);
+        for address in [1, 255, 256, SERVICE_ADDRESSES] {
+            let at = network.of_service(address);
+            assert_eq!(network.service_at(at), Some(address));
+            assert_eq!(network.v4(network.v6(at)), Some(at));
+        }
+        assert_eq!(network.of_service(1), Ipv4Addr::new(10, 77, 128, 1));
+    }
+
+    #[test]
+    fn addresses_of_other_things_are_none_of_services() {
+        let network = Network(10, 77);
+        let others = [network.resolver(), network.gateway(), network.first_local()];
+        for other in others.into_iter().chain([Ipv4Addr::new(10, 77, 0, 1)]) {
+            assert_eq!(network.service_at(other), None, "{other}");
+        }
+        assert_eq!(network.service_at(Network(10, 78).of_service(1)), None);
+    }
+}
