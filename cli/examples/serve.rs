@@ -1,8 +1,10 @@
 //! A server for containers of tests: answers every request at once, and ends well when it is asked
-//! to: no new connections, what is under way is answered, then the end.
+//! to: no new connections, what is under way is answered, then the end. `serve ask HOST:PORT`, or the
+//! name of a variable that holds that, asks another one and prints at which address, and its answer.
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 
 use http_body_util::Full;
@@ -20,6 +22,10 @@ const DEFAULT_PORT: u16 = 8080;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
+    if let [_, verb, whom] = &std::env::args().collect::<Vec<_>>()[..] {
+        assert_eq!(verb, "ask", "there is nothing else to do");
+        return ask(&std::env::var(whom).unwrap_or_else(|_| whom.clone()));
+    }
     let mut asked_to_end = signal(SignalKind::terminate())?;
     let port = std::env::var("PORT").ok().map_or(Ok(DEFAULT_PORT), |port| port.parse())?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
@@ -39,6 +45,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     drop((listener, end));
     while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Asks as any program does, that knows nothing of Mill.
+fn ask(whom: &str) -> Result<(), Box<dyn Error>> {
+    let mut stream = std::net::TcpStream::connect(whom)?;
+    let address = stream.peer_addr()?;
+    stream.write_all(format!("GET / HTTP/1.0\r\nhost: {whom}\r\n\r\n").as_bytes())?;
+    let answer = std::io::read_to_string(stream)?;
+    println!("{address} {}", answer.lines().last().unwrap_or_default());
     Ok(())
 }
 

@@ -21,5 +21,6 @@ pub mod recovery_key;
 pub mod rpc;
 pub mod streams;
 pub mod token;
+mod traffic;
 
 pub use api::LINES_MAX as LOG_LINES_MAX;

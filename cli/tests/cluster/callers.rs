@@ -51,6 +51,16 @@ pub enum Keep {
     None,
 }
 
+/// Where a service is called.
+#[derive(Clone, Debug)]
+pub enum Called {
+    /// At the endpoints that the daemons behind these sockets list; the next one is asked when one
+    /// does not answer.
+    Endpoints(Vec<PathBuf>),
+    /// At its own address, whatever happens behind it.
+    Address(String),
+}
+
 /// What became of the requests.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -73,11 +83,10 @@ struct Shared {
 }
 
 impl Callers {
-    /// Calls a service from inside a network namespace, `rate` times per second. Endpoints are
-    /// asked of the daemons behind these sockets, of the next one when one does not answer.
+    /// Calls a service from inside a network namespace, `rate` times per second.
     pub fn start(
         network: &Path,
-        sockets: Vec<PathBuf>,
+        called: Called,
         service: &str,
         (rate, keep): (u64, Keep),
     ) -> Callers {
@@ -89,7 +98,7 @@ impl Callers {
             let kind = Some(LinkNameSpaceType::Network);
             move_into_link_name_space(std::os::fd::AsFd::as_fd(&network), kind).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            LocalSet::new().block_on(&runtime.unwrap(), call(service, sockets, (rate, keep), &told))
+            LocalSet::new().block_on(&runtime.unwrap(), call(service, called, (rate, keep), &told))
         });
         Callers { enough, thread }
     }
@@ -103,7 +112,7 @@ impl Callers {
 
 async fn call(
     service: String,
-    sockets: Vec<PathBuf>,
+    called: Called,
     (rate, keep): (u64, Keep),
     enough: &AtomicBool,
 ) -> Tally {
@@ -114,7 +123,13 @@ async fn call(
         tally: RefCell::default(),
         seen: RefCell::default(),
     });
-    let following = spawn_local(follow(shared.clone(), sockets));
+    let following = match called {
+        Called::Endpoints(sockets) => Some(spawn_local(follow(shared.clone(), sockets))),
+        Called::Address(address) => {
+            shared.endpoints.replace(vec![address]);
+            None
+        }
+    };
     while shared.endpoints.borrow().is_empty() {
         sleep(LOOK).await;
     }
@@ -131,7 +146,7 @@ async fn call(
         while under_way.try_join_next().is_some() {}
     }
     while under_way.join_next().await.is_some() {}
-    following.abort();
+    following.inspect(|following| following.abort());
     let mut tally = shared.tally.take();
     tally.endpoints = shared.seen.borrow().len();
     tally

@@ -292,6 +292,16 @@ impl Machines {
         found.unwrap()
     }
 
+    /// What a machine's node is called.
+    pub fn name(&self, machine: usize) -> String {
+        format!("m{machine}")
+    }
+
+    /// What a machine's daemon knows.
+    pub fn status(&self, machine: usize) -> Value {
+        json(&self.mill(machine, &["status", "--json", "--stale"]))
+    }
+
     /// Allocs that have not ended, as a machine's daemon says.
     pub fn allocs(&self, machine: usize) -> Vec<Value> {
         let output = self.mill(machine, &["ps", "--json"]);

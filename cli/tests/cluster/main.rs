@@ -10,6 +10,7 @@ mod support;
 mod callers;
 mod faults;
 mod members;
+mod names;
 mod recovery;
 mod streams;
 mod traffic;

@@ -1,6 +1,6 @@
 //! Updates under load: nobody who calls a service notices that its replicas are replaced.
 
-use super::callers::{Callers, Keep, Tally};
+use super::callers::{Called, Callers, Keep, Tally};
 use super::machines::Machines;
 use super::support::pause;
 
@@ -39,7 +39,7 @@ fn called(keep: Keep) -> Option<(Machines, Callers)> {
     let sockets = (1..=NODES).map(|machine| machines.path(machine, "mill.sock")).collect();
     let callers = Callers::start(
         &machines.network(NODES + 1),
-        sockets,
+        Called::Endpoints(sockets),
         "web",
         (said("MILL_RATE", RATE), keep),
     );
@@ -78,6 +78,25 @@ fn an_update_under_load_of_new_connections_drops_no_request() {
     let Some((mut machines, callers)) = called(Keep::None) else { return };
     update(&mut machines, |_| ());
     all_answered(&callers.stop());
+}
+
+/// Each request has a connection of its own: one that is kept goes on for as long as the drain says.
+#[test]
+fn an_update_under_load_through_the_service_address_drops_no_request() {
+    let Some(mut machines) = Machines::start(NODES) else { return };
+    machines.load_server();
+    machines.form(NODES);
+    machines.deploy(1, &web(1));
+    let status = machines.status(1);
+    let address = status["services"][0]["address"].as_str().expect("it has a port").to_owned();
+    let (network, rate) = (machines.network(1), said("MILL_RATE", RATE));
+    let callers = Callers::start(&network, Called::Address(address), "web", (rate, Keep::None));
+    pause(1_000);
+    update(&mut machines, |_| ());
+    let tally = callers.stop();
+    println!("{} requests were answered", tally.answered);
+    assert_eq!(tally.failed, 0, "{} of {} failed: {:#?}", tally.failed, tally.answered, tally.told);
+    assert!(tally.answered > RATE, "too little was seen: {tally:?}");
 }
 
 #[test]

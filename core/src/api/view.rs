@@ -126,6 +126,10 @@ pub struct ServiceView {
     pub port: Option<u16>,
     /// Addresses of healthy replicas, `host:port`.
     pub endpoints: Vec<String>,
+    /// Address and port at which any container on any node calls it, whichever replicas it has;
+    /// absent for a service without a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// Why it is not as wanted; empty if it is.
     pub waiting: Vec<String>,
 }

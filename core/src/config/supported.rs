@@ -70,8 +70,7 @@ const ROUTES: Gap = Gap { field: "service.NAME.route", what: "routes" };
 const VOLUMES: Gap = Gap { field: "service.NAME.volume", what: "volumes" };
 /// In interpolated strings; not a field, but spelled like one.
 const SECRETS: Gap = Gap { field: "${secret(NAME)}", what: "secrets" };
-const ADDRESSES: Gap = Gap { field: "${service.NAME.address}", what: "service addresses" };
-const GAPS: [Gap; 7] = [ACME, TASK_FILES, SECRET_FILES, ROUTES, VOLUMES, SECRETS, ADDRESSES];
+const GAPS: [Gap; 6] = [ACME, TASK_FILES, SECRET_FILES, ROUTES, VOLUMES, SECRETS];
 
 /// Follows what the schema and the reference say of such a field.
 pub(super) const NOT_YET: &str = " (not acted on yet)";
@@ -218,9 +217,6 @@ impl Found {
         if parts.iter().any(|part| matches!(part, Part::Secret(_))) {
             self.push(path.to_owned(), SECRETS.what);
         }
-        if parts.iter().any(|part| matches!(part, Part::ServiceAddress(_))) {
-            self.push(path.to_owned(), ADDRESSES.what);
-        }
     }
 }
 
@@ -269,9 +265,7 @@ env = { A = "${secret(a)}" }
             sentences,
             [
                 "cluster.acme_email: certificates",
-                "service.web.command[2]: service addresses",
                 "service.web.env.A: secrets",
-                "service.web.env.A: service addresses",
                 "service.web.secret_files.\"/run/tls.key\": secret files",
                 "service.web.volume[0]: volumes",
                 "service.web.route[0]: routes",

@@ -103,9 +103,7 @@ impl Alloc {
     /// Whether requests may go to it.
     pub(crate) fn is_serving(&self, cluster: &Cluster) -> bool {
         let stays = self.desired == Desired::Run || mutant::is(Mutant::LeavesStayRouted);
-        stays
-            && self.status.phase == Phase::Healthy
-            && cluster.is_up(self.node)
+        stays && self.status.phase == Phase::Healthy && cluster.is_up(self.node)
     }
 }
 

@@ -3,7 +3,7 @@
 //! The lower half is for nodes, the upper for services. An address of a service is good on each
 //! node, where it leads to that node's own forwarder; it is never seen between machines.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::Ipv4Addr;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,8 @@ pub const SERVICE_ADDRESSES: u16 = 32_000;
 const UPPER: u16 = 1 << 15;
 /// Where name servers answer: the last but one of all addresses.
 const RESOLVER: u16 = u16::MAX - 1;
-/// The other end of the way into the namespace in which forwarders listen.
-const GATEWAY: u16 = u16::MAX - 2;
+/// This machine's end of the way to local addresses: the last but one of the lower half.
+const GATEWAY: u16 = UPPER - 2;
 
 /// The range of a cluster, 65,536 addresses: its first two octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,22 +72,6 @@ impl Network {
     pub fn gateway(self) -> Ipv4Addr {
         self.at(GATEWAY)
     }
-
-    /// The same range among unique local IPv6 addresses (RFC 4193), whose 40 bits of chance are
-    /// fixed: it is never seen between machines.
-    pub fn v6(self, address: Ipv4Addr) -> Ipv6Addr {
-        let [first, second, high, low] = address.octets();
-        let (range, host) =
-            (u16::from_be_bytes([first, second]), u16::from_be_bytes([high, low]));
-        Ipv6Addr::new(0xfd6d, 0x696c, 0x6c00, range, 0, 0, 0, host)
-    }
-
-    /// The IPv4 address that [`Network::v6`] maps there.
-    pub fn v4(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
-        let [high, low] = address.segments()[7].to_be_bytes();
-        let v4 = Ipv4Addr::new(self.0, self.1, high, low);
-        (self.v6(v4) == address).then_some(v4)
-    }
 }
 
 impl fmt::Display for Network {
@@ -106,7 +90,6 @@ mod tests {
         for address in [1, 255, 256, SERVICE_ADDRESSES] {
             let at = network.of_service(address);
             assert_eq!(network.service_at(at), Some(address));
-            assert_eq!(network.v4(network.v6(at)), Some(at));
         }
         assert_eq!(network.of_service(1), Ipv4Addr::new(10, 77, 128, 1));
     }

@@ -107,8 +107,7 @@ impl Tables {
         if service.ports.is_empty() {
             return Some(Vec::new());
         }
-        let address = self.network.of_service(service.address);
-        Some(vec![Data::A(address), Data::Aaaa(self.network.v6(address))])
+        Some(vec![Data::A(self.network.of_service(service.address))])
     }
 
     fn of_slot(&self, slot: u64, service: &str) -> Option<Vec<Data>> {
@@ -146,7 +145,7 @@ impl Tables {
         let Some(address) = reversed(name) else { return Lookup::NotOurs };
         let v4 = match address {
             IpAddr::V4(address) => Some(address),
-            IpAddr::V6(address) => self.network.v4(address),
+            IpAddr::V6(_) => None,
         };
         let number = v4.and_then(|v4| self.network.service_at(v4));
         let named = match number {
@@ -239,7 +238,14 @@ mod tests {
                 ("web".parse().unwrap(), web),
                 ("worker".parse().unwrap(), worker),
             ]),
-            nodes: BTreeMap::from([(NodeId(1), node("Alpha", 1)), (NodeId(2), node("b.c", 2))]),
+            nodes: BTreeMap::from([
+                (NodeId(1), node("Alpha", 1)),
+                (NodeId(2), node("b.c", 2)),
+                (
+                    NodeId(3),
+                    NodeTable { name: "six".to_owned(), host: "2001:db8::1".parse().unwrap() },
+                ),
+            ]),
             ..Tables::default()
         }
     }
@@ -262,10 +268,10 @@ mod tests {
 
     #[test]
     fn names_mean_what_the_tables_say() {
-        let v6_of_web = "7.0.0.8.0.0.0.0.0.0.0.0.0.0.0.0.5.d.a.0.0.0.c.6.c.6.9.6.d.6.d.f.ip6.arpa";
+        let v6 = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
         for (name, kind, means) in [
             ("web.mill", Kind::A, "[10.213.128.7]"),
-            ("web.mill", Kind::Aaaa, "[fd6d:696c:6c00:ad5::8007]"),
+            ("web.mill", Kind::Aaaa, "[]"),
             ("web.mill", Kind::Srv, "[]"),
             ("worker.mill", Kind::A, "[]"),
             ("0.web.mill", Kind::A, "[192.0.2.1 192.0.2.2]"),
@@ -273,6 +279,7 @@ mod tests {
             ("2.web.mill", Kind::A, "no such name"),
             ("alpha.node.mill", Kind::A, "[192.0.2.1]"),
             ("b.c.node.mill", Kind::A, "[192.0.2.2]"),
+            ("six.node.mill", Kind::Aaaa, "[2001:db8::1]"),
             ("node.mill", Kind::A, "[]"),
             ("mill", Kind::A, "[]"),
             ("nobody.mill", Kind::A, "no such name"),
@@ -281,7 +288,7 @@ mod tests {
             ("example.com", Kind::A, "not ours"),
             ("7.128.213.10.in-addr.arpa", Kind::Ptr, "[web.mill]"),
             ("9.128.213.10.in-addr.arpa", Kind::Ptr, "no such name"),
-            (v6_of_web, Kind::Ptr, "[web.mill]"),
+            (v6, Kind::Ptr, "[six.node.mill]"),
             ("1.2.0.192.in-addr.arpa", Kind::Ptr, "[alpha.node.mill]"),
             ("9.2.0.192.in-addr.arpa", Kind::Ptr, "not ours"),
             ("256.2.0.192.in-addr.arpa", Kind::Ptr, "not ours"),

@@ -33,7 +33,8 @@ impl Routing {
 
     /// Gives out the tables that a state means, if they are others than before.
     pub fn publish(&mut self, cluster: &Cluster, out: &mut Outbox) {
-        if !std::mem::take(&mut self.is_stale) {
+        // Before a cluster has begun it has no addresses.
+        if cluster.id.is_none() || !std::mem::take(&mut self.is_stale) {
             return;
         }
         let tables = Tables::of(cluster);

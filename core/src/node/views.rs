@@ -88,6 +88,10 @@ impl Node {
             version: target.map(|(number, _)| number),
             port: target.and_then(|(_, version)| version.spec.container.port),
             endpoints: serving().filter_map(endpoint).collect(),
+            address: target.and_then(|(_, version)| {
+                let (port, at) = (version.spec.container.port?, self.cluster.network);
+                Some(format!("{}:{port}", at.of_service(service.address)))
+            }),
             waiting: self.waiting(name),
         }
     }

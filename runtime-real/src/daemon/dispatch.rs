@@ -1,6 +1,7 @@
 //! Carries out effects: starts each, and sees to it that its result comes back as an event.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mill_core::api::{Outcome, RequestId};
@@ -9,6 +10,7 @@ use mill_core::container::ContainerOp;
 use mill_core::effect::OpId;
 use mill_core::event::Fate;
 use mill_core::name::NodeId;
+use mill_core::net::Tables;
 use mill_core::{Effect, Event};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -36,6 +38,8 @@ pub(super) struct Dispatch {
     server: Server,
     /// Where the others are, to be kept on disk.
     book: watch::Sender<Book>,
+    /// What traffic is carried by.
+    tables: watch::Sender<Arc<Tables>>,
     events: mpsc::Sender<Event>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     snapshot: Option<oneshot::Sender<(u64, Vec<u8>)>>,
@@ -47,11 +51,15 @@ pub(super) struct Dispatch {
     operations: JoinSet<()>,
 }
 
+/// What this node says to others, whom it listens to, where they are kept, what traffic is carried
+/// by.
+pub(super) type Ends = (Wire, Server, watch::Sender<Book>, watch::Sender<Arc<Tables>>);
+
 impl Dispatch {
     pub fn new(
         consensus: Consensus,
         engine: Engine,
-        (wire, server, book): (Wire, Server, watch::Sender<Book>),
+        (wire, server, book, tables): Ends,
         events: mpsc::Sender<Event>,
         retired: oneshot::Sender<()>,
     ) -> Dispatch {
@@ -61,6 +69,7 @@ impl Dispatch {
             wire,
             server,
             book,
+            tables,
             events,
             waiting: BTreeMap::new(),
             snapshot: None,
@@ -127,8 +136,9 @@ impl Dispatch {
                     self.book.send_replace(book);
                 }
             }
-            // Nothing is carried yet.
-            Effect::Publish { .. } => {}
+            Effect::Publish { tables } => {
+                self.tables.send_replace(tables);
+            }
             Effect::ChangeMembers { voters, learners } => self.change_members(voters, learners),
             Effect::Retire => self.retire(),
             Effect::TransferLead { to } => {

@@ -27,7 +27,6 @@ use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
 use mill_core::cluster::node::{NodeFacts, PortPool};
 use mill_core::event::Origin;
-use mill_core::net::Network;
 use mill_core::node::Founder;
 use mill_core::timing::Timing;
 use mill_core::{Event, Node, NodeConfig};
@@ -59,6 +58,7 @@ use crate::recovery_key::RecoveryKey;
 use crate::rpc::{Limits, Server, Tcp};
 use crate::streams::Streams;
 use crate::token::JoinToken;
+use crate::traffic;
 use mill_consensus::disk::FileDisk;
 use mill_consensus::{self as consensus, ConsensusError};
 
@@ -359,6 +359,8 @@ impl Daemon {
             pulled: Some(options.data.join(PULLED_FILE)),
         })
         .map_err(|error| StartError::Engine(error.detail))?;
+        let (tables, names, carrying) = traffic::start(identity.node);
+        let engine = engine.with_names(names);
         let raft = options.data.join(LOG_FOLDER);
         let disk =
             FileDisk::new(&raft).map_err(|source| StartError::Disk { path: raft, source })?;
@@ -385,7 +387,7 @@ impl Daemon {
             sealing: authority.as_ref().map(|authority| Arc::new(sealing(&identity, authority))),
             inviting: door.address.clone().map(|rpc| (rpc, authority_print.clone())),
         };
-        let mut tasks = vec![api::serve_unix(&options.socket, serving.clone())?];
+        let mut tasks = vec![api::serve_unix(&options.socket, serving.clone())?, carrying];
         if let Some(address) = &options.listen {
             tasks.push(api::serve_tcp(address, serving).await?);
         }
@@ -417,7 +419,7 @@ impl Daemon {
         let dispatch = Dispatch::new(
             consensus.clone(),
             engine.clone(),
-            (wire, server.clone(), keeper),
+            (wire, server.clone(), keeper, tables),
             events.clone(),
             retired,
         );
@@ -550,7 +552,7 @@ fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String)
         key: key.to_owned(),
         roles: Roles::default(),
         labels: Default::default(),
-        network: Network::default(),
+        network: traffic::free_network(&identity.cluster),
     };
     NodeConfig {
         id: identity.node,

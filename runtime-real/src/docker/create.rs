@@ -1,5 +1,7 @@
 //! Creating and starting containers, hardened by default.
 
+use std::net::IpAddr;
+
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
@@ -55,7 +57,7 @@ impl Engine {
             ..CreateContainerOptions::default()
         };
         let doing = format!("creating the container of {alloc}");
-        let body = self.body(spec);
+        let body = self.body(spec, self.names.resolver().await);
         match timeout(CALL_WITHIN, docker.create_container(Some(options), body)).await {
             Ok(Ok(_)) => {}
             Ok(Err(Error::DockerResponseServerError { status_code: 409, message })) => {
@@ -134,7 +136,7 @@ impl Engine {
         found.ok_or_else(|| error(OpErrorKind::Gone, format!("{alloc} is gone after its start")))
     }
 
-    fn body(&self, spec: RunSpec) -> ContainerCreateBody {
+    fn body(&self, spec: RunSpec, resolver: Option<IpAddr>) -> ContainerCreateBody {
         let mut labels = spec.labels;
         labels.extend(self.ownership());
         let kept = CAPABILITIES.iter().filter(|cap| !spec.cap_drop.iter().any(|drop| drop == *cap));
@@ -144,6 +146,7 @@ impl Engine {
         let log = [("max-size", LOG_FILE_SIZE), ("max-file", LOG_FILES)];
         let host = HostConfig {
             network_mode: Some("host".to_owned()),
+            dns: resolver.map(|address| vec![address.to_string()]),
             nano_cpus: spec.cpu.map(|cpu| clamp(cpu.0.saturating_mul(1_000_000))),
             memory,
             // Equal to memory: no swap beside it.

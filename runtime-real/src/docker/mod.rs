@@ -36,6 +36,7 @@ pub use self::logs::{LogLine, LogOptions, LogStream};
 pub(crate) use self::pulled::FILE as PULLED_FILE;
 use self::pulled::Pulled;
 use crate::docker::errors::error;
+use crate::traffic::Names;
 
 /// Where Docker listens when nobody says otherwise.
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -61,6 +62,7 @@ pub struct EngineOptions {
 #[derive(Clone, Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
+    names: Names,
 }
 
 #[derive(Debug)]
@@ -100,7 +102,13 @@ impl Engine {
         let socket = socket.to_owned();
         let pulled = Pulled::read(options.pulled.clone());
         let client = Mutex::new(None);
-        Ok(Engine { shared: Arc::new(Shared { options, socket, client, pulled }) })
+        let shared = Arc::new(Shared { options, socket, client, pulled });
+        Ok(Engine { shared, names: Names::of_the_host() })
+    }
+
+    /// The same engine; containers that it starts ask these for names.
+    pub(crate) fn with_names(self, names: Names) -> Engine {
+        Engine { names, ..self }
     }
 
     /// Carries out one operation.

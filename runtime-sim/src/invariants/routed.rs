@@ -54,7 +54,9 @@ impl Routed {
         let Some(released) = released else { return Ok(()) };
         for node in &released.by {
             if self.carries.get(node).is_some_and(|(_, tables)| tables.names(id)) {
-                return Err(format!("{id} is asked to stop, and {node} still sends requests to it"));
+                return Err(format!(
+                    "{id} is asked to stop, and {node} still sends requests to it"
+                ));
             }
         }
         Ok(())

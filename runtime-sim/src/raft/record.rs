@@ -204,7 +204,8 @@ impl Record {
         let mut state = self.state();
         let newest = state.terms.get(&node).copied().unwrap_or(0);
         if term < newest {
-            let detail = format!("node {node} starts in term {term}, but it gave its word in {newest}");
+            let detail =
+                format!("node {node} starts in term {term}, but it gave its word in {newest}");
             state.violate("votes", detail);
         }
     }

@@ -302,6 +302,7 @@ impl Seat {
             | Effect::TransferLead { .. }
             | Effect::Snapshot { .. }
             | Effect::Container { .. }
+            | Effect::Publish { .. }
             | Effect::Retire => {}
         }
     }

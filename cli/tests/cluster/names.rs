@@ -1,0 +1,79 @@
+//! Services call each other by name, from every node, wherever the replicas are.
+
+use serde_json::Value;
+
+use super::machines::Machines;
+use super::support::said;
+
+const NODES: usize = 3;
+
+/// A service with replicas on some nodes, one that owns its port on its node, on all interfaces,
+/// and one on each node that calls both.
+const SHOP: &str = r#"
+    [service.web]
+    image = "test/serve:1"
+    port = 8080
+    replicas = 2
+    health = { path = "/", interval = "500ms" }
+    update = { healthy_for = "0s" }
+
+    [service.db]
+    image = "test/serve:1"
+    port = 5432
+    fixed_port = true
+    health = { path = "/", interval = "500ms" }
+    update = { healthy_for = "0s" }
+
+    [service.caller]
+    image = "test/serve:1"
+    replicas = "each-node"
+    update = { healthy_for = "0s" }
+    env = { WEB = "${service.web.address}", DB = "${service.db.address}" }
+"#;
+
+/// What the caller on a node is answered, by whoever it finds under that name or in that variable.
+fn asks(machines: &Machines, machine: usize, whom: &str) -> String {
+    let (allocs, node) = (machines.allocs(1), machines.name(machine));
+    let here = |alloc: &&Value| {
+        alloc["node"] == node.as_str() && alloc["slot"].as_str().unwrap().starts_with("caller.")
+    };
+    let alloc = allocs.iter().find(here).expect("there is one on each node")["id"].clone();
+    said(&machines.mill(1, &["exec", alloc.as_str().unwrap(), "--", "/bin/serve", "ask", whom]))
+}
+
+/// Where a service is called, and what it answers there.
+fn expected(machines: &Machines, service: &str, version: u32) -> String {
+    let status = machines.status(1);
+    let services = status["services"].as_array().unwrap();
+    let found = services.iter().find(|known| known["name"] == service).expect("it was deployed");
+    format!("{} version={version}\n", found["address"].as_str().unwrap())
+}
+
+#[test]
+fn services_are_called_by_name_from_every_node_and_follow_their_replicas() {
+    let Some(mut machines) = Machines::start(NODES) else { return };
+    machines.load_server();
+    machines.form(NODES);
+    machines.deploy(1, SHOP);
+    let (web, db) = (expected(&machines, "web", 1), expected(&machines, "db", 1));
+    for machine in 1..=NODES {
+        assert_eq!(asks(&machines, machine, "WEB"), web);
+        // One of the nodes has a container that listens on port 5432 of all interfaces.
+        assert_eq!(asks(&machines, machine, "DB"), db);
+        let unknown = asks(&machines, machine, "nobody.mill:80");
+        assert!(unknown.contains("Name or service not known"), "{unknown}");
+    }
+    // The replicas move, the address stays.
+    machines.deploy(1, &SHOP.replacen("test/serve:1", "test/serve:2", 1));
+    let newer = expected(&machines, "web", 2);
+    assert_eq!(newer.split(' ').next(), web.split(' ').next());
+    for machine in 1..=NODES {
+        assert_eq!(asks(&machines, machine, "WEB"), newer);
+    }
+    // A daemon that was killed answers for its containers again.
+    machines.kill_daemon(2);
+    machines.init_on(2);
+    machines.eventually("services are called again on node 2", |machines| {
+        asks(machines, 2, "WEB") == newer
+    });
+}

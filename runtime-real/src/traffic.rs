@@ -1,0 +1,160 @@
+//! Names and service addresses of this node, from the tables that its node gives out.
+//!
+//! What is given out is in force at once (`mill_traffic`); that there is a name server at all takes
+//! a moment after the start, which containers wait for, since they ask it for as long as they live.
+//! Without the right to make one, everything else works. Also which addresses a new cluster takes.
+
+use std::fs;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mill_core::name::NodeId;
+use mill_core::net::{Network, Tables};
+use mill_traffic::{NamespaceError, StartError, Traffic, interface};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// The kernel takes a moment to remove what a daemon that was killed leaves.
+const LEFT_BEHIND: u32 = 40;
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(500);
+/// A container does not wait longer for the name server.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Networks that are tried are 10.FIRST to 10.LAST: seldom another's.
+const FIRST: u8 = 129;
+const LAST: u8 = 250;
+
+/// Where containers ask for names, once that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resolver {
+    Starting,
+    /// Here, of this node.
+    At(IpAddr),
+    /// Of the host, since this node has none.
+    Hosts,
+}
+
+/// What containers are to be told of names. Clones know the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Names(watch::Receiver<Resolver>);
+
+impl Names {
+    /// Of an engine without a node.
+    pub(crate) fn of_the_host() -> Names {
+        Names(watch::channel(Resolver::Hosts).1)
+    }
+
+    /// Where a container is to ask; `None` for as the host does.
+    pub(crate) async fn resolver(&self) -> Option<IpAddr> {
+        let mut known = self.0.clone();
+        let known = timeout(READY_WITHIN, known.wait_for(|now| *now != Resolver::Starting)).await;
+        match known {
+            Ok(Ok(known)) => match *known {
+                Resolver::At(address) => Some(address),
+                Resolver::Starting | Resolver::Hosts => None,
+            },
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+}
+
+/// Carries traffic by what is given out, from the first time on, until the task is aborted.
+pub(crate) fn start(node: NodeId) -> (watch::Sender<Arc<Tables>>, Names, JoinHandle<()>) {
+    let (tables, seen) = watch::channel(Arc::default());
+    let (resolver, names) = watch::channel(Resolver::Starting);
+    (tables, Names(names), tokio::spawn(carry(node, seen, resolver)))
+}
+
+async fn carry(
+    node: NodeId,
+    mut tables: watch::Receiver<Arc<Tables>>,
+    resolver: watch::Sender<Resolver>,
+) {
+    if tables.changed().await.is_err() {
+        return;
+    }
+    for tries in 1.. {
+        match Traffic::start(node, tables.clone()).await {
+            Ok(traffic) => {
+                resolver.send_replace(Resolver::At(traffic.resolver()));
+                std::future::pending::<()>().await;
+            }
+            Err(StartError::Namespace(NamespaceError::Taken(_))) if tries < LEFT_BEHIND => {
+                sleep(RETRY).await;
+            }
+            Err(error) => {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                tracing::warn!(
+                    error,
+                    "containers of this node cannot call services by name, the rest works"
+                );
+                resolver.send_replace(Resolver::Hosts);
+                return;
+            }
+        }
+    }
+}
+
+/// Addresses for a new cluster that lead nowhere on this machine yet: which is tried first depends
+/// on its id, so that clusters that are made side by side do not take the same.
+pub(crate) fn free_network(cluster: &str) -> Network {
+    let used = used();
+    let choices = u32::from(LAST - FIRST) + 1;
+    let begin = cluster.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31) + u32::from(byte));
+    let networks = (0..choices).map(|turn| {
+        let offset = u8::try_from(begin.wrapping_add(turn) % choices).expect("fewer than 256");
+        Network(10, FIRST + offset)
+    });
+    let is_free = |network: &Network| {
+        let here = fs::exists(format!("/sys/class/net/{}", interface(*network))).unwrap_or(false);
+        !here && !used.iter().any(|used| overlaps(*network, *used))
+    };
+    networks.clone().find(is_free).unwrap_or_default()
+}
+
+fn overlaps(network: Network, (to, mask): (u32, u32)) -> bool {
+    let shared = mask & (u32::MAX << (32 - Network::PREFIX));
+    u32::from(network.first()) & shared == to & shared
+}
+
+/// Where this machine has routes to, but for the one to everywhere: address and mask
+/// (proc_net(5): hexadecimal, the bytes in this machine's order).
+fn used() -> Vec<(u32, u32)> {
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let route = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let number = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::from_be);
+        let (to, mask) = (number(fields.get(1)?)?, number(fields.get(7)?)?);
+        (mask != 0).then_some((to, mask))
+    };
+    routes.lines().skip(1).filter_map(route).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn route(address: [u8; 4], prefix: u32) -> (u32, u32) {
+        (u32::from(Ipv4Addr::from(address)), u32::MAX << (32 - prefix))
+    }
+
+    #[test]
+    fn what_is_used_is_seen_whichever_is_wider() {
+        let network = Network(10, 200);
+        assert!(overlaps(network, route([10, 200, 3, 0], 24)));
+        assert!(overlaps(network, route([10, 0, 0, 0], 8)));
+        assert!(!overlaps(network, route([10, 201, 0, 0], 16)));
+        assert!(!overlaps(network, route([192, 168, 0, 0], 16)));
+    }
+
+    #[test]
+    fn clusters_side_by_side_begin_elsewhere() {
+        let networks: std::collections::BTreeSet<Network> =
+            ["a", "b", "c", "d"].into_iter().map(free_network).collect();
+        assert_eq!(networks.len(), 4);
+    }
+}

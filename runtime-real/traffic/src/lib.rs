@@ -1,0 +1,98 @@
+//! Names and service addresses of a node: what its containers call others by.
+//!
+//! It carries out what [`Tables`] say and decides nothing. They are looked at anew for each
+//! connection and each answer: from the moment that others are given, no connection is begun to a
+//! replica that left, and no answer names it.
+//! - `namespace`: where the addresses are, out of the way of the host's own
+//! - `forwarders`: who listens at them; `balance`: which replica gets a connection; `carry`: one
+//!   connection
+//! - `names`: the name server
+//!
+//! Tested in `tests/`, as root, and with real daemons in `cli/tests/cluster`.
+
+mod balance;
+mod carry;
+mod forwarders;
+mod names;
+mod namespace;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mill_core::name::NodeId;
+use mill_core::net::{Network, Tables};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use self::forwarders::Counted;
+use self::forwarders::Forwarders;
+use self::names::Names;
+use self::namespace::Namespace;
+pub use self::namespace::{NamespaceError, interface};
+
+/// Traffic of one node, until it is dropped.
+#[derive(Debug)]
+pub struct Traffic {
+    tasks: Vec<JoinHandle<()>>,
+    forwarders: Forwarders,
+    network: Network,
+}
+
+/// Why there is no traffic.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The name server's socket.
+    #[error("the name server cannot listen on {address}")]
+    Names {
+        /// Where.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// The port of name servers.
+const DNS_PORT: u16 = 53;
+
+impl Traffic {
+    /// Begins, for the network that the tables name then. Connections to replicas leave from where
+    /// this is called.
+    ///
+    /// # Errors
+    /// Without the right to make a namespace; nothing is left behind then.
+    pub async fn start(
+        node: NodeId,
+        seen: watch::Receiver<Arc<Tables>>,
+    ) -> Result<Traffic, StartError> {
+        let network = seen.borrow().network;
+        let namespace = Namespace::make(network).await?;
+        let names = Names::new(seen.clone());
+        let address = SocketAddr::new(IpAddr::V4(network.resolver()), DNS_PORT);
+        let named = |source| StartError::Names { address, source };
+        let udp = namespace.udp(address).await.map_err(named)?;
+        let tcp = namespace.tcp(address).await.map_err(named)?;
+        let forwarders = Forwarders::new(node, seen);
+        let keeping = tokio::spawn(forwarders.clone().keep(namespace));
+        let tasks = vec![tokio::spawn(names.serve(udp, tcp)), keeping];
+        Ok(Traffic { tasks, forwarders, network })
+    }
+
+    /// Where containers ask for names.
+    pub fn resolver(&self) -> IpAddr {
+        IpAddr::V4(self.network.resolver())
+    }
+
+    /// What was carried since the start, by service.
+    pub fn counted(&self) -> Vec<Counted> {
+        self.forwarders.counted()
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
