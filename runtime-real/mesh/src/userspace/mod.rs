@@ -1,0 +1,2 @@
+mod device;
+mod table;
