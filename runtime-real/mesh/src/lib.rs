@@ -8,11 +8,11 @@
 
 mod clock;
 mod error;
-// mod explain;
+mod explain;
 mod kernel;
 mod keys;
 mod links;
-// mod mesh;
+mod mesh;
 mod netlink;
 mod peers;
 mod prefix;
@@ -20,9 +20,9 @@ mod status;
 mod userspace;
 
 pub use error::{Error, KeyError, PeersError, PrefixError};
-// pub use explain::{Diagnosis, explain};
+pub use explain::{Diagnosis, explain};
 pub use keys::{PrivateKey, PublicKey};
-// pub use mesh::{Mesh, MeshOptions, Prefer};
+pub use mesh::{Mesh, MeshOptions, Prefer};
 pub use peers::{MAX_ALLOWED, MAX_PEERS, Peer};
 pub use prefix::Prefix;
 pub use status::{Kind, PeerStatus, Status, Strangers, Underlay};
