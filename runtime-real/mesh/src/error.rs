@@ -158,7 +158,9 @@ pub enum PeersError {
         key: PublicKey,
     },
     /// A machine is no peer of itself.
-    #[error("the peer {key} has this machine's own key: a node's files were copied; make a new key")]
+    #[error(
+        "the peer {key} has this machine's own key: a node's files were copied; make a new key"
+    )]
     Own {
         /// The key.
         key: PublicKey,

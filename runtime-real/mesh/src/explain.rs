@@ -137,7 +137,8 @@ fn keys(status: &Status) -> Vec<Diagnosis> {
         found.push(Diagnosis {
             peer: None,
             reason: format!("{unknown} handshakes arrived from keys that are no peers here"),
-            advice: "a peer has a new key that this machine does not know, or was removed".to_owned(),
+            advice: "a peer has a new key that this machine does not know, or was removed"
+                .to_owned(),
         });
     }
     found

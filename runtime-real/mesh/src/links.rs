@@ -47,12 +47,12 @@ pub(crate) fn at(index: u32) -> io::Result<Option<Link>> {
 }
 
 fn one_link(question: LinkMessage) -> io::Result<Option<Link>> {
-    let answers =
-        match request(RouteNetlinkMessage::GetLink(question), Ask::One(0), NETLINK_ROUTE) {
-            Ok(answers) => answers,
-            Err(error) if error.raw_os_error() == Some(ENODEV) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+    let answers = match request(RouteNetlinkMessage::GetLink(question), Ask::One(0), NETLINK_ROUTE)
+    {
+        Ok(answers) => answers,
+        Err(error) if error.raw_os_error() == Some(ENODEV) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     Ok(answers.into_iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(message) => Some(link(message)),
         _ => None,

@@ -274,9 +274,8 @@ impl Mesh {
         let failed = |action| move |source| self.failed(action, source);
         links::mark(self.index).map_err(failed("mark it as ours"))?;
         if let Engine::Kernel = self.engine {
-            kernel::configure(&self.interface, key, Some(port)).map_err(|source| {
-                self.busy(port, "set its key and port", source)
-            })?;
+            kernel::configure(&self.interface, key, Some(port))
+                .map_err(|source| self.busy(port, "set its key and port", source))?;
         }
         let mtu = self.mtu.unwrap_or(USUAL_MTU);
         links::set_mtu(self.index, mtu).map_err(failed("set the MTU"))?;
@@ -319,8 +318,8 @@ impl Mesh {
     }
 
     fn link(&self) -> Result<Link, Error> {
-        let found = links::find(&self.interface)
-            .map_err(|source| self.failed("look for it", source))?;
+        let found =
+            links::find(&self.interface).map_err(|source| self.failed("look for it", source))?;
         let gone = || self.failed("look for it", io::Error::from(io::ErrorKind::NotFound));
         found.ok_or_else(gone)
     }
@@ -362,9 +361,8 @@ impl Drop for Mesh {
             // The TUN device goes with its descriptor.
             Engine::Userspace(_) => {}
             Engine::Kernel => {
-                let _ = links::find(&self.interface).map(|found| {
-                    found.map(|link| links::delete(link.index))
-                });
+                let _ = links::find(&self.interface)
+                    .map(|found| found.map(|link| links::delete(link.index)));
             }
         }
     }
@@ -410,9 +408,9 @@ fn free_of_overlap(networks: &[Prefix], own: Option<u32>) -> Result<(), Error> {
     for network in networks {
         let routes = links::routes(network.address().is_ipv4())
             .map_err(|source| Error::kernel("read the routes", "this machine", source))?;
-        let inside = routes.into_iter().find(|route| {
-            network.covers(&route.to) && Some(route.interface) != own
-        });
+        let inside = routes
+            .into_iter()
+            .find(|route| network.covers(&route.to) && Some(route.interface) != own);
         let Some(route) = inside else { continue };
         let through = match links::at(route.interface) {
             Ok(Some(link)) => link.name,
@@ -439,10 +437,10 @@ fn kernel_device(interface: &str, exists: bool) -> Result<Option<Engine>, Error>
 fn way_to(endpoint: SocketAddr) -> Underlay {
     let refused = |error: io::Error| Underlay::Refused { reason: error.to_string() };
     match links::way_to(endpoint.ip()).and_then(links::at) {
-        Ok(Some(link)) if link.is_up => {
-            Underlay::Routed { interface: link.name, mtu: link.mtu }
+        Ok(Some(link)) if link.is_up => Underlay::Routed { interface: link.name, mtu: link.mtu },
+        Ok(Some(link)) => {
+            Underlay::Refused { reason: format!("the interface {} is down", link.name) }
         }
-        Ok(Some(link)) => Underlay::Refused { reason: format!("the interface {} is down", link.name) },
         Ok(None) => refused(io::Error::from(io::ErrorKind::NetworkUnreachable)),
         Err(error) => refused(error),
     }

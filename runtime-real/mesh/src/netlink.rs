@@ -76,7 +76,9 @@ where
             Ok(_) => {}
             // Of all things one may be of a kind that this build cannot read; it is not ours.
             Err(_) if ask == Ask::All => {}
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+            Err(error) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string()));
+            }
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }

@@ -182,12 +182,8 @@ mod tests {
     #[test]
     fn only_what_changed_is_set_again() {
         let moved = Peer { endpoint: Some("192.0.2.9:1".parse().unwrap()), ..peer(1) };
-        let only = Update {
-            public_key: key(1),
-            endpoint: moved.endpoint,
-            allowed: None,
-            keepalive: None,
-        };
+        let only =
+            Update { public_key: key(1), endpoint: moved.endpoint, allowed: None, keepalive: None };
         let steps = changes(&list(&[peer(1)]), &list(&[moved]));
         assert_eq!(steps, vec![Change::Update(only)]);
     }

@@ -85,10 +85,6 @@ impl Device {
         }
     }
 
-    pub(crate) fn public_key(&self) -> PublicKey {
-        self.key.public()
-    }
-
     pub(crate) fn key(&self) -> &PrivateKey {
         &self.key
     }
@@ -332,8 +328,7 @@ impl Device {
             PeerStatus {
                 public_key: *key,
                 endpoint: remote.endpoint,
-                handshake_age: age
-                    .or(remote.last_handshake.map(|last| now.saturating_sub(last))),
+                handshake_age: age.or(remote.last_handshake.map(|last| now.saturating_sub(last))),
                 sent_bytes: remote.sent_bytes,
                 received_bytes: remote.received_bytes,
                 configured_for: now.saturating_sub(remote.since),
@@ -409,7 +404,7 @@ mod tests {
         fn peer_of(&self, me: usize) -> Peer {
             let other = 1 - me;
             Peer {
-                public_key: self.devices[other].public_key(),
+                public_key: self.devices[other].key().public(),
                 endpoint: Some(self.addresses[other]),
                 allowed: vec![format!("10.77.0.{}/32", other + 1).parse().unwrap()],
                 keepalive: None,
@@ -417,8 +412,7 @@ mod tests {
         }
 
         fn with(&mut self, me: usize, act: impl FnOnce(&mut Device, &mut Wire<'_>)) {
-            let mut sink =
-                Wire { from: me, pair: &mut self.wire, arrived: &mut self.arrived[me] };
+            let mut sink = Wire { from: me, pair: &mut self.wire, arrived: &mut self.arrived[me] };
             act(&mut self.devices[me], &mut sink);
         }
 
@@ -509,7 +503,7 @@ mod tests {
     fn a_removed_peer_is_not_heard() {
         let mut pair = Pair::new();
         pair.send(0);
-        let key = pair.devices[0].public_key();
+        let key = pair.devices[0].key().public();
         pair.devices[1].apply(NOW, &Change::Remove(key));
         pair.send(0);
         assert_eq!(pair.arrived[1].len(), 1);
@@ -518,7 +512,7 @@ mod tests {
     #[test]
     fn handshakes_of_strangers_and_for_other_keys_are_counted() {
         let mut pair = Pair::new();
-        let key = pair.devices[0].public_key();
+        let key = pair.devices[0].key().public();
         pair.devices[1].apply(NOW, &Change::Remove(key));
         pair.send(0);
         assert_eq!(pair.devices[1].report(NOW).0, Strangers { wrong_key: 0, unknown: 1 });
@@ -533,7 +527,7 @@ mod tests {
     fn a_new_key_that_the_peer_knows_makes_a_new_session() {
         let mut pair = Pair::new();
         pair.send(0);
-        let old = pair.devices[0].public_key();
+        let old = pair.devices[0].key().public();
         let key = PrivateKey::generate().unwrap();
         pair.with(0, |device, sink| device.rotate(NOW, key, sink));
         pair.wire.clear();

@@ -29,10 +29,10 @@ const DIRECTORY: &str = "/var/run/wireguard";
 const LONGEST_QUESTION: u64 = 4096;
 /// How long a client may take; one that stalls keeps others waiting.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// `EPERM`: `wg` says "Operation not permitted".
-const NOT_PERMITTED: i32 = 1;
+/// `EPERM`, negative as `wg` wants it: it says "Operation not permitted".
+const NOT_PERMITTED: i32 = -1;
 /// `EIO`.
-const BROKEN: i32 = 5;
+const BROKEN: i32 = -5;
 
 /// The socket and its thread. Dropping it removes both.
 pub(crate) struct Server {
