@@ -151,3 +151,108 @@ fn words(age: Duration) -> String {
         seconds => format!("{} h", seconds / 3600),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Kind;
+
+    /// A peer that was met 10 s ago and is well.
+    fn well() -> PeerStatus {
+        PeerStatus {
+            public_key: PublicKey::from_bytes([1; 32]),
+            endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+            handshake_age: Some(Duration::from_secs(10)),
+            sent_bytes: 1000,
+            received_bytes: 1000,
+            configured_for: Duration::from_secs(60),
+            underlay: Underlay::Routed { interface: "eth0".to_owned(), mtu: 1500 },
+        }
+    }
+
+    fn never() -> PeerStatus {
+        PeerStatus { handshake_age: None, received_bytes: 0, ..well() }
+    }
+
+    fn status(peer: PeerStatus) -> Status {
+        Status {
+            at: Duration::from_secs(60),
+            interface: "mill0".to_owned(),
+            kind: Kind::Userspace,
+            public_key: PublicKey::from_bytes([9; 32]),
+            listen_port: 51_820,
+            mtu: 1420,
+            strangers: Some(Strangers::default()),
+            peers: vec![peer],
+        }
+    }
+
+    fn words(status: &Status) -> String {
+        let found = explain(status, status.at);
+        found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn each_state_of_a_peer_has_its_reason_and_its_advice() {
+        let refused = Underlay::Refused { reason: "Network is unreachable".to_owned() };
+        let small = Underlay::Routed { interface: "vlan7".to_owned(), mtu: 1400 };
+        for (what, peer, expected) in [
+            ("well", well(), vec![]),
+            ("idle", PeerStatus { sent_bytes: 0, ..never() }, vec![]),
+            (
+                "just added",
+                PeerStatus { configured_for: Duration::from_secs(2), ..never() },
+                vec![],
+            ),
+            (
+                "no route",
+                PeerStatus { underlay: refused, ..never() },
+                vec!["Network is unreachable", "ip route get"],
+            ),
+            (
+                "no endpoint",
+                PeerStatus { endpoint: None, underlay: Underlay::Unknown, ..never() },
+                vec!["endpoint is not known", "port 51820 open here"],
+            ),
+            ("no answer", never(), vec!["was ever answered", "UDP port 51820", "clocks need not"]),
+            (
+                "half open",
+                PeerStatus { received_bytes: 92, ..never() },
+                vec!["no handshake was completed", "one direction"],
+            ),
+            (
+                "silent since",
+                PeerStatus { handshake_age: Some(Duration::from_secs(3600)), ..well() },
+                vec!["last heard 60 min ago", "keepalive of 25 s"],
+            ),
+            (
+                "small underlay",
+                PeerStatus { underlay: small, ..well() },
+                vec!["vlan7 towards it takes 1400 and 1480", "MTU to 1320"],
+            ),
+        ] {
+            let said = words(&status(peer));
+            assert_eq!(said.is_empty(), expected.is_empty(), "{what}: {said}");
+            for part in expected {
+                assert!(said.contains(part), "{what}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn time_that_passed_since_the_status_counts() {
+        let status = status(well());
+        assert_eq!(explain(&status, status.at + Duration::from_secs(60)), vec![]);
+        assert_eq!(explain(&status, status.at + Duration::from_secs(180)).len(), 1);
+    }
+
+    #[test]
+    fn handshakes_of_strangers_matter_while_a_peer_is_missing() {
+        let strangers = Some(Strangers { wrong_key: 3, unknown: 2 });
+        let missing = Status { strangers, ..status(never()) };
+        let said = words(&missing);
+        assert!(said.contains("3 handshakes") && said.contains("2 handshakes"), "{said}");
+        // Anybody can send such datagrams; with all peers met they are noise.
+        assert_eq!(words(&Status { strangers, ..status(well()) }), "");
+    }
+}

@@ -210,3 +210,147 @@ fn family() -> io::Result<u16> {
     });
     number.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{Emitable, NlaBuffer, Parseable};
+    use netlink_packet_wireguard::WireguardTimeSpec;
+
+    use super::*;
+
+    fn key(number: u8) -> PublicKey {
+        PublicKey::from_bytes([number; 32])
+    }
+
+    fn peer() -> Peer {
+        Peer {
+            public_key: key(1),
+            endpoint: Some("192.0.2.1:51820".parse().unwrap()),
+            allowed: vec!["10.77.0.1/32".parse().unwrap(), "fd00::1/128".parse().unwrap()],
+            keepalive: Some(Duration::from_secs(25)),
+        }
+    }
+
+    fn peers(message: &WireguardMessage) -> &[WireguardPeer] {
+        match &message.attributes[1] {
+            WireguardAttribute::Peers(peers) => peers,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The numbers of the attributes at the outer level, as the kernel would see them.
+    fn numbers(attributes: &[u8]) -> Vec<u16> {
+        let mut rest = attributes;
+        let mut found = Vec::new();
+        while let Ok(one) = NlaBuffer::new_checked(rest) {
+            found.push(one.kind());
+            rest = rest.get(usize::from(one.length()).next_multiple_of(4)..).unwrap_or_default();
+        }
+        found
+    }
+
+    #[test]
+    fn the_key_and_the_port_are_sent_under_the_numbers_of_the_kernels_header() {
+        // include/uapi/linux/wireguard.h: IFNAME 2, PRIVATE_KEY 3, LISTEN_PORT 6.
+        let message = configuration("mill0", &PrivateKey::generate().unwrap(), Some(51_820));
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        assert_eq!(numbers(&bytes), vec![2, 3, 6]);
+        assert_eq!(u8::from(message.cmd), 1);
+        let rotation = configuration("mill0", &PrivateKey::generate().unwrap(), None);
+        assert_eq!(rotation.attributes.len(), 2, "a rotation leaves the port alone");
+    }
+
+    #[test]
+    fn a_new_peer_is_sent_whole_and_its_networks_replace_others() {
+        let message = changed("mill0", &[Change::Add(peer())]);
+        let attributes = &peers(&message)[0].0;
+        assert!(
+            attributes
+                .contains(&WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps))
+        );
+        assert!(attributes.contains(&WireguardPeerAttribute::PersistentKeepalive(25)));
+        assert!(attributes.contains(&WireguardPeerAttribute::Endpoint(peer().endpoint.unwrap())));
+        let networks = attributes.iter().find_map(|one| match one {
+            WireguardPeerAttribute::AllowedIps(networks) => Some(networks.len()),
+            _ => None,
+        });
+        assert_eq!(networks, Some(2));
+    }
+
+    #[test]
+    fn an_update_sends_only_what_changes_and_makes_no_peer() {
+        let update =
+            Update { public_key: key(1), endpoint: None, allowed: None, keepalive: Some(None) };
+        let message = changed("mill0", &[Change::Update(update), Change::Remove(key(2))]);
+        let [update, removal] = peers(&message) else { panic!("{message:?}") };
+        assert_eq!(
+            update.0,
+            vec![
+                WireguardPeerAttribute::PublicKey([1; 32]),
+                WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly),
+                WireguardPeerAttribute::PersistentKeepalive(0),
+            ]
+        );
+        assert_eq!(
+            removal.0,
+            vec![
+                WireguardPeerAttribute::PublicKey([2; 32]),
+                WireguardPeerAttribute::Flags(WireguardPeerFlags::RemoveMe),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_full_message_fits_what_netlink_takes() {
+        let networks = (0..=255).map(|byte| format!("fd00::{byte:x}/128").parse().unwrap());
+        let peer = Peer { allowed: networks.take(crate::MAX_ALLOWED).collect(), ..peer() };
+        let message = changed("mill0", &vec![Change::Add(peer); PEERS_PER_MESSAGE]);
+        // An attribute's length has 16 bits, and all peers are one attribute.
+        assert!(message.buffer_len() < 1 << 16, "{}", message.buffer_len());
+    }
+
+    #[test]
+    fn the_kernels_answer_is_read_with_ages_for_times() {
+        let known = |number: u8, seconds| {
+            WireguardPeer(vec![
+                WireguardPeerAttribute::PublicKey([number; 32]),
+                WireguardPeerAttribute::LastHandshake(WireguardTimeSpec {
+                    seconds,
+                    nano_seconds: 0,
+                }),
+                WireguardPeerAttribute::RxBytes(7),
+                WireguardPeerAttribute::TxBytes(9),
+            ])
+        };
+        let message = |peers| WireguardMessage {
+            cmd: WireguardCmd::GetDevice,
+            attributes: vec![
+                WireguardAttribute::ListenPort(51_820),
+                WireguardAttribute::Peers(peers),
+            ],
+        };
+        // The second peer's networks continue in a second message.
+        let messages =
+            vec![message(vec![known(1, 0), known(2, 990)]), message(vec![known(2, 990)])];
+        let report = read(messages, Duration::from_secs(1000));
+        assert_eq!(report.listen_port, 51_820);
+        let ages: Vec<_> = report.peers.iter().map(|peer| peer.handshake_age).collect();
+        assert_eq!(ages, vec![None, Some(Duration::from_secs(10))]);
+        assert_eq!((report.peers[1].received_bytes, report.peers[1].sent_bytes), (7, 9));
+    }
+
+    #[test]
+    fn what_is_sent_can_be_read_again() {
+        let message = changed("mill0", &[Change::Add(peer())]);
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        let mut again = Vec::new();
+        let mut rest = bytes.as_slice();
+        while let Ok(one) = NlaBuffer::new_checked(rest) {
+            again.push(WireguardAttribute::parse(&one).unwrap());
+            rest = rest.get(usize::from(one.length()).next_multiple_of(4)..).unwrap_or_default();
+        }
+        assert_eq!(again, message.attributes);
+    }
+}

@@ -56,7 +56,7 @@ fn wg_show_reads_our_device_and_may_not_change_it() {
     if !can_run(&["wg"]) {
         return;
     }
-    let two = Two::new();
+    let two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     if two.mesh(0).kind() == mill_mesh::Kind::Kernel {
         return;

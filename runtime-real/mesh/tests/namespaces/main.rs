@@ -82,7 +82,7 @@ pub struct Two {
 
 impl Two {
     /// Both up, and introduced.
-    pub fn new() -> Two {
+    pub fn introduced() -> Two {
         let hosts = pair();
         let keys = [(); 2].map(|()| PrivateKey::generate().unwrap());
         let meshes = [0, 1].map(|me| Some(start(&hosts[me], options(me + 1, &keys[me]))));
@@ -126,7 +126,7 @@ fn two_meshes_talk_in_both_families_and_say_how_they_are() {
     if !can_run(&[]) {
         return;
     }
-    let mut two = Two::new();
+    let mut two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     assert!(reaches(&two.hosts[1], &two.hosts[0], "fd00:214::1", 64, PATIENT));
     let mesh = Arc::clone(two.mesh(0));
@@ -150,7 +150,7 @@ fn full_packets_fit_and_larger_ones_are_put_together_again() {
     if !can_run(&[]) {
         return;
     }
-    let two = Two::new();
+    let two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     for bytes in [1420 - 28, 1420 - 27, 9000, 60_000] {
         assert!(reaches(&two.hosts[0], &two.hosts[1], "10.214.0.2", bytes, 20), "{bytes}");
@@ -162,7 +162,7 @@ fn a_peer_that_moved_is_followed_and_stays_where_it_is() {
     if !can_run(&[]) {
         return;
     }
-    let two = Two::new();
+    let two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     two.hosts[0].ip("addr del 10.213.0.1/24 dev eth0");
     two.hosts[0].ip("addr add 10.213.0.9/24 dev eth0");
@@ -189,7 +189,7 @@ fn a_new_key_keeps_the_interface_and_its_peers() {
     if !can_run(&[]) {
         return;
     }
-    let mut two = Two::new();
+    let mut two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     let before = two.hosts[0].ip(&format!("-o link show {}", name(1)));
     let key = PrivateKey::generate().unwrap();
@@ -209,7 +209,7 @@ fn a_removed_peer_is_cut_off_and_can_come_back() {
     if !can_run(&[]) {
         return;
     }
-    let two = Two::new();
+    let two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     set(&two.hosts[1], two.mesh(1), &[]);
     assert!(!two.reaches(0, 5));
@@ -223,7 +223,7 @@ fn a_side_that_starts_anew_is_reached_again() {
     if !can_run(&[]) {
         return;
     }
-    let mut two = Two::new();
+    let mut two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     two.meshes[0] = None;
     two.meshes[0] = Some(start(&two.hosts[0], options(1, &two.keys[0])));
@@ -266,7 +266,7 @@ fn an_underlay_of_ipv6_alone_is_enough() {
     if !can_run(&[]) {
         return;
     }
-    let two = Two::new();
+    let two = Two::introduced();
     for host in &two.hosts {
         host.ip("-4 addr flush dev eth0");
     }

@@ -80,7 +80,7 @@ fn the_mtu_follows_the_way_to_the_peers() {
     if !can_run(&[]) {
         return;
     }
-    let two = Two::new();
+    let two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     for host in &two.hosts {
         host.ip("link set eth0 mtu 1400");
@@ -160,7 +160,7 @@ fn a_firewall_and_a_wrong_key_are_told_apart() {
     if !can_run(&["nft"]) {
         return;
     }
-    let two = Two::new();
+    let two = Two::introduced();
     assert!(two.reaches(0, PATIENT));
     let words = |me: usize| {
         let mesh = Arc::clone(two.mesh(me));
