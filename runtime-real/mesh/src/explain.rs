@@ -41,6 +41,13 @@ impl fmt::Display for Diagnosis {
 pub fn explain(status: &Status, now: Duration) -> Vec<Diagnosis> {
     let passed = now.saturating_sub(status.at);
     let mut found = Vec::new();
+    if !status.is_up {
+        found.push(Diagnosis {
+            peer: None,
+            reason: format!("the interface {} was taken down", status.interface),
+            advice: "restart mill, which brings it up with its addresses and routes".to_owned(),
+        });
+    }
     for peer in &status.peers {
         found.extend(handshake(status, peer, passed));
         found.extend(size(status, peer));
@@ -75,7 +82,8 @@ fn handshake(status: &Status, peer: &PeerStatus, passed: Duration) -> Option<Dia
             format!("nothing that was sent to {endpoint} was ever answered"),
             format!(
                 "see that it runs there, that firewalls and cloud rules let UDP port {} in, and \
-                 that it knows this machine's key {}; the clocks need not agree",
+                 that it knows this machine's key {}; the clocks need not agree, but \
+                 a clock here that was set back is refused until it has caught up",
                 endpoint.port(),
                 status.public_key
             ),
@@ -180,6 +188,7 @@ mod tests {
             interface: "mill0".to_owned(),
             kind: Kind::Userspace,
             public_key: PublicKey::from_bytes([9; 32]),
+            is_up: true,
             listen_port: 51_820,
             mtu: 1420,
             strangers: Some(Strangers::default()),
@@ -237,6 +246,12 @@ mod tests {
                 assert!(said.contains(part), "{what}: {said}");
             }
         }
+    }
+
+    #[test]
+    fn an_interface_that_is_down_is_said_first() {
+        let down = Status { is_up: false, ..status(never()) };
+        assert!(words(&down).starts_with("the interface mill0 was taken down"));
     }
 
     #[test]

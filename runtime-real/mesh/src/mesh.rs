@@ -159,8 +159,8 @@ impl Mesh {
         if let Engine::Kernel = self.engine {
             changes.splice(0..0, self.left_over(&state, &wanted)?);
         }
+        self.fit_mtu(wanted.values().filter_map(|peer| peer.endpoint))?;
         if !changes.is_empty() {
-            self.fit_mtu(wanted.values().filter_map(|peer| peer.endpoint))?;
             match &self.engine {
                 Engine::Kernel => kernel::apply(&self.interface, &changes)
                     .map_err(|source| self.failed("set peers", source))?,
@@ -203,13 +203,15 @@ impl Mesh {
     pub fn status(&self) -> Result<Status, Error> {
         let state = self.state();
         let now = self.clock.now();
+        let link = self.link()?;
         let mut status = Status {
             at: now,
             interface: self.interface.clone(),
             kind: self.kind(),
             public_key: state.public_key,
             listen_port: 0,
-            mtu: self.link()?.mtu,
+            is_up: link.is_up,
+            mtu: link.mtu,
             strangers: None,
             peers: Vec::new(),
         };
@@ -360,9 +362,9 @@ impl Drop for Mesh {
         match &self.engine {
             // The TUN device goes with its descriptor.
             Engine::Userspace(_) => {}
+            // By its number: another of its name would be somebody else's.
             Engine::Kernel => {
-                let _ = links::find(&self.interface)
-                    .map(|found| found.map(|link| links::delete(link.index)));
+                let _ = links::delete(self.index);
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct Status {
     pub kind: Kind,
     /// This machine's public key.
     pub public_key: PublicKey,
+    /// Whether it is up; only people take it down.
+    pub is_up: bool,
     /// The UDP port that it listens on.
     pub listen_port: u16,
     /// Bytes of the largest packet that goes in.

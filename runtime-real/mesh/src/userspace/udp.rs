@@ -171,9 +171,10 @@ impl Batch {
             let sent =
                 sendmsg(socket.as_raw_fd(), &whole, &segments, MsgFlags::empty(), Some(&address));
             match sent {
-                // The card cannot compute checksums (EIO), or a datagram is larger than the
-                // interface's MTU (EINVAL, EMSGSIZE).
-                Err(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE) => self.can_segment = false,
+                // The card cannot compute checksums, which will not change.
+                Err(Errno::EIO) => self.can_segment = false,
+                // Datagrams are larger than the MTU of the way to this one place.
+                Err(Errno::EINVAL | Errno::EMSGSIZE) => {}
                 sent => return Ok(sent.map(|_| ())?),
             }
         }

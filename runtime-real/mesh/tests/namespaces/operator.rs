@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mill_mesh::{Mesh, MeshOptions, PrivateKey, explain};
 
-use crate::net::{Host, can_run, pair, program, until};
+use crate::net::{Host, can_run, pair, until};
 use crate::{PATIENT, PORT, Two, name, options, peer, set, start};
 
 fn refusal(host: &Host, options: MeshOptions) -> String {
@@ -196,6 +196,21 @@ fn a_firewall_and_a_wrong_key_are_told_apart() {
 }
 
 #[test]
+fn an_interface_that_was_taken_down_is_said_to_be_and_works_when_it_is_up_again() {
+    if !can_run(&[]) {
+        return;
+    }
+    let two = Two::introduced();
+    assert!(two.reaches(0, PATIENT));
+    two.hosts[0].ip(&format!("link set {} down", name(1)));
+    let mesh = Arc::clone(two.mesh(0));
+    let status = two.hosts[0].run(move || mesh.status().unwrap());
+    assert!(explain(&status, status.at)[0].reason.contains("taken down"));
+    two.hosts[0].ip(&format!("link set {} up", name(1)));
+    assert!(two.reaches(0, PATIENT));
+}
+
+#[test]
 fn an_interface_that_somebody_deletes_is_an_error_that_says_so() {
     if !can_run(&[]) {
         return;
@@ -215,5 +230,4 @@ fn an_interface_that_somebody_deletes_is_an_error_that_says_so() {
         words
     });
     assert!(words.contains(&name(1)), "{words}");
-    program("true");
 }
