@@ -27,6 +27,7 @@ clean() {
   rm -rf "$work"
 }
 trap clean EXIT
+umask 077
 
 ip netns add "$a"
 ip netns add "$b"
@@ -44,11 +45,13 @@ for host in "$a" "$b"; do
 done
 
 in_host() { nsenter --net="/run/netns/$1" "${@:2}"; }
+listens() { in_host "$b" ss -ltn | grep -q ':5201 '; }
 until_true() { for _ in $(seq 100); do "$@" >/dev/null 2>&1 && return; sleep 0.05; done; return 1; }
 
 up_mesh() { # up_mesh HOST NUMBER OTHER
+  rm -f "$work/out$2"
   mkfifo "$work/stdin$2" 2>/dev/null || true
-  in_host "$1" "$mesh" "wg$id-$2" "$(cat "$work/$2")" 51820 "10.214.0.$2/16" \
+  nsenter --net="/run/netns/$1" "$mesh" "wg$id-$2" "$(cat "$work/$2")" 51820 "10.214.0.$2/16" \
     "$(cat "$work/$3.pub")" "10.213.0.$3:51820" "10.214.0.$3/32" \
     <>"$work/stdin$2" >"$work/out$2" 2>&1 &
   pids+=($!)
@@ -56,7 +59,7 @@ up_mesh() { # up_mesh HOST NUMBER OTHER
 }
 
 up_go() {
-  WG_PROCESS_FOREGROUND=1 in_host "$1" wireguard-go -f "wg$id-$2" >/dev/null 2>&1 &
+  nsenter --net="/run/netns/$1" wireguard-go -f "wg$id-$2" >/dev/null 2>&1 &
   pids+=($!)
   until_true wg show "wg$id-$2"
   wg set "wg$id-$2" private-key "$work/$2" listen-port 51820 peer "$(cat "$work/$3.pub")" \
@@ -66,12 +69,11 @@ up_go() {
 }
 
 measure() { # measure WHICH: Mbit/s
-  until_true [ -z "$(ip -n "$a" link show "wg$id-1" 2>/dev/null)" ]
   "up_$1" "$a" 1 2
   "up_$1" "$b" 2 1
-  in_host "$b" iperf3 -s -1 -B 10.214.0.2 >/dev/null 2>&1 &
+  nsenter --net="/run/netns/$b" iperf3 -s -1 -B 10.214.0.2 >/dev/null 2>&1 &
   pids+=($!)
-  until_true in_host "$a" ping -c1 -W1 10.214.0.2 || sleep 1
+  until_true listens || { echo "iperf3 does not listen" >&2; exit 1; }
   in_host "$a" iperf3 -c 10.214.0.2 -t "$seconds" -f m |
     awk '/receiver/ { for (i = 1; i < NF; i++) if ($(i + 1) ~ /bits/) rate = $i } END { print rate }' \
       >"$work/rate"

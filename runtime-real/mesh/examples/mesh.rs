@@ -1,6 +1,6 @@
 //! One interface until stdin ends, for tests that kill it and for `tools/versus-wireguard.sh`:
 //! `mesh INTERFACE PRIVATE_KEY PORT ADDRESS/LENGTH PEER_KEY PEER_ENDPOINT PEER_NETWORK`.
-//! It prints `up` when it is, or why it is not.
+//! It prints `up` when it is, or why it is not. The key is a throw-away one: `ps` shows it.
 
 use std::process::ExitCode;
 
