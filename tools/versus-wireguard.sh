@@ -24,7 +24,7 @@ clean() {
   stop
   ip netns del "$a" 2>/dev/null || true
   ip netns del "$b" 2>/dev/null || true
-  rm -rf "$work"
+  rm -rf "$work" /var/run/wireguard/wg$id-[12].sock
 }
 trap clean EXIT
 umask 077
@@ -75,8 +75,8 @@ measure() { # measure WHICH: Mbit/s
   pids+=($!)
   until_true listens || { echo "iperf3 does not listen" >&2; exit 1; }
   in_host "$a" iperf3 -c 10.214.0.2 -t "$seconds" -f m |
-    awk '/receiver/ { for (i = 1; i < NF; i++) if ($(i + 1) ~ /bits/) rate = $i } END { print rate }' \
-      >"$work/rate"
+    awk '/receiver/ { for (i = 1; i < NF; i++) if ($(i + 1) ~ /bits/) rate = $i }
+      END { print rate }' >"$work/rate"
   stop
 }
 

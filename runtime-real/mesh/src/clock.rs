@@ -1,7 +1,8 @@
 //! The one place that reads clocks.
 //!
-//! A thread that forwards packets sends keepalives and repeats handshakes by itself, so it cannot be
-//! handed the time. Ages of handshakes come from the kernel as wall time, from boringtun as ages.
+//! A thread that forwards packets sends keepalives and repeats handshakes by itself, so it cannot
+//! be handed the time. Ages of handshakes come from the kernel as wall time, from boringtun as
+//! ages.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

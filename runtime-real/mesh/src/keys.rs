@@ -1,6 +1,7 @@
 //! X25519 keys as WireGuard uses them: made here, written as the base64 text that `wg` prints.
 //!
-//! A private key is wiped when it is dropped and has no `Display`; its `Debug` names the public one.
+//! A private key is wiped when it is dropped and has no `Display`; its `Debug` names the public
+//! one.
 
 use std::fmt;
 use std::str::FromStr;

@@ -339,7 +339,8 @@ impl Mesh {
         Ok(strange.map(Change::Remove).collect())
     }
 
-    /// Lowers the MTU to what the interfaces towards the peers leave room for, unless one was given.
+    /// Lowers the MTU to what the interfaces towards the peers leave room for, unless one was
+    /// given.
     fn fit_mtu(&self, endpoints: impl Iterator<Item = SocketAddr>) -> Result<(), Error> {
         if self.mtu.is_some() {
             return Ok(());

@@ -1,7 +1,8 @@
 //! One question to the kernel over netlink, and its answers.
 //!
 //! Blocking, on a socket of its own per question: the kernel answers within the call, in
-//! microseconds, so an async runtime is not held up. What is asked is in `links.rs` and `kernel.rs`.
+//! microseconds, so an async runtime is not held up. What is asked is in `links.rs` and
+//! `kernel.rs`.
 
 use std::fmt::Debug;
 use std::io;

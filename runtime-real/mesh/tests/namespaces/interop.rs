@@ -8,10 +8,19 @@ use mill_mesh::{Mesh, PrivateKey};
 use crate::net::{Host, Program, can_run, pair, program, reaches, until};
 use crate::{PATIENT, PORT, Two, name, only_peer, options, peer, set, start};
 
+/// wireguard-go, and the socket that it leaves when it is killed.
+struct WireguardGo(#[expect(dead_code, reason = "it is killed when this is dropped")] Program);
+
+impl Drop for WireguardGo {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(format!("/var/run/wireguard/{}.sock", name(2)));
+    }
+}
+
 /// wireguard-go as host 2, set up by `wg`.
-fn wireguard_go(host: &Host, key: &PrivateKey, other: &PrivateKey) -> Program {
+fn wireguard_go(host: &Host, key: &PrivateKey, other: &PrivateKey) -> WireguardGo {
     let interface = name(2);
-    let process = host.spawn(&format!("wireguard-go -f {interface}"));
+    let process = WireguardGo(host.spawn(&format!("wireguard-go -f {interface}")));
     until("wireguard-go answers", || {
         UnixStream::connect(format!("/var/run/wireguard/{interface}.sock")).is_ok()
     });

@@ -1,7 +1,7 @@
 //! Real interfaces in network namespaces: what only a kernel can show.
 //!
-//! They need root, `ip` and `nft`; `interop.rs` also wireguard-go and `wg`. Without they say so, and
-//! fail if MILL_REQUIRE_ENGINE is set.
+//! They need root, `ip` and `nft`; `interop.rs` also wireguard-go and `wg`. Without they say so,
+//! and fail if MILL_REQUIRE_ENGINE is set.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is the report")]
 
