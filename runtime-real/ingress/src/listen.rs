@@ -1,0 +1,40 @@
+//! Listening sockets, one for each worker on the same address.
+//!
+//! The kernel spreads connections over them (`SO_REUSEPORT`, socket(7)), so workers never wait
+//! for each other to accept.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::task::{Context, Poll, Waker};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that the kernel holds until they are accepted; it caps this at
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4_096;
+
+/// One listener for each worker; with port 0 all share the one that the first was given.
+pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<StdListener>> {
+    let mut listeners: Vec<StdListener> = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let address = listeners.first().map_or(Ok(address), StdListener::local_addr)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        listeners.push(socket.into());
+    }
+    Ok(listeners)
+}
+
+/// A connection that waits to be accepted, if there is one.
+pub(crate) fn accept_now(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    let mut context = Context::from_waker(Waker::noop());
+    match listener.poll_accept(&mut context) {
+        Poll::Ready(Ok(accepted)) => Some(accepted),
+        Poll::Ready(Err(_)) | Poll::Pending => None,
+    }
+}

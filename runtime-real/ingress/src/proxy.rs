@@ -1,0 +1,347 @@
+//! One request, from its head to an answer: admitted by a route, sent to a replica, passed back.
+//!
+//! What is refused is refused in this order: a malformed request, an unknown host, one that is not
+//! the connection's, a path with two meanings; then what the route demands.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use crate::access_log::AccessRecord;
+use crate::answer::{Answer, REQUEST_ID, accepts_html};
+use crate::body::{ReplyBody, Upload, UploadProblem};
+use crate::connection::Client;
+use crate::exchange::Exchange;
+use crate::headers;
+use crate::host;
+use crate::path;
+use crate::plan::{Route, longest};
+use crate::pool::Lease;
+use crate::retry::{Failure, Outgoing};
+use crate::worker::{Local, Worker};
+
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
+
+/// What a route let in.
+struct Admitted {
+    route: Arc<Route>,
+    host: HeaderValue,
+    trusted: bool,
+    upgrade: Option<HeaderValue>,
+    uri: Uri,
+}
+
+/// A backend's answer, and what must be kept until it has been passed back.
+struct Reply {
+    response: Response<Incoming>,
+    lease: Lease,
+    deadline: Option<Pin<Box<Sleep>>>,
+    route: Arc<Route>,
+    client_side: Option<hyper::upgrade::OnUpgrade>,
+}
+
+/// Answers one request.
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Response<ReplyBody> {
+    let began = crate::clock::now();
+    let local = worker.local();
+    let (mut parts, body) = request.into_parts();
+    let counters = Arc::clone(&worker.unrouted);
+    let mut exchange = Exchange::begin(Rc::clone(&worker), Rc::clone(&client), counters, began);
+    let html = accepts_html(&parts.headers);
+    let id = match headers::sane_request_id(&parts.headers) {
+        Some(id) => id.clone(),
+        None => worker.new_request_id(),
+    };
+    if worker.options.access_log.is_some() {
+        exchange.record = Some(Box::new(record(&parts, &client, &id)));
+    }
+    let deadline = began.into();
+    let admitted = admit(&worker, &local, &client, &parts, &mut exchange).await;
+    let reply = match admitted {
+        Ok(admitted) => {
+            parts.headers.insert(REQUEST_ID, id.clone());
+            forward(&worker, &local, &client, admitted, parts, body, deadline).await
+        }
+        Err(answer) => Err(answer),
+    };
+    match reply {
+        Ok(reply) => pass_back(reply, exchange, &client),
+        Err(answer) => answer.into_response(html, &id, exchange),
+    }
+}
+
+async fn admit(
+    worker: &Worker,
+    local: &Local,
+    client: &Client,
+    parts: &Parts,
+    exchange: &mut Exchange,
+) -> Result<Admitted, Answer> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        let sentence = "This method is not served here.";
+        return Err(Answer::new(StatusCode::METHOD_NOT_ALLOWED, sentence));
+    }
+    let authority = host::authority(parts).map_err(|bad| Answer::bad_request(bad.sentence()))?;
+    let name = host::name(authority).map_err(|bad| Answer::bad_request(bad.sentence()))?;
+    if let Some(token) = challenge_token(client, parts) {
+        if let Some(proof) = worker.shared.certificates.http_challenge(token) {
+            return Err(Answer::challenge(proof));
+        }
+    }
+    if client.sni().is_some_and(|sni| sni != name) {
+        let sentence = "This connection was made for another host; make a new one.";
+        return Err(Answer::new(StatusCode::MISDIRECTED_REQUEST, sentence));
+    }
+    let Some(routes) = local.plan.of_host(&name) else {
+        return Err(Answer::new(StatusCode::NOT_FOUND, "No service has this host name."));
+    };
+    let raw = parts.uri.path();
+    let reading = path::read(raw).map_err(|bad| Answer::bad_request(bad.sentence()))?;
+    let route = longest(routes, &reading.plain);
+    if let Some(slashed) = &reading.slashed {
+        let other = longest(routes, slashed);
+        if other.map(|route| route.number) != route.map(|route| route.number) {
+            let sentence = "The path can be read in two ways that lead to different services.";
+            return Err(Answer::bad_request(sentence));
+        }
+    }
+    let Some(route) = route else {
+        return Err(Answer::new(StatusCode::NOT_FOUND, "No service has this path."));
+    };
+    exchange.routed(Arc::clone(&local.counters[route.number]));
+    if let Some(record) = &mut exchange.record {
+        record.service = Some(route.table.service.clone());
+    }
+    let trusted = !worker.options.trusted_proxies.is_empty()
+        && worker.options.trusted_proxies.iter().any(|range| range.contains(client.peer));
+    demand(worker, client, parts, route, &name, trusted).await?;
+    let upgrade = upgrade(parts, route)?;
+    let host = match parts.headers.get(HOST) {
+        Some(host) => host.clone(),
+        None => HeaderValue::from_str(authority)
+            .map_err(|_| Answer::bad_request(host::BadHost::Malformed.sentence()))?,
+    };
+    let uri = uri(parts, route, raw, &reading.plain)?;
+    Ok(Admitted { route: Arc::clone(route), host, trusted, upgrade, uri })
+}
+
+fn challenge_token<'a>(client: &Client, parts: &'a Parts) -> Option<&'a str> {
+    if client.is_tls() {
+        return None;
+    }
+    parts.uri.path().strip_prefix(CHALLENGE)
+}
+
+/// What the route asks of a request before it is let in.
+async fn demand(
+    worker: &Worker,
+    client: &Client,
+    parts: &Parts,
+    route: &Route,
+    name: &str,
+    trusted: bool,
+) -> Result<(), Answer> {
+    let table = &route.table;
+    if table.tls && !client.is_tls() {
+        return Err(to_https(worker, parts, name));
+    }
+    if !table.allow.is_empty() || route.limiter.is_some() {
+        let address = match trusted {
+            true => headers::client_address(
+                &parts.headers,
+                client.peer,
+                &worker.options.trusted_proxies,
+            ),
+            false => client.peer,
+        };
+        let allowed = || table.allow.iter().any(|range| range.contains(address));
+        if !table.allow.is_empty() && !allowed() {
+            let sentence = "Your address is not allowed here.";
+            return Err(Answer::new(StatusCode::FORBIDDEN, sentence));
+        }
+        if let Some(limiter) = &route.limiter {
+            limiter.take(address, crate::clock::now()).map_err(Answer::too_many)?;
+        }
+    }
+    if let Some(sentence) = &table.maintenance {
+        return Err(Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence.as_str()));
+    }
+    if let Some(gate) = &route.gate {
+        if !gate.admits(parts.headers.get(AUTHORIZATION)).await {
+            return Err(Answer::who_are_you());
+        }
+    }
+    if table.redirect.is_some() {
+        return Err(Answer::redirect(
+            StatusCode::FOUND,
+            route.redirect.clone().unwrap_or_else(|| HeaderValue::from_static("/")),
+        ));
+    }
+    let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let length = length.and_then(|length| length.parse::<u64>().ok());
+    if table.max_body.zip(length).is_some_and(|(most, length)| length > most) {
+        return Err(upload_problem(UploadProblem::TooLarge));
+    }
+    Ok(())
+}
+
+fn to_https(worker: &Worker, parts: &Parts, name: &str) -> Answer {
+    let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let url = match worker.options.public_https_port {
+        443 => format!("https://{name}{path}"),
+        port => format!("https://{name}:{port}{path}"),
+    };
+    match HeaderValue::from_str(&url) {
+        Ok(url) => Answer::redirect(StatusCode::PERMANENT_REDIRECT, url),
+        Err(_) => Answer::bad_request("The request's target is not printable."),
+    }
+}
+
+fn upgrade(parts: &Parts, route: &Route) -> Result<Option<HeaderValue>, Answer> {
+    let Some(wanted) = headers::upgrade(&parts.headers, parts.version) else {
+        return Ok(None);
+    };
+    if route.table.websocket {
+        return Ok(Some(wanted));
+    }
+    // Others may be ignored (RFC 9110 section 7.8), but a WebSocket cannot go on without.
+    if wanted.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        let sentence = "This route lets no WebSocket through; set `websocket` on it.";
+        return Err(Answer::new(StatusCode::FORBIDDEN, sentence));
+    }
+    Ok(None)
+}
+
+/// What the backend is asked for: the target as it was sent, but for a prefix that is stripped.
+fn uri(parts: &Parts, route: &Route, raw: &str, plain: &str) -> Result<Uri, Answer> {
+    let strip = route.table.strip_prefix && !route.prefix.is_empty();
+    if !strip && parts.uri.authority().is_none() {
+        return Ok(parts.uri.clone());
+    }
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    debug_assert!(plain.starts_with(&*route.prefix), "the route was found by its prefix");
+    let skipped = if strip { path::raw_length(raw, route.prefix.len()) } else { 0 };
+    let rest = &target[skipped..];
+    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    let target = PathAndQuery::try_from(rest)
+        .map_err(|_| Answer::bad_request("The request's target is malformed."))?;
+    Ok(Uri::from(target))
+}
+
+async fn forward(
+    worker: &Worker,
+    local: &Local,
+    client: &Client,
+    admitted: Admitted,
+    mut parts: Parts,
+    body: Incoming,
+    began: Instant,
+) -> Result<Reply, Answer> {
+    let Admitted { route, host, trusted, upgrade, uri } = admitted;
+    headers::to_backend(&mut parts.headers, client, host, trusted);
+    headers::change(&mut parts.headers, &route.request_headers);
+    let mut client_side = None;
+    if let Some(protocol) = upgrade {
+        headers::ask_for_upgrade(&mut parts.headers, protocol);
+        client_side = parts.extensions.remove();
+    }
+    let stall = worker.options.limits.body_read_stall;
+    let upload = Upload::new(body, route.table.max_body, stall);
+    let outgoing = Outgoing { method: parts.method, uri, headers: parts.headers, upload };
+    let service = &local.services[route.service];
+    let deadline = route.table.timeout.map(|timeout| began + timeout);
+    let answer = async {
+        if !crate::hold::wait(worker, service, route.table.hold).await {
+            return Err(Failure::NoReplica);
+        }
+        crate::retry::send(worker, service, outgoing).await
+    };
+    let answer = match deadline {
+        Some(deadline) => timeout_at(deadline, answer).await.unwrap_or(Err(Failure::TimedOut)),
+        None => answer.await,
+    };
+    let (response, lease) = answer.map_err(failure)?;
+    let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+    Ok(Reply { response, lease, deadline, route, client_side })
+}
+
+fn failure(failure: Failure) -> Answer {
+    let (status, sentence) = match failure {
+        Failure::NoReplica => return Answer::no_replica(),
+        Failure::Upload(problem) => return upload_problem(problem),
+        Failure::Unreachable => {
+            (StatusCode::BAD_GATEWAY, "No replica of the service accepts a connection.")
+        }
+        Failure::Broken => {
+            (StatusCode::BAD_GATEWAY, "The service ended the connection without an answer.")
+        }
+        Failure::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "The service did not answer in time."),
+    };
+    Answer::new(status, sentence)
+}
+
+fn upload_problem(problem: UploadProblem) -> Answer {
+    let (status, sentence) = match problem {
+        UploadProblem::TooLarge => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "The request's body is larger than this route takes.")
+        }
+        UploadProblem::Stalled => {
+            (StatusCode::REQUEST_TIMEOUT, "The request's body did not arrive in time.")
+        }
+        UploadProblem::Broken => {
+            (StatusCode::BAD_REQUEST, "The request's body broke off or is malformed.")
+        }
+    };
+    Answer::new(status, sentence)
+}
+
+fn pass_back(reply: Reply, exchange: Exchange, client: &Rc<Client>) -> Response<ReplyBody> {
+    let Reply { mut response, mut lease, deadline, route, client_side } = reply;
+    exchange.answered(response.status().as_u16());
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let protocol = headers::upgrade(response.headers(), Version::HTTP_11);
+    headers::strip_hop_by_hop(response.headers_mut());
+    headers::change(response.headers_mut(), &route.response_headers);
+    *response.version_mut() = Version::HTTP_11;
+    if !switched {
+        let (parts, body) = response.into_parts();
+        let body = ReplyBody::backend(body, lease, deadline, exchange);
+        return Response::from_parts(parts, body);
+    }
+    let backend_side = hyper::upgrade::on(&mut response);
+    if let Some(protocol) = protocol {
+        headers::ask_for_upgrade(response.headers_mut(), protocol);
+    }
+    lease.connection = None;
+    if let Some(client_side) = client_side {
+        crate::tunnel::start(client_side, backend_side, lease, Rc::clone(client));
+    }
+    response.map(|_| ReplyBody::page(bytes::Bytes::new(), exchange))
+}
+
+fn record(parts: &Parts, client: &Client, id: &HeaderValue) -> AccessRecord {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    AccessRecord {
+        client: client.peer,
+        method: parts.method.to_string(),
+        host: host::authority(parts).unwrap_or_default().to_owned(),
+        target: parts.uri.path_and_query().map_or("", PathAndQuery::as_str).to_owned(),
+        request_id: text(id),
+        service: None,
+        status: 0,
+        bytes_out: 0,
+        took: Duration::ZERO,
+    }
+}
