@@ -11,7 +11,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use hyper::header::HeaderValue;
@@ -31,6 +31,9 @@ use crate::worker::{LocalExecutor, Worker};
 
 /// What an HTTP/2 client says first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a drain waits for a request of which not even the head is there.
+const LEAVING_GRACE: Duration = Duration::from_secs(1);
 
 /// Bytes read to tell the protocols apart, at most.
 const SNIFF: usize = 4_096;
@@ -118,12 +121,27 @@ impl Drop for Client {
 /// Serves a plain connection to its end.
 pub(crate) async fn plain(worker: Rc<Worker>, mut stream: TcpStream, peer: IpAddr, place: Place) {
     let client = Client::new(Rc::clone(&worker), peer, place);
-    let sniffed = timeout(worker.options.limits.header_timeout, sniff(&mut stream)).await;
-    let Ok(Ok(ahead)) = sniffed else {
+    let Some(Ok(ahead)) = begin(&worker, sniff(&mut stream)).await else {
         return;
     };
     let http2 = ahead.starts_with(PREFACE);
     serve(worker, Rc::new(client), stream, ahead, http2).await;
+}
+
+/// The first thing on a connection, unless it takes too long or a drain is not to wait for it.
+async fn begin<F: Future>(worker: &Worker, first: F) -> Option<F::Output> {
+    let mut drain = pin!(worker.drain.notified());
+    drain.as_mut().enable();
+    let leaving = async {
+        if !worker.draining.get() {
+            drain.await;
+        }
+        sleep(LEAVING_GRACE).await;
+    };
+    tokio::select! {
+        first = timeout(worker.options.limits.header_timeout, first) => first.ok(),
+        () = leaving => None,
+    }
 }
 
 /// Reads until the protocol is clear; what was read comes first again.
@@ -144,8 +162,7 @@ async fn sniff(stream: &mut TcpStream) -> std::io::Result<Bytes> {
 pub(crate) async fn tls(worker: Rc<Worker>, stream: TcpStream, peer: IpAddr, place: Place) {
     let mut client = Client::new(Rc::clone(&worker), peer, place);
     let acceptor = TlsAcceptor::from(Arc::clone(&worker.shared.tls));
-    let handshake = timeout(worker.options.limits.header_timeout, acceptor.accept(stream)).await;
-    let Ok(Ok(stream)) = handshake else {
+    let Some(Ok(stream)) = begin(&worker, acceptor.accept(stream)).await else {
         return;
     };
     let (_, session) = stream.get_ref();
@@ -230,6 +247,7 @@ async fn drive<C: Future>(
         if !leaving && drain.as_mut().poll(cx).is_ready() {
             leaving = true;
             shut(connection.as_mut());
+            timer.as_mut().reset((crate::clock::now() + LEAVING_GRACE).into());
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -237,11 +255,14 @@ async fn drive<C: Future>(
         while timer.as_mut().poll(cx).is_ready() {
             client.count_bytes();
             let now = crate::clock::now();
+            let no_request = client.in_flight.get() == 0;
             match watch.look(client, limits, now) {
+                Verdict::Stay if leaving && no_request => return Poll::Ready(()),
                 Verdict::Stay => {}
                 Verdict::Cut => return Poll::Ready(()),
             }
-            timer.as_mut().reset((now + period).into());
+            let next = if leaving { LEAVING_GRACE } else { period };
+            timer.as_mut().reset((now + next).into());
         }
         Poll::Pending
     })

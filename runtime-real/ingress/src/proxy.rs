@@ -95,10 +95,9 @@ async fn admit(
     }
     let authority = host::authority(parts).map_err(|bad| Answer::bad_request(bad.sentence()))?;
     let name = host::name(authority).map_err(|bad| Answer::bad_request(bad.sentence()))?;
-    if let Some(token) = challenge_token(client, parts) {
-        if let Some(proof) = worker.shared.certificates.http_challenge(token) {
-            return Err(Answer::challenge(proof));
-        }
+    let token = challenge_token(client, parts);
+    if let Some(proof) = token.and_then(|token| worker.shared.certificates.http_challenge(token)) {
+        return Err(Answer::challenge(proof));
     }
     if client.sni().is_some_and(|sni| sni != name) {
         let sentence = "This connection was made for another host; make a new one.";
@@ -178,10 +177,10 @@ async fn demand(
     if let Some(sentence) = &table.maintenance {
         return Err(Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence.as_str()));
     }
-    if let Some(gate) = &route.gate {
-        if !gate.admits(parts.headers.get(AUTHORIZATION)).await {
-            return Err(Answer::who_are_you());
-        }
+    if let Some(gate) = &route.gate
+        && !gate.admits(parts.headers.get(AUTHORIZATION)).await
+    {
+        return Err(Answer::who_are_you());
     }
     if table.redirect.is_some() {
         return Err(Answer::redirect(

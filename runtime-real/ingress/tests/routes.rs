@@ -1,0 +1,154 @@
+//! What routes may ask for: TLS, passwords, rates, addresses, headers, upgrades, TCP.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use common::*;
+use mill_ingress::{Challenges, HeaderRule, HttpRoute, Ingress, Login, RateLimit, TcpRoute};
+
+fn with(route: HttpRoute, web: &Server) -> Ingress {
+    let ingress = start(&[]);
+    ingress.publish(table(vec![route], vec![backend(web.address)])).unwrap();
+    ingress
+}
+
+#[test]
+fn plain_requests_are_redirected_but_for_challenges() {
+    let web = Server::saying("web");
+    let ingress = with(HttpRoute { tls: true, ..route() }, &web);
+    let answer = ask(&ingress, &get("/a?b"));
+    assert_eq!(answer.status(), 308);
+    assert!(answer.has("location: https://shop.test/a?b\r\n"), "{}", answer.head);
+    let mut challenges = Challenges::default();
+    challenges.http.insert("token".into(), "proof".into());
+    ingress.certificates().replace_challenges(challenges);
+    let answer = ask(&ingress, &get("/.well-known/acme-challenge/token"));
+    assert_eq!((answer.status(), &*answer.body), (200, "proof"));
+    assert_eq!(ask(&ingress, &get("/.well-known/acme-challenge/other")).status(), 308);
+}
+
+#[test]
+fn a_password_is_asked_for_and_checked() {
+    let web = Server::saying("web");
+    // What `htpasswd -nbB ops secret` prints.
+    let hash =
+        bcrypt::hash_with_result("secret", 5).unwrap().format_for_version(bcrypt::Version::TwoY);
+    let basic_auth = vec![Login { name: "ops".into(), hash }];
+    let ingress = with(HttpRoute { basic_auth, ..route() }, &web);
+    let ask_as = |credentials: &str| {
+        let field = format!("Authorization: Basic {credentials}\r\n");
+        ask(&ingress, &format!("GET / HTTP/1.1\r\nHost: shop.test\r\n{field}\r\n")).status()
+    };
+    let refused = ask(&ingress, &get("/"));
+    assert_eq!(refused.status(), 401);
+    assert!(refused.has("www-authenticate: basic realm="), "{}", refused.head);
+    assert_eq!(ask_as("b3BzOnNlY3JldA=="), 200);
+    assert_eq!(ask_as("b3BzOnNlY3JldA=="), 200);
+    assert_eq!(ask_as("b3BzOndyb25n"), 401);
+    assert_eq!(ask_as("bm9ib2R5OnNlY3JldA=="), 401);
+}
+
+#[test]
+fn a_client_that_comes_too_often_is_told_when_to_come_back() {
+    let web = Server::saying("web");
+    let rate_limit = Some(RateLimit { per_second: 1, burst: 2 });
+    let ingress = with(HttpRoute { rate_limit, ..route() }, &web);
+    let statuses: Vec<u16> = (0..2).map(|_| ask(&ingress, &get("/")).status()).collect();
+    assert_eq!(statuses, [200, 200]);
+    let answer = ask(&ingress, &get("/"));
+    assert_eq!(answer.status(), 429);
+    assert!(answer.has("retry-after: 1\r\n"), "{}", answer.head);
+}
+
+#[test]
+fn addresses_maintenance_and_redirects_have_their_answers() {
+    let web = Server::saying("web");
+    let check = |route: HttpRoute, status: u16| {
+        let answer = ask(&with(route, &web), &get("/"));
+        assert_eq!(answer.status(), status, "{answer:?}");
+        answer
+    };
+    check(HttpRoute { allow: vec!["10.0.0.0/8".parse().unwrap()], ..route() }, 403);
+    check(HttpRoute { allow: vec!["127.0.0.0/8".parse().unwrap()], ..route() }, 200);
+    let page = check(HttpRoute { maintenance: Some("Back at noon.".into()), ..route() }, 503);
+    assert!(page.body.contains("Back at noon."));
+    let redirect = Some("https://elsewhere.test/".to_owned());
+    let answer = check(HttpRoute { redirect, ..route() }, 302);
+    assert!(answer.has("location: https://elsewhere.test/\r\n"));
+}
+
+#[test]
+fn headers_are_changed_and_prefixes_stripped() {
+    let web = Server::saying("web");
+    let ingress = with(
+        HttpRoute {
+            path: "/api".into(),
+            strip_prefix: true,
+            request_headers: vec![HeaderRule::Set { name: "X-A".into(), value: "1".into() }],
+            response_headers: vec![HeaderRule::Set { name: "X-B".into(), value: "2".into() }],
+            ..route()
+        },
+        &web,
+    );
+    let answer = ask(&ingress, &get("/api/x?y"));
+    assert!(answer.has("x-b: 2\r\n"), "{}", answer.head);
+    assert_eq!(ask(&ingress, &get("/api")).status(), 200);
+    assert_eq!(ask(&ingress, &get("/%61pi?q")).status(), 200);
+    let seen = web.seen();
+    assert!(seen[0].starts_with("get /x?y ") && seen[0].contains("x-a: 1\r\n"), "{seen:?}");
+    assert!(seen[1].starts_with("get / ") && seen[2].starts_with("get /?q "), "{seen:?}");
+}
+
+const UPGRADE: &str =
+    "GET /ws HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+#[test]
+fn a_websocket_is_a_tunnel_whose_halves_end_on_their_own() {
+    let web = Server::new(|stream, head| {
+        assert!(head.contains("upgrade: websocket"), "{head}");
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+                      Upgrade: websocket\r\n\r\n";
+        stream.write_all(switch.as_bytes()).unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        stream.write_all(format!("heard {heard}").as_bytes()).unwrap();
+        false
+    });
+    let ingress = with(HttpRoute { websocket: true, ..route() }, &web);
+    let mut client = Client::new(&ingress);
+    let answer = client.ask(UPGRADE);
+    assert_eq!(answer.status(), 101);
+    assert!(answer.has("upgrade: websocket"), "{}", answer.head);
+    client.send("hello");
+    client.0.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(client.rest(), "heard hello");
+    assert_eq!(ask(&with(route(), &web), UPGRADE).status(), 403);
+}
+
+#[test]
+fn a_tcp_route_passes_bytes_on_and_ends_with_its_table() {
+    let echo = Server::new(|stream, head| {
+        stream.write_all(head.as_bytes()).unwrap();
+        true
+    });
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ingress = start(&[]);
+    let mut tables = table(Vec::new(), vec![backend(echo.address)]);
+    tables.tcp.push(TcpRoute { listen: free, server_name: None, service: "web".into() });
+    assert!(ingress.publish(tables.clone()).unwrap().refused.is_empty());
+    let talk = |address: SocketAddr| {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"hello\r\n\r\n")?;
+        let mut heard = [0; 9];
+        stream.read_exact(&mut heard)?;
+        std::io::Result::Ok(heard)
+    };
+    assert_eq!(&talk(free).unwrap(), b"hello\r\n\r\n");
+    ingress.publish(table(Vec::new(), Vec::new())).unwrap();
+    wait_for("the port is closed", || TcpStream::connect(free).is_err());
+    assert!(ingress.publish(tables).unwrap().refused.is_empty());
+    assert_eq!(&talk(free).unwrap(), b"hello\r\n\r\n");
+}
