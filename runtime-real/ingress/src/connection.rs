@@ -259,6 +259,14 @@ async fn drive<C: Future>(
             match watch.look(client, limits, now) {
                 Verdict::Stay if leaving && no_request => return Poll::Ready(()),
                 Verdict::Stay => {}
+                // Streams may be on their way: GOAWAY first (RFC 9113 section 6.8).
+                Verdict::Cut if http2 && !leaving => {
+                    leaving = true;
+                    shut(connection.as_mut());
+                    if connection.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                }
                 Verdict::Cut => return Poll::Ready(()),
             }
             let next = if leaving { LEAVING_GRACE } else { period };

@@ -125,6 +125,10 @@ async fn admit(
     }
     let trusted = !worker.options.trusted_proxies.is_empty()
         && worker.options.trusted_proxies.iter().any(|range| range.contains(client.peer));
+    if let Some(record) = exchange.record.as_mut().filter(|_| trusted) {
+        let proxies = &worker.options.trusted_proxies;
+        record.client = headers::client_address(&parts.headers, client.peer, proxies);
+    }
     demand(worker, client, parts, route, &name, trusted).await?;
     let upgrade = upgrade(parts, route)?;
     let host = match parts.headers.get(HOST) {

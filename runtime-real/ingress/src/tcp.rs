@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
@@ -99,12 +99,12 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, address: SocketAddr, 
             accepted = listener.accept() => accepted,
         };
         let Ok((stream, peer)) = accepted else {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(crate::worker::ACCEPT_REST).await;
             continue;
         };
         if let Some(place) = crate::worker::enter(&worker, peer.ip()) {
             let worker = Rc::clone(&worker);
-            tokio::task::spawn_local(pass(worker, stream, peer.ip(), address, place));
+            tokio::task::spawn_local(pass(worker, stream, address, place));
         }
     }
 }
@@ -118,13 +118,7 @@ impl Drop for Open {
     }
 }
 
-async fn pass(
-    worker: Rc<Worker>,
-    mut stream: TcpStream,
-    _peer: IpAddr,
-    address: SocketAddr,
-    place: Place,
-) {
+async fn pass(worker: Rc<Worker>, mut stream: TcpStream, address: SocketAddr, place: Place) {
     worker.opened();
     worker.counters.tcp.add(1);
     let _open = Open(Rc::clone(&worker), place);

@@ -30,7 +30,7 @@ use crate::tls::Certificates;
 const PRUNE_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a listener rests when the process has no file descriptor left.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_REST: Duration = Duration::from_millis(50);
 
 /// What all workers have in common.
 #[derive(Debug)]

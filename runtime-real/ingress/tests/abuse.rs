@@ -1,5 +1,7 @@
 //! What strangers send on purpose: raw bytes, and what becomes of them.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! TLS, HTTP/2 and gRPC's way through: certificates by name, challenges, streams, trailers.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod common;
 
 use std::convert::Infallible;

@@ -1,5 +1,7 @@
 //! Routes, balancing, retries, holding, draining: what an ingress does for HTTP/1.1.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod common;
 
 use std::io::Write;

@@ -1,5 +1,7 @@
 //! What routes may ask for: TLS, passwords, rates, addresses, headers, upgrades, TCP.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod common;
 
 use std::io::{Read, Write};
