@@ -12,6 +12,7 @@ done
 target=${CARGO_TARGET_DIR:-target}
 cargo build --quiet --release -p mill-ingress --example proxy
 work=$(mktemp -d)
+chmod 755 "$work" # nginx reads the page as another user
 started=""
 stop() {
     for pid in $started; do kill "$pid" 2>/dev/null || true; done
@@ -60,7 +61,7 @@ mkfifo "$work/hold"
 started="$started $!"
 exec 3>"$work/hold"
 for port in 18080 18081 18082 18083; do
-    curl -sf --retry 50 --retry-delay 1 --retry-all-errors -o /dev/null "http://localhost:$port/page"
+    curl -sf --retry 10 --retry-delay 1 --retry-all-errors -o /dev/null "http://localhost:$port/page"
 done
 
 rate() { # port
