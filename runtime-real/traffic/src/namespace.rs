@@ -264,8 +264,10 @@ async fn own_all(network: Network, handle: &Handle) -> Result<(), NamespaceError
         .kind(RouteType::Local)
         .build();
     handle.route().add(local).execute().await.map_err(doing("taking the addresses"))?;
+    // There is a way back to this machine alone: whatever another one sends here, should this one
+    // forward it, is not answered.
     let back = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
+        .destination_prefix(network.gateway(), 32)
         .output_interface(there)
         .scope(RouteScope::Link)
         .build();
