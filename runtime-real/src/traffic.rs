@@ -101,17 +101,22 @@ async fn carry(
 /// on its id, so that clusters that are made side by side do not take the same.
 pub(crate) fn free_network(cluster: &str) -> Network {
     let used = used();
-    let choices = u32::from(LAST - FIRST) + 1;
-    let begin = cluster.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31) + u32::from(byte));
-    let networks = (0..choices).map(|turn| {
-        let offset = u8::try_from(begin.wrapping_add(turn) % choices).expect("fewer than 256");
-        Network(10, FIRST + offset)
-    });
     let is_free = |network: &Network| {
         let here = fs::exists(format!("/sys/class/net/{}", interface(*network))).unwrap_or(false);
         !here && !used.iter().any(|used| overlaps(*network, *used))
     };
-    networks.clone().find(is_free).unwrap_or_default()
+    candidates(cluster).find(is_free).unwrap_or_default()
+}
+
+/// Networks in the order in which a cluster tries them.
+fn candidates(cluster: &str) -> impl Iterator<Item = Network> {
+    let choices = u32::from(LAST - FIRST) + 1;
+    let add = |sum: u32, byte: u8| sum.wrapping_mul(31).wrapping_add(u32::from(byte));
+    let begin = cluster.bytes().fold(0, add);
+    (0..choices).map(move |turn| {
+        let offset = u8::try_from(begin.wrapping_add(turn) % choices).expect("fewer than 256");
+        Network(10, FIRST + offset)
+    })
 }
 
 fn overlaps(network: Network, (to, mask): (u32, u32)) -> bool {
@@ -119,17 +124,18 @@ fn overlaps(network: Network, (to, mask): (u32, u32)) -> bool {
     u32::from(network.first()) & shared == to & shared
 }
 
-/// Where this machine has routes to, but for the one to everywhere: address and mask
-/// (proc_net(5): hexadecimal, the bytes in this machine's order).
+/// Where this machine has routes to, but for the one to everywhere.
 fn used() -> Vec<(u32, u32)> {
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let route = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let number = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::from_be);
-        let (to, mask) = (number(fields.get(1)?)?, number(fields.get(7)?)?);
-        (mask != 0).then_some((to, mask))
-    };
-    routes.lines().skip(1).filter_map(route).collect()
+    routes.lines().skip(1).filter_map(leads_to).collect()
+}
+
+/// The address and mask of a route (proc_net(5): hexadecimal, the bytes in this machine's order).
+fn leads_to(line: &str) -> Option<(u32, u32)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let number = |field: usize| u32::from_str_radix(fields.get(field)?, 16).ok();
+    let (to, mask) = (number(1)?, number(7)?);
+    (mask != 0).then_some((u32::from_be(to), u32::from_be(mask)))
 }
 
 #[cfg(test)]
@@ -152,9 +158,16 @@ mod tests {
     }
 
     #[test]
+    fn the_route_to_everywhere_takes_no_addresses() {
+        let way = "eth0 0000D50A 00000000 0001 0 0 0 0000FFFF 0 0 0";
+        assert_eq!(leads_to(way), Some(route([10, 213, 0, 0], 16)));
+        assert_eq!(leads_to("eth0 00000000 0100000A 0003 0 0 0 00000000 0 0 0"), None);
+    }
+
+    #[test]
     fn clusters_side_by_side_begin_elsewhere() {
-        let networks: std::collections::BTreeSet<Network> =
-            ["a", "b", "c", "d"].into_iter().map(free_network).collect();
-        assert_eq!(networks.len(), 4);
+        let first = |cluster| candidates(cluster).next().unwrap();
+        assert_ne!(first("75347008a5e12b77"), first("20a44d55bfd3a6e0"));
+        assert_eq!(candidates("75347008a5e12b77").count(), 122);
     }
 }

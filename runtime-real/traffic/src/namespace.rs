@@ -25,8 +25,6 @@ const LOOPBACK: u32 = 1;
 const LOCAL_TABLE: u32 = 255;
 /// No packet between two ends on one machine has to be cut.
 const MTU: u32 = 65_535;
-/// Of two ways to one place the kernel takes the one with the lower number.
-const LAST_RESORT: u32 = 4096;
 /// Sockets that wait to be bound.
 const WAITING: usize = 16;
 
@@ -229,16 +227,7 @@ async fn lead_there(
         .pref_source(gateway)
         .scope(RouteScope::Link)
         .build();
-    handle.route().add(way).execute().await.map_err(doing("making the route"))?;
-    // Without a daemon its addresses lead nowhere, and not to somebody else.
-    let nowhere = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(network.first(), Network::PREFIX)
-        .kind(RouteType::BlackHole)
-        .priority(LAST_RESORT)
-        .build();
-    // It may be there from before, and stays when this ends.
-    let _ = handle.route().add(nowhere).execute().await;
-    Ok(())
+    handle.route().add(way).execute().await.map_err(doing("making the route"))
 }
 
 /// The other end, in the namespace: every local address is its own.
