@@ -156,7 +156,7 @@ bugs! {
     a_stale_deploy_is_accepted: Core(Mutant::StaleDeployAccepted),
         within 10, by ["acknowledged", "forward"];
     a_decision_counts_on_a_node_that_is_gone: Busy(Mutant::IntentFenceDropped),
-        within 40, by ["calm", "floor", "whole", "placed"];
+        within 80, by ["calm", "floor", "whole", "placed"];
     a_deploy_that_went_back_keeps_the_new: Core(Mutant::RollbackKeepsTheNew),
         within 10, by ["whole", "liveness"];
     the_number_of_a_removed_node_is_reused: Core(Mutant::NodeNumberReused),
@@ -240,7 +240,7 @@ bugs! {
     a_run_is_started_again: Tasks(Mutant::RunStartedAgain),
         within 5, by ["runs"];
     a_run_takes_as_long_as_it_likes: Tasks(Mutant::TimeoutIgnored),
-        within 5, by ["liveness"];
+        within 20, by ["liveness"];
     what_failed_goes_on: Core(Mutant::FailedGoesOn),
         within 60, by ["whole"];
     images_in_use_are_removed: Core(Mutant::ImagesInUsePruned),
