@@ -13,8 +13,11 @@ use std::os::fd::AsRawFd as _;
 
 use mill_core::net::Network;
 use nix::sched::{CloneFlags, unshare};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
 use rtnetlink::packet_route::route::{RouteScope, RouteType};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+use rtnetlink::{
+    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// What the end in the namespace is called there.
@@ -205,16 +208,15 @@ async fn lead_there(
     if index(handle, &name).await.is_ok() {
         return Err(NamespaceError::Taken(name));
     }
-    // The other end has a name of its own until it is there: the first is seen by all.
-    let other = format!("{name}x");
-    let pair = LinkVeth::new(&name, &other).mtu(MTU).build();
-    handle.link().add(pair).execute().await.map_err(doing("making a pair of interfaces"))?;
-    let there = LinkUnspec::new_with_index(index(handle, &other).await?)
-        .name(INSIDE)
+    // The other end is made where it belongs: at no moment is there a pair that outlives a daemon.
+    let there =
+        LinkUnspec::new_with_name(INSIDE).mtu(MTU).setns_by_fd(namespace.as_raw_fd()).build();
+    let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(name.clone())
         .mtu(MTU)
-        .setns_by_fd(namespace.as_raw_fd())
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(there)))
         .build();
-    handle.link().set(there).execute().await.map_err(doing("moving one end"))?;
+    handle.link().add(pair).execute().await.map_err(doing("making a pair of interfaces"))?;
     let here = index(handle, &name).await?;
     let up = LinkUnspec::new_with_index(here).up().build();
     handle.link().set(up).execute().await.map_err(doing("setting this end up"))?;
