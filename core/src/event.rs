@@ -107,6 +107,11 @@ pub enum Event {
     },
     /// A container ended.
     ContainerDied(Observed),
+    /// Whether this node takes requests from outside changed: why not, or not all, if so.
+    Unrouted {
+        /// Why; a sentence.
+        why: Option<String>,
+    },
     /// The engine can be reached (again): what was seen before may be stale.
     EngineConnected,
     /// The time of [`crate::Node::poll_timeout`] has come.

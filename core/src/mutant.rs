@@ -99,6 +99,8 @@ pub enum Mutant {
     LeavesStayRouted,
     /// A deploy is done before every node sends requests to what it brought.
     DoneUnrouted,
+    /// Routes change before what they lead to is there.
+    RoutedTooEarly,
     /// Images that services run count as not needed.
     ImagesInUsePruned,
 }

@@ -13,6 +13,7 @@ pub mod docker;
 pub mod doctor;
 mod host;
 pub mod identity;
+pub mod ingress;
 pub mod pki;
 mod private;
 mod recorder;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mill_core::config::model::{
     ContainerSpec, HealthCheck, HealthSpec, Missed, Overlap, PlaceSpec, Project, Replicas,
-    ServiceSpec, StopSpec, TaskSpec, UpdateOrder, UpdateSpec,
+    RouteMatch, RouteSpec, ServiceSpec, StopSpec, TaskSpec, UpdateOrder, UpdateSpec,
 };
 use mill_core::config::text::Text;
 use mill_core::name::Name;
@@ -12,6 +12,9 @@ use mill_core::rng::Rng;
 use mill_core::units::{Bytes, Millicores, Millis};
 
 use crate::models::registry::{Behaviour, Crash, Registry};
+
+/// So many of a thousand changes move a project's host to another service.
+const MOVED_HOSTS: u64 = 300;
 
 /// Names one change: an environment variable that nothing reads.
 pub const CHANGE: &str = "CHANGE";
@@ -71,6 +74,11 @@ fn container(image: &str) -> ContainerSpec {
     }
 }
 
+/// A route of a host, with nothing out of the ordinary.
+fn route(host: &str) -> RouteSpec {
+    RouteSpec::new(RouteMatch::Http { host: host.to_owned(), path: "/".to_owned() })
+}
+
 /// A project of these services.
 pub fn project(name: &str, services: impl IntoIterator<Item = (Name, ServiceSpec)>) -> Project {
     Project {
@@ -93,13 +101,15 @@ pub struct Draft {
     /// Changes that are about tasks, of a thousand.
     tasks: u64,
     rng: Rng,
+    /// For what was added to the workload later: what was drawn before stays as it was.
+    routes: Rng,
 }
 
 impl Draft {
     /// The first version of a project of up to `services` services.
     pub fn new(name: &str, services: u64, bad_images: u64, rng: Rng) -> Draft {
-        let project = project(name, []);
-        Draft { project, services, bad_images, builds: 0, pace: 1, tasks: 0, rng }
+        let (project, routes) = (project(name, []), rng.child("routes"));
+        Draft { project, services, bad_images, builds: 0, pace: 1, tasks: 0, rng, routes }
     }
 
     /// From now on, so many of a thousand changes are about tasks.
@@ -141,7 +151,25 @@ impl Draft {
                 false => self.edit_once(registry, change),
             }
         }
+        self.move_host();
         self.project.clone()
+    }
+
+    /// The project's host leads to one of its services, now and then to another.
+    fn move_host(&mut self) {
+        let mut open = self.project.services.values_mut().filter(|s| s.container.port.is_some());
+        let is_routed = open.any(|service| !service.routes.is_empty());
+        if is_routed && !self.routes.chance(MOVED_HOSTS) {
+            return;
+        }
+        let host = format!("{}.example", self.project.name);
+        let open = self.project.services.values_mut().filter(|s| s.container.port.is_some());
+        let mut open: Vec<&mut ServiceSpec> = open.collect();
+        open.iter_mut().for_each(|service| service.routes.clear());
+        if !open.is_empty() {
+            let chosen = self.routes.below(open.len() as u64) as usize;
+            open[chosen].routes.push(route(&host));
+        }
     }
 
     fn edit_once(&mut self, registry: &mut Registry, change: &str) {

@@ -1,5 +1,6 @@
 //! What can be typed.
 
+mod ingress;
 mod nodes;
 mod past;
 mod runs;
@@ -11,6 +12,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use mill_core::name::Name;
 use mill_runtime_real::LOG_LINES_MAX;
 
+pub use self::ingress::{Listen, RouteCommand};
 pub use self::nodes::{
     BackupCommand, BackupRestore, BackupSave, Init, Join, Label, LabelChange, Leave, Machine,
     NodeCommand, NodeDrain, NodeInspect, NodeLabel, NodeLs, NodeName, NodeRm, PortRange, Recover,
@@ -109,6 +111,9 @@ pub enum Command {
     /// What happened and why: what was placed, stopped, lost, deployed, and by whom.
     #[command(after_help = "Examples:\n  mill events -f\n  mill events web '#12'")]
     Events(Events),
+    /// Show where requests from outside come in.
+    #[command(subcommand, after_help = "Example:\n  mill route ls")]
+    Route(RouteCommand),
     /// Replace the containers of a service, one after the other.
     #[command(after_help = "Example:\n  mill restart web")]
     Restart(Restart),

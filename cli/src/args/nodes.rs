@@ -9,7 +9,7 @@ use mill_core::name::Name;
 use mill_runtime_real::recovery_key::RecoveryKey;
 use mill_runtime_real::token::JoinToken;
 
-use super::{DEFAULT_SOCKET, Stale, Target};
+use super::{DEFAULT_SOCKET, Listen, Stale, Target};
 
 /// `mill init`.
 #[derive(Debug, ClapArgs)]
@@ -68,6 +68,13 @@ pub struct Machine {
     /// Ports that containers are given, as FIRST-LAST.
     #[arg(long, default_value = "20000-29999", value_name = "RANGE")]
     pub ports: PortRange,
+    /// Where plain HTTP from outside comes in, once there are routes; `none` for nowhere. Port 80
+    /// of every address by default.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<Listen>,
+    /// Where HTTPS comes in, the same. Port 443 of every address by default.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub https: Option<Listen>,
     /// Log as JSON lines.
     #[arg(long)]
     pub log_json: bool,
@@ -90,6 +97,8 @@ impl Machine {
             ("--socket", Some(absolute(&self.socket).display().to_string())),
             ("--listen", self.listen.clone()),
             ("--engine", self.engine.clone()),
+            ("--http", self.http.map(|listen| listen.to_string())),
+            ("--https", self.https.map(|listen| listen.to_string())),
             ("--ports", Some(format!("{}-{}", ports.first, ports.last))),
         ];
         let given = options

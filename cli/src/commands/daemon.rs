@@ -8,13 +8,14 @@ use std::time::Duration;
 use mill_core::cluster::admission::Roles;
 use mill_core::name::Name;
 use mill_runtime_real::daemon::{Beginning, Daemon, DaemonOptions, End, Invitation, TokenWish};
+use mill_runtime_real::ingress::IngressOptions;
 use mill_runtime_real::recovery_key::RecoveryKey;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{Outcome, done, nodes, unit};
-use crate::args::{DEFAULT_SOCKET, Init, Join, Label, Machine};
+use crate::args::{DEFAULT_SOCKET, Init, Join, Label, Listen, Machine};
 use crate::failure::Failure;
 use crate::render;
 use crate::render::progress::Waiting;
@@ -196,7 +197,18 @@ pub fn options(machine: &Machine) -> DaemonOptions {
         listen: machine.listen.clone(),
         engine: machine.engine.clone(),
         ports: machine.ports.0,
+        ingress: ingress(machine),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn ingress(machine: &Machine) -> IngressOptions {
+    let usual = IngressOptions::usual();
+    let asked = |listen: Option<Listen>, usual| listen.map_or(usual, |Listen(address)| address);
+    IngressOptions {
+        http: asked(machine.http, usual.http),
+        https: asked(machine.https, usual.https),
+        ..usual
     }
 }
 

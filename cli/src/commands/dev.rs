@@ -20,6 +20,7 @@ use mill_core::api::view::{ServiceView, StatusView};
 use mill_core::cluster::node::PortPool;
 use mill_runtime_real::daemon::{Daemon, DaemonOptions, clear_left_behind as clear};
 use mill_runtime_real::doctor::{self, Finding};
+use mill_runtime_real::ingress::IngressOptions;
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -76,6 +77,7 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         listen: None,
         engine,
         ports: block.pool,
+        ingress: block.ingress(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
     .await
@@ -125,13 +127,20 @@ impl PortBlock {
         for first in (all.first..all.last).step_by(usize::from(BLOCK_PORTS)) {
             let last = first + BLOCK_PORTS - 1;
             if let Ok(claim) = TcpListener::bind((Ipv4Addr::LOCALHOST, last)) {
-                let pool = PortPool { first, last: last - 1 };
+                let pool = PortPool { first, last: last - 3 };
                 return Ok(PortBlock { pool, _claim: claim });
             }
         }
         let message = "every block of ports from 20000 to 29999 is taken: are that many `mill dev` \
                        running here?";
         Err(Failure::Failed(message.to_owned()))
+    }
+
+    /// Two ports that come after those of containers.
+    fn ingress(&self) -> IngressOptions {
+        let at = |port| Some((Ipv4Addr::LOCALHOST, port).into());
+        let last = self.pool.last;
+        IngressOptions { http: at(last + 1), https: at(last + 2), local: true }
     }
 }
 

@@ -15,6 +15,7 @@ mod past;
 mod plan;
 mod recovery;
 mod replay;
+mod route;
 mod runs;
 mod show;
 mod sim;
@@ -50,6 +51,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Why(args) => client_runtime()?.block_on(show::why(args, json)),
         Command::Logs(args) => client_runtime()?.block_on(logs::logs(args, json)),
         Command::Events(args) => client_runtime()?.block_on(events::events(args, json)),
+        Command::Route(command) => client_runtime()?.block_on(route::route(command, json)),
         Command::Restart(args) => client_runtime()?.block_on(operate::restart(args, json)),
         Command::Scale(args) => client_runtime()?.block_on(operate::scale(args, json)),
         Command::Rollback(args) => client_runtime()?.block_on(past::rollback(args, json)),

@@ -191,6 +191,11 @@ pub enum Request {
         /// Whether this node's own copy will do.
         stale: bool,
     },
+    /// Where requests from outside come in.
+    Routes {
+        /// Whether this node's own copy will do.
+        stale: bool,
+    },
     /// The replicated state, for `mill plan --state`.
     State,
 }
@@ -230,6 +235,7 @@ impl Request {
             | Request::Why { stale, .. }
             | Request::Deploys { stale }
             | Request::Events { stale, .. }
+            | Request::Routes { stale }
             | Request::Runs { stale, .. }
             | Request::Node { stale, .. } => *stale,
             Request::Plan { .. } | Request::Deployment { .. } | Request::State => false,
@@ -263,6 +269,7 @@ impl Request {
             | Request::Rollback { expect: None, .. }
             | Request::RunState { .. }
             | Request::Runs { .. }
+            | Request::Routes { .. }
             | Request::State => false,
             Request::Deploy { .. }
             | Request::Run { .. }
@@ -329,6 +336,8 @@ pub enum Answer {
     Status(view::StatusView),
     /// To `Allocs`.
     Allocs(Vec<view::AllocView>),
+    /// To `Routes`.
+    Routes(view::RoutesView),
     /// To `Why`.
     Why(view::WhyView),
     /// To `Node`.

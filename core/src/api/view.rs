@@ -8,6 +8,7 @@ use crate::cluster::admission::Roles;
 use crate::cluster::alloc::{Ending, Phase, StopReason, Trouble};
 use crate::cluster::deploy::{DeployKind, DeployState};
 use crate::cluster::task::{Cause, Outcome};
+use crate::config::model::RouteSpec;
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::time::Wall;
 use crate::units::{Bytes, Millicores, Millis};
@@ -363,4 +364,24 @@ pub struct WhyView {
     pub summary: String,
     /// The facts that it rests on, most telling first.
     pub because: Vec<String>,
+}
+
+/// `mill route ls`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutesView {
+    /// Every route in force.
+    pub routes: Vec<RouteView>,
+    /// Nodes that do not take requests, or not all, and why: a sentence.
+    pub unrouted: BTreeMap<String, String>,
+}
+
+/// A route, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// Which service answers.
+    pub service: Name,
+    /// Its healthy replicas: without one, requests wait for a moment and are answered 503.
+    pub healthy: usize,
+    /// What it takes, and how.
+    pub route: RouteSpec,
 }

@@ -137,8 +137,9 @@ impl Brain {
             .then(|| late(&unpinned, PULLING_DEADLINE, still))
     }
 
-    /// What is not wanted any more goes. That is all that is waited for, and not for ever: what
-    /// became of the rest after it had soaked is no business of the deploy any more.
+    /// What is not wanted any more goes, and routes are those of the new versions. That is all that
+    /// is waited for, and not for ever: what became of the rest after it had soaked is no business
+    /// of the deploy any more.
     fn remove(
         &mut self,
         draft: &mut Draft<'_>,
@@ -151,7 +152,8 @@ impl Brain {
             Some(reason) => DeployState::Partial { reason },
             None => DeployState::Succeeded,
         };
-        (gone || self.overdue(draft, allowed, false)).then_some(Move::To(end))
+        let done = gone && self.is_routed(draft, deploy);
+        (done || self.overdue(draft, allowed, false)).then_some(Move::To(end))
     }
 
     /// Tells the services of a deploy which of their images cannot be had, and why.

@@ -231,7 +231,8 @@ impl Cluster {
             ports: PortPool { first: 0, last: 0 },
         };
         self.history.record(wall, node, format!("node {name} was admitted"));
-        let facts = NodeFacts { boot: 0, advertise, rpc, capacity: nothing, version, supports };
+        let (boot, capacity, unrouted) = (0, nothing, None);
+        let facts = NodeFacts { boot, advertise, rpc, capacity, version, supports, unrouted };
         let record = NodeRecord {
             name,
             key,

@@ -25,6 +25,9 @@ pub struct NodeFacts {
     /// The highest feature level that the program supports.
     #[serde(default)]
     pub supports: FeatureLevel,
+    /// Why it does not take requests from outside, or not all, while it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unrouted: Option<String>,
 }
 
 /// What a node has to give to containers.

@@ -163,7 +163,7 @@ fn stop(reader: &Reader<'_>) -> StopSpec {
 fn route(reader: &Reader<'_>) -> RouteSpec {
     let listen = reader.integer("listen").and_then(|port| u16::try_from(port).ok());
     let accept = match listen {
-        Some(listen) => RouteMatch::Tcp { listen },
+        Some(listen) => RouteMatch::Tcp { listen, host: reader.string("host") },
         None => RouteMatch::Http {
             host: reader.string("host").unwrap_or_default(),
             path: reader.string("path").unwrap_or_else(|| "/".to_owned()),
@@ -177,6 +177,15 @@ fn route(reader: &Reader<'_>) -> RouteSpec {
         max_body: reader.parsed::<Bytes>("max_body"),
         redirect: reader.string("redirect"),
         tls: reader.boolean("tls"),
+        hold: reader.parsed::<Millis>("hold").unwrap_or(RouteSpec::HOLD),
+        allow: reader.list("allow"),
+        rate_limit: reader.integer("rate_limit"),
+        burst: reader.integer("burst"),
+        basic_auth: reader.map("basic_auth", str::to_owned),
+        request_headers: reader.map("request_headers", str::to_owned),
+        response_headers: reader.map("response_headers", str::to_owned),
+        maintenance: reader.string("maintenance"),
+        h2c: reader.boolean("h2c"),
     }
 }
 

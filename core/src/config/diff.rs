@@ -241,13 +241,35 @@ impl Fields {
     }
 
     fn route(&mut self, spec: &RouteSpec) {
-        let RouteSpec { accept, strip_prefix, websocket, timeout, max_body, redirect, tls } = spec;
+        let RouteSpec {
+            accept,
+            strip_prefix,
+            websocket,
+            timeout,
+            max_body,
+            redirect,
+            tls,
+            hold,
+            allow,
+            rate_limit,
+            burst,
+            basic_auth,
+            request_headers,
+            response_headers,
+            maintenance,
+            h2c,
+        } = spec;
         match accept {
             RouteMatch::Http { host, path } => {
                 self.text("host", host);
                 self.text("path", path);
             }
-            RouteMatch::Tcp { listen } => self.set("listen", listen),
+            RouteMatch::Tcp { listen, host } => {
+                self.set("listen", listen);
+                self.set_if("host", host.as_ref());
+                // The rest means nothing there.
+                return;
+            }
         }
         self.set("strip_prefix", strip_prefix);
         self.set("websocket", websocket);
@@ -255,6 +277,21 @@ impl Fields {
         self.size("max_body", *max_body);
         self.set_if("redirect", redirect.as_ref());
         self.set("tls", tls);
+        self.set("hold", hold);
+        self.array("allow", allow.iter().map(String::as_str));
+        self.set_if("rate_limit", *rate_limit);
+        self.set_if("burst", *burst);
+        for (name, value) in basic_auth {
+            self.text(&join("basic_auth", name), value);
+        }
+        for (name, value) in request_headers {
+            self.text(&join("request_headers", name), value);
+        }
+        for (name, value) in response_headers {
+            self.text(&join("response_headers", name), value);
+        }
+        self.set_if("maintenance", maintenance.as_deref().map(spell::text));
+        self.set("h2c", h2c);
     }
 
     fn volume(&mut self, spec: &VolumeSpec) {
@@ -323,6 +360,8 @@ mod tests {
              path = \"/data\"\nsize = \"100MB\"\n[[service.web.route]]\nhost = \"a.example\"\n",
             &[
                 "place.require.disk: set to ssd",
+                "route[0].h2c: set to false",
+                "route[0].hold: set to 5s",
                 "route[0].host: set to a.example",
                 "route[0].path: set to /",
                 "route[0].strip_prefix: set to false",

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::suggest::closest;
-use super::{capabilities, cron, image};
+use super::{capabilities, cron, http, image};
 use crate::name::Name;
 use crate::schedule;
 
@@ -72,6 +72,12 @@ formats! {
     ROUTE_PATH "invalid-path" "a path that starts with `/`" "paths" "^/[^?#\\s]*$" route_path;
     HOST "invalid-host" "a host name" "host names" "^[a-z0-9.-]+$" host;
     REDIRECT "invalid-url" "a URL" "URLs" "^(https?://|/)" redirect;
+    NETWORK "invalid-network" "a network like \"192.0.2.0/24\"" "networks"
+        "^[0-9a-fA-F.:]+(/[0-9]+)?$" http::network;
+    HEADER_NAME "invalid-header" "a header's name" "header names" "" http::header_name;
+    HEADER_VALUE "invalid-header" "a header's value" "header values" "^[ -~]*$" http::header_value;
+    LOGIN "invalid-login" "a name" "names" "^[^:]+$" http::login;
+    PASSWORD_HASH "invalid-hash" "a bcrypt hash" "bcrypt hashes" "^[$]2[aby][$]" http::password_hash;
     SIGNAL "unknown-signal" "a signal like \"SIGTERM\"" "signals" "^SIG" signal;
     CAPABILITY "unknown-capability" "a Linux capability" "Linux capabilities"
         "^[A-Z_]+$" capability;

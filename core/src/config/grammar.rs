@@ -23,6 +23,8 @@ pub const LEAST_MEMORY: Bytes = Bytes(6 << 20);
 pub const LEAST_CPU: Millicores = Millicores(10);
 /// More cores than any node has.
 pub const MOST_CPU: Millicores = Millicores(1_024_000);
+/// More requests each second than one address sends.
+pub const MOST_REQUESTS: u32 = 1_000_000;
 /// The most replicas of one service.
 pub const MOST_REPLICAS: u32 = 1000;
 

@@ -13,6 +13,7 @@ pub(crate) mod cron;
 pub mod diff;
 mod format;
 pub mod grammar;
+mod http;
 mod image;
 pub mod model;
 mod path;

@@ -367,6 +367,66 @@ pub struct RouteSpec {
     /// Serve HTTPS with a certificate from ACME.
     #[serde(default)]
     pub tls: bool,
+    /// How long a request waits while no replica is healthy.
+    #[serde(default = "hold")]
+    pub hold: Millis,
+    /// Networks that are let in; everybody if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    /// Requests each second from one address in the long run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<u32>,
+    /// Requests at once from one address; as many as `rate_limit` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+    /// Who may come: name -> bcrypt hash of the password; everybody if empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub basic_auth: BTreeMap<String, String>,
+    /// Headers that requests have on their way to a replica; an empty value removes one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub request_headers: BTreeMap<String, String>,
+    /// The same of answers on their way back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub response_headers: BTreeMap<String, String>,
+    /// Answer every request 503 with this text instead of forwarding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<String>,
+    /// Replicas speak HTTP/2 without TLS.
+    #[serde(default)]
+    pub h2c: bool,
+}
+
+impl RouteSpec {
+    /// A route with nothing out of the ordinary.
+    pub fn new(accept: RouteMatch) -> RouteSpec {
+        RouteSpec {
+            accept,
+            strip_prefix: false,
+            websocket: false,
+            timeout: None,
+            max_body: None,
+            redirect: None,
+            tls: false,
+            hold: RouteSpec::HOLD,
+            allow: Vec::new(),
+            rate_limit: None,
+            burst: None,
+            basic_auth: BTreeMap::new(),
+            request_headers: BTreeMap::new(),
+            response_headers: BTreeMap::new(),
+            maintenance: None,
+            h2c: false,
+        }
+    }
+
+    /// How long requests wait where nothing else is said.
+    pub const HOLD: Millis = Millis::secs(5);
+    /// The longest that they may be made to wait.
+    pub const LONGEST_HOLD: Millis = Millis::secs(60);
+}
+
+fn hold() -> Millis {
+    RouteSpec::HOLD
 }
 
 /// Which requests or connections a route takes.
@@ -384,6 +444,9 @@ pub enum RouteMatch {
     Tcp {
         /// The port.
         listen: u16,
+        /// TLS connections for this server name only, which are passed on as they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
     },
 }
 

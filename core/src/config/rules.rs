@@ -1,11 +1,12 @@
 //! What takes more than one field to know: references, clashes, combinations that cannot work.
 //!
 //! Reads the model, and the spans for what was written at all, so that a field which is broken
-//! counts as present and is not complained about twice. Rules for one service are here; those
-//! between services are in `rules/clashes.rs`. Two fixed ports of one number clash only when no
+//! counts as present and is not complained about twice. Rules for one service are here; of one
+//! route in `rules/routes.rs`, between services in `rules/clashes.rs`. Two fixed ports of one number clash only when no
 //! set of nodes could hold both, since a scheduler can otherwise keep them apart.
 
 mod clashes;
+mod routes;
 
 use std::collections::BTreeMap;
 
@@ -13,8 +14,8 @@ use super::build::must_stop_first;
 use super::capabilities;
 use super::check::Facts;
 use super::model::{
-    ContainerSpec, HealthCheck, Project, Replicas, RouteMatch, ServiceSpec, TaskSpec, UpdateOrder,
-    VolumeKind, VolumeSpec,
+    ContainerSpec, HealthCheck, Project, Replicas, ServiceSpec, TaskSpec, UpdateOrder, VolumeKind,
+    VolumeSpec,
 };
 use super::path::{item, join, nearest};
 use super::problem::{Location, Problem};
@@ -72,7 +73,7 @@ impl Rules<'_> {
         self.volumes(path, service);
         for (index, route) in service.routes.iter().enumerate() {
             let route_path = item(&join(path, "route"), index);
-            self.route(&route_path, &route.accept);
+            routes::check(self, &route_path, route);
             if !self.written(&join(path, "port")) && route.redirect.is_none() {
                 self.no_port(path, &route_path, "a route forwards to the service's port");
             }
@@ -331,56 +332,6 @@ impl Rules<'_> {
                     ),
                 );
             }
-        }
-    }
-
-    fn route(&mut self, path: &str, accept: &RouteMatch) {
-        let (host, listen) = (join(path, "host"), join(path, "listen"));
-        if self.written(&listen) {
-            let http_only = [
-                "host",
-                "path",
-                "strip_prefix",
-                "websocket",
-                "timeout",
-                "max_body",
-                "redirect",
-                "tls",
-            ];
-            for field in http_only {
-                let at = join(path, field);
-                if self.written(&at) {
-                    let note = self.at(&listen);
-                    self.push(
-                        Problem::new(
-                            "contradiction",
-                            self.at(&at),
-                            format!("`{field}` means nothing on a TCP route"),
-                        )
-                        .note(note, "`listen` makes it one")
-                        .help(format!("leave out `{field}` or `listen`")),
-                    );
-                }
-            }
-        } else if !self.written(&host) {
-            self.push(
-                Problem::new(
-                    "missing-field",
-                    self.at(path),
-                    format!("`{path}` has neither `host` nor `listen`"),
-                )
-                .help("add `host = \"shop.example.com\"` for HTTP, or `listen = 5432` for TCP"),
-            );
-        }
-        if let RouteMatch::Tcp { listen: 80 | 443 } = accept {
-            self.push(
-                Problem::new(
-                    "reserved-port",
-                    self.at(&listen),
-                    "ports 80 and 443 serve HTTP routes",
-                )
-                .help("write `host` for an HTTP route, or listen on another port"),
-            );
         }
     }
 

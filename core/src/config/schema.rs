@@ -111,7 +111,7 @@ fn of_kind(kind: &Kind) -> Value {
     }
 }
 
-/// No format takes an empty string.
+/// A format without a pattern takes anything but an empty string.
 fn text(format: &Format) -> Value {
     match format.pattern {
         "" => json!({ "type": "string", "minLength": 1 }),

@@ -66,11 +66,10 @@ struct Gap {
 const ACME: Gap = Gap { field: "cluster.acme_email", what: "certificates" };
 const TASK_FILES: Gap = Gap { field: "task.NAME.secret_files", what: "secret files" };
 const SECRET_FILES: Gap = Gap { field: "service.NAME.secret_files", what: "secret files" };
-const ROUTES: Gap = Gap { field: "service.NAME.route", what: "routes" };
 const VOLUMES: Gap = Gap { field: "service.NAME.volume", what: "volumes" };
 /// In interpolated strings; not a field, but spelled like one.
 const SECRETS: Gap = Gap { field: "${secret(NAME)}", what: "secrets" };
-const GAPS: [Gap; 6] = [ACME, TASK_FILES, SECRET_FILES, ROUTES, VOLUMES, SECRETS];
+const GAPS: [Gap; 5] = [ACME, TASK_FILES, SECRET_FILES, VOLUMES, SECRETS];
 
 /// Follows what the schema and the reference say of such a field.
 pub(super) const NOT_YET: &str = " (not acted on yet)";
@@ -141,14 +140,11 @@ impl Found {
 
     fn service(&mut self, name: &Name, spec: &ServiceSpec) {
         let path = join("service", name.as_str());
-        let ServiceSpec { replicas, before: _, container, update, routes, place } = spec;
+        let ServiceSpec { replicas, before: _, container, update, routes: _, place } = spec;
         let UpdateSpec { parallel: _, canary: _, order: _, healthy_for: _, deadline: _ } = update;
         let (Replicas::Count(_) | Replicas::EachNode) = replicas;
         let PlaceSpec { require: _, prefer: _, spread: _ } = place;
         self.container(&path, container);
-        for index in 0..routes.len() {
-            self.push(item(&join(&path, "route"), index), ROUTES.what);
-        }
     }
 
     fn task(&mut self, name: &Name, spec: &TaskSpec) {
@@ -268,8 +264,6 @@ env = { A = "${secret(a)}" }
                 "service.web.env.A: secrets",
                 "service.web.secret_files.\"/run/tls.key\": secret files",
                 "service.web.volume[0]: volumes",
-                "service.web.route[0]: routes",
-                "service.web.route[1]: routes",
                 "task.migrate.env.A: secrets",
             ]
             .map(|part| format!("{part} are not supported yet by this version"))

@@ -7,6 +7,7 @@
 //! whoever said so. Names are looked up in `zone`. Tested below, and by the invariant `routed`.
 
 mod network;
+mod routes;
 mod zone;
 
 use core::net::IpAddr;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::network::{Network, SERVICE_ADDRESSES};
+pub use self::routes::RouteTable;
 pub use self::zone::{Data, Kind, Lookup, TTL_SECONDS, ZONE};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Desired, Phase};
@@ -31,6 +33,9 @@ pub struct Tables {
     pub services: BTreeMap<Name, ServiceTable>,
     /// Every member whose address is one.
     pub nodes: BTreeMap<NodeId, NodeTable>,
+    /// Where requests from outside come in, in the order of what they take.
+    #[serde(default)]
+    pub routes: Vec<RouteTable>,
 }
 
 /// How a service is reached.
@@ -79,7 +84,8 @@ impl Tables {
             let ports = ports_of(cluster, &nodes, name, service);
             (name.clone(), ServiceTable { address: service.address, ports })
         });
-        Tables { network: cluster.network, services: services.collect(), nodes }
+        let (services, routes) = (services.collect(), cluster.routes());
+        Tables { network: cluster.network, services, nodes, routes }
     }
 
     /// Whether requests may go to an alloc.

@@ -249,6 +249,10 @@ impl Node {
             }
             Event::OpDone { .. } => {}
             Event::ContainerDied(observed) => self.agent.container_died(now, &observed),
+            Event::Unrouted { why } => {
+                self.config.facts.unrouted = why;
+                self.next_heartbeat = now.mono;
+            }
             Event::EngineConnected => self.agent.engine_connected(),
             Event::Wake => {}
         }

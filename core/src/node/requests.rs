@@ -327,6 +327,7 @@ impl Node {
             | Request::Why { .. }
             | Request::Node { .. }
             | Request::Deploys { .. }
+            | Request::Routes { .. }
             | Request::Runs { .. }
             | Request::State => self.look(request, None).map(Some),
         }
@@ -347,6 +348,7 @@ impl Node {
             Request::Why { subject, .. } => self.why(&subject).map(Answer::Why),
             Request::Node { node, .. } => self.node_detail(&node).map(Answer::Node),
             Request::Deploys { .. } => Ok(Answer::Deploys(self.deploys())),
+            Request::Routes { .. } => Ok(Answer::Routes(self.routes_view())),
             Request::Runs { task, .. } => self.run_views(task.as_ref()).map(Answer::Runs),
             Request::Events { after, .. } => Ok(Answer::Events(self.events(after))),
             Request::State => {

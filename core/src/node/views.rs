@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::Node;
 use crate::api::view::{
-    Age, AllocView, DeployServiceView, DeployView, FailedView, NodeView, ReceiptView, ServiceView,
-    StatusView,
+    Age, AllocView, DeployServiceView, DeployView, FailedView, NodeView, ReceiptView, RouteView,
+    RoutesView, ServiceView, StatusView,
 };
 use crate::api::{ApiError, ErrorCode};
 use crate::brain::sentences;
@@ -16,6 +16,7 @@ use crate::cluster::node::{Liveness, NodeRecord};
 use crate::cluster::receipt::Line;
 use crate::event::Leadership;
 use crate::name::{AllocId, Name, NodeId};
+use crate::net::RouteTable;
 use crate::units::{Bytes, Millicores};
 
 impl Node {
@@ -36,6 +37,20 @@ impl Node {
             deploy: last.map(|(number, deploy)| self.view_deploy(*number, deploy)),
             stale: age,
         }
+    }
+
+    pub(super) fn routes_view(&self) -> RoutesView {
+        let cluster = &self.cluster;
+        let view = |RouteTable { service, spec: route }: RouteTable| {
+            let healthy = cluster.allocs_of(&service).filter(|(_, alloc)| self.serves(alloc));
+            RouteView { healthy: healthy.count(), service, route }
+        };
+        let unrouted = cluster.nodes.values().filter_map(|node| {
+            let why = node.facts.unrouted.clone().filter(|_| node.is_up())?;
+            Some((node.name.clone(), why))
+        });
+        let routes = cluster.routes().into_iter().map(view).collect();
+        RoutesView { routes, unrouted: unrouted.collect() }
     }
 
     pub(super) fn node_view(&self, id: NodeId, record: &NodeRecord) -> NodeView {

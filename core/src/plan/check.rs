@@ -1,8 +1,10 @@
-//! What only the cluster can say of a project: names that are taken, sizes that no node has.
+//! What only the cluster can say of a project: names that are taken, sizes that no node has; what
+//! its routes and ports take from others is in `ports`.
 
 use crate::cluster::Cluster;
 use crate::config::model::{ContainerSpec, PlaceSpec, Project};
 use crate::name::Name;
+use crate::plan::ports;
 
 /// Every reason why `project` could not be deployed to `cluster`, as sentences.
 pub fn check(cluster: &Cluster, project: &Project) -> Vec<String> {
@@ -16,6 +18,7 @@ pub fn check(cluster: &Cluster, project: &Project) -> Vec<String> {
         problems.extend(too_large(cluster, what, name, container));
         problems.extend(unknown_labels(cluster, what, name, place));
     }
+    problems.extend(ports::check(cluster, project));
     for (name, spec) in &project.services {
         if let Some(task) = spec.before.as_ref().filter(|task| !project.tasks.contains_key(*task)) {
             problems.push(format!(

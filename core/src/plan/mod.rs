@@ -7,6 +7,7 @@
 mod check;
 mod compact;
 mod fill;
+mod ports;
 mod render;
 
 use std::collections::{BTreeMap, BTreeSet};

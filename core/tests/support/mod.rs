@@ -34,6 +34,7 @@ fn facts() -> NodeFacts {
         },
         version: "0.1.0".to_owned(),
         supports: FeatureLevel::NEWEST,
+        unrouted: None,
     }
 }
 

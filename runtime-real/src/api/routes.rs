@@ -22,6 +22,7 @@ pub(super) fn router() -> Router<Serving> {
         .route("/v1/why/{subject}", get(why))
         .route("/v1/events", get(events))
         .route("/v1/state", get(state))
+        .route("/v1/routes", get(routes))
         .route("/v1/plan", post(plan))
         .route("/v1/deploys", post(deploy).get(deploys))
         .route("/v1/deploys/{number}", get(deployment))
@@ -90,6 +91,10 @@ async fn events(State(serving): State<Serving>, Query(query): Query<EventsQuery>
 
 async fn state(State(serving): State<Serving>) -> Response {
     ask(&serving, Request::State).await
+}
+
+async fn routes(State(serving): State<Serving>, Query(query): Query<StaleQuery>) -> Response {
+    ask(&serving, Request::Routes { stale: query.stale }).await
 }
 
 async fn plan(State(serving): State<Serving>, Json(project): Json<Project>) -> Response {

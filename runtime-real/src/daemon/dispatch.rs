@@ -20,6 +20,7 @@ use super::Consensus;
 use super::wire::Wire;
 use crate::book::Book;
 use crate::docker::Engine;
+use crate::ingress::Front;
 use crate::rpc::Server;
 use mill_consensus::Proposal;
 
@@ -40,6 +41,8 @@ pub(super) struct Dispatch {
     book: watch::Sender<Book>,
     /// What traffic is carried by.
     tables: watch::Sender<Arc<Tables>>,
+    /// Where requests from outside come in.
+    front: Front,
     events: mpsc::Sender<Event>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     snapshot: Option<oneshot::Sender<(u64, Vec<u8>)>>,
@@ -51,15 +54,17 @@ pub(super) struct Dispatch {
     operations: JoinSet<()>,
 }
 
-/// What this node says to others, whom it listens to, where they are kept, what traffic is carried
-/// by.
-pub(super) type Ends = (Wire, Server, watch::Sender<Book>, watch::Sender<Arc<Tables>>);
+/// What this node says to others, whom it listens to, and where they are kept.
+pub(super) type Ends = (Wire, Server, watch::Sender<Book>);
+/// What traffic is carried by, from inside and from outside.
+pub(super) type Carriers = (watch::Sender<Arc<Tables>>, Front);
 
 impl Dispatch {
     pub fn new(
         consensus: Consensus,
         engine: Engine,
-        (wire, server, book, tables): Ends,
+        (wire, server, book): Ends,
+        (tables, front): Carriers,
         events: mpsc::Sender<Event>,
         retired: oneshot::Sender<()>,
     ) -> Dispatch {
@@ -70,6 +75,7 @@ impl Dispatch {
             server,
             book,
             tables,
+            front,
             events,
             waiting: BTreeMap::new(),
             snapshot: None,
@@ -137,6 +143,7 @@ impl Dispatch {
                 }
             }
             Effect::Publish { tables } => {
+                self.front.publish(&tables);
                 self.tables.send_replace(tables);
             }
             Effect::ChangeMembers { voters, learners } => self.change_members(voters, learners),

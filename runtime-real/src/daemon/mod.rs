@@ -51,6 +51,7 @@ use crate::clock::Clock;
 use crate::docker::{Engine, EngineOptions, PULLED_FILE};
 use crate::host;
 use crate::identity::{self, Identity, IdentityError, LOG_FOLDER, Opened};
+use crate::ingress::{Front, IngressOptions};
 use crate::pki::{self, Authority, PkiError};
 use crate::recorder::Recorder;
 use crate::recovery::RecoveryError;
@@ -85,6 +86,8 @@ pub struct DaemonOptions {
     pub engine: Option<String>,
     /// Ports that `$PORT` is taken from.
     pub ports: PortPool,
+    /// Where requests from outside come in.
+    pub ingress: IngressOptions,
     /// Version of the program, for people.
     pub version: String,
 }
@@ -164,6 +167,7 @@ pub struct Daemon {
     consensus: Consensus,
     engine: Engine,
     tasks: Vec<JoinHandle<()>>,
+    front: Front,
     /// `None` once it has ended.
     event_loop: Option<JoinHandle<Ended>>,
     /// Stops the event loop.
@@ -416,10 +420,13 @@ impl Daemon {
         let recorder = record(&options, &opened, &node);
         let (retired, is_retired) = oneshot::channel();
         let (keeper, keeping) = book::keeper(options.data.clone());
+        let ingress = options.ingress.clone();
+        let front = Front::new(identity.node, ingress, &options.data, events.clone());
         let dispatch = Dispatch::new(
             consensus.clone(),
             engine.clone(),
-            (wire, server.clone(), keeper, tables),
+            (wire, server.clone(), keeper),
+            (tables, front.clone()),
             events.clone(),
             retired,
         );
@@ -444,6 +451,7 @@ impl Daemon {
             consensus,
             engine,
             tasks,
+            front,
             event_loop: Some(event_loop),
             stop,
             _identity: opened,
@@ -493,6 +501,7 @@ impl Daemon {
     pub async fn stop(self) {
         tracing::info!("stopping; containers go on running");
         self.hand_over().await;
+        self.front.stop().await;
         self.tasks.iter().for_each(JoinHandle::abort);
         // It may have ended by itself.
         let _ = self.stop.send(());
@@ -565,6 +574,7 @@ fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String)
             capacity: host::capacity(options.ports),
             version: options.version.clone(),
             supports: FeatureLevel::NEWEST,
+            unrouted: None,
         },
         timing: Timing::default(),
         has_book: false,

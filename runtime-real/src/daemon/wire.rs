@@ -94,6 +94,7 @@ impl<D: Dial> Wire<D> {
             | Request::Kill { .. }
             | Request::Promote { .. }
             | Request::Deploys { .. }
+            | Request::Routes { .. }
             | Request::Status { .. }
             | Request::Allocs { .. }
             | Request::Why { .. }

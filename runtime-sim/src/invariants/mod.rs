@@ -26,6 +26,7 @@ mod reads;
 mod released;
 mod returned;
 mod routed;
+mod routes;
 mod runs;
 mod storm;
 mod whole;
@@ -130,6 +131,7 @@ impl Default for Invariants {
             Box::new(released::Released::default()),
             Box::new(returned::Returned),
             Box::new(routed::Routed::default()),
+            Box::new(routes::Routes),
             Box::new(runs::Runs::default()),
             Box::new(storm::Storm::default()),
             Box::new(whole::Whole),

@@ -34,6 +34,7 @@ impl World {
             | Request::Kill { .. }
             | Request::Promote { .. }
             | Request::Deploys { .. }
+            | Request::Routes { .. }
             | Request::Status { .. }
             | Request::Allocs { .. }
             | Request::Why { .. }

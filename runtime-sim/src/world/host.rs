@@ -112,6 +112,7 @@ impl Host {
             },
             version: VERSION.to_owned(),
             supports: FeatureLevel::NEWEST,
+            unrouted: None,
         };
         Host {
             id,

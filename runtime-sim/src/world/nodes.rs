@@ -316,6 +316,7 @@ fn number(event: &Event) -> u64 {
         Event::OpDone { id, result } => 12 << 32 | id.seq << 1 | u64::from(result.is_ok()),
         Event::ContainerDied(observed) => 13 << 32 | observed.started,
         Event::EngineConnected => 14 << 32,
+        Event::Unrouted { why } => 20 << 32 | u64::from(why.is_some()),
         Event::Wake => 15 << 32,
         Event::Members { voters, learners } => {
             16 << 32 | (voters.len() as u64) << 8 | learners.len() as u64

@@ -455,6 +455,7 @@ fn brief(request: &Request) -> String {
         Request::Cancel { .. } => "cancel the deploy".to_owned(),
         Request::Promote { .. } => "promote the canaries".to_owned(),
         Request::Deploys { .. } => "history".to_owned(),
+        Request::Routes { .. } => "routes".to_owned(),
         Request::Events { after, .. } => format!("events after {after:?}"),
         Request::Deployment { .. } => "how is the deploy".to_owned(),
         Request::Status { stale: false } => "status".to_owned(),
@@ -484,6 +485,7 @@ fn told(outcome: &Outcome) -> String {
         Ok(Answer::Plan(_)) => "the plan".to_owned(),
         Ok(Answer::Return { to, .. }) => format!("the plan back to #{to}"),
         Ok(Answer::Events(events)) => format!("{} events", events.len()),
+        Ok(Answer::Routes(view)) => format!("{} routes", view.routes.len()),
         Ok(Answer::Deploys(deploys)) => format!("{} deploys", deploys.len()),
         Ok(Answer::Deployment(view)) => {
             format!("deploy #{}: {}", view.number, view.state.sentence())

@@ -304,6 +304,7 @@ impl NodeCase {
             },
             version: "test".to_owned(),
             supports: FeatureLevel::NEWEST,
+            unrouted: None,
         }
     }
 }

@@ -16,6 +16,7 @@ mod past;
 mod recordings;
 mod recovery;
 mod returns;
+mod routes;
 mod schedules;
 mod stops;
 mod tasks;

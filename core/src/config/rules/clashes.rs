@@ -12,6 +12,7 @@ use crate::name::Name;
 pub(super) fn check(rules: &mut Rules<'_>, project: &Project) {
     names(rules, project);
     routes(rules, project);
+    listeners(rules, project);
     volumes(rules, project);
     fixed_ports(rules, project);
 }
@@ -46,7 +47,12 @@ fn routes(rules: &mut Rules<'_>, project: &Project) {
                 RouteMatch::Http { host, path: prefix } => {
                     (format!("`{host}{prefix}`"), join(&path, "host"))
                 }
-                RouteMatch::Tcp { listen } => (format!("port {listen}"), join(&path, "listen")),
+                RouteMatch::Tcp { listen, host: None } => {
+                    (format!("port {listen}"), join(&path, "listen"))
+                }
+                RouteMatch::Tcp { listen, host: Some(host) } => {
+                    (format!("`{host}` on port {listen}"), join(&path, "listen"))
+                }
             };
             all.push((rules.at(&at), name, &route.accept, what));
         }
@@ -65,6 +71,45 @@ fn routes(rules: &mut Rules<'_>, project: &Project) {
             RouteMatch::Http { .. } => "give one of them another `host` or `path`",
             RouteMatch::Tcp { .. } => "give one of them another port to listen on",
         }));
+    }
+}
+
+/// A port that nodes listen on for a TCP route is nobody else's, and shared by routes that all name
+/// a host.
+fn listeners(rules: &mut Rules<'_>, project: &Project) {
+    let mut unnamed: BTreeMap<u16, Location> = BTreeMap::new();
+    let mut named: Vec<(u16, Location)> = Vec::new();
+    let mut all: BTreeMap<u16, Location> = BTreeMap::new();
+    for (name, service) in &project.services {
+        for (index, route) in service.routes.iter().enumerate() {
+            let RouteMatch::Tcp { listen, host } = &route.accept else { continue };
+            let at = rules.at(&join(&item(&join(&path_of(name), "route"), index), "listen"));
+            all.entry(*listen).or_insert_with(|| at.clone());
+            match host {
+                None => drop(unnamed.entry(*listen).or_insert(at)),
+                Some(_) => named.push((*listen, at)),
+            }
+        }
+    }
+    for (port, at) in named {
+        let Some(first) = unnamed.get(&port) else { continue };
+        let message = format!("port {port} is routed both with and without a `host`");
+        rules.push(
+            Problem::new("duplicate-route", at, message)
+                .note(first.clone(), "every connection is routed here")
+                .help("give each of them a `host`, or another port to listen on"),
+        );
+    }
+    for (name, service) in &project.services {
+        let Some(port) = service.container.owned_port() else { continue };
+        let Some(first) = all.get(&port) else { continue };
+        let at = rules.at(&join(&path_of(name), "port"));
+        let message = format!("`{name}` owns port {port} of its node, where a route listens");
+        rules.push(
+            Problem::new("port-clash", at, message)
+                .note(first.clone(), "every node listens there")
+                .help("let the route listen on another port"),
+        );
     }
 }
 

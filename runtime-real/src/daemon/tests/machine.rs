@@ -126,6 +126,7 @@ impl Machine {
             rpc: None,
             listen: None,
             engine: None,
+            ingress: Default::default(),
             ports: PortPool::default(),
             version: VERSION.to_owned(),
         }
