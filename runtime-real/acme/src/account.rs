@@ -59,10 +59,8 @@ pub async fn register(
         terms_of_service_agreed: true,
         only_return_existing: false,
     };
-    let (_, made) =
-        nonced(async || builder(&https).create(&account, directory.url.clone(), None).await)
-            .await
-            .map_err(|error| explain(Step::Register, directory, error))?;
+    let (_, made) = nonced!(builder(&https).create(&account, directory.url.clone(), None))
+        .map_err(|error| explain(Step::Register, directory, error))?;
     let text = serde_json::to_string(&made)
         .map_err(|_| AcmeError::internal("cannot store an account", "it is no JSON"))?;
     Ok(Credentials(text))

@@ -88,7 +88,7 @@ impl Follower<'_> {
         state: &mut &'static str,
     ) -> Result<String, AcmeError> {
         let failed = |error| explain(Step::Follow, self.directory, error);
-        let read = nonced(async || account.order(url.to_owned()).await).await;
+        let read = nonced!(account.order(url.to_owned()));
         let mut order = read.map_err(failed)?;
         let (mut pause, mut first) = (FIRST_PAUSE, true);
         loop {
@@ -111,8 +111,7 @@ impl Follower<'_> {
     }
 
     async fn refresh(&self, order: &mut Order) -> Result<(), AcmeError> {
-        nonced(async || order.refresh().await.map(drop))
-            .await
+        nonced!(async { order.refresh().await.map(drop) })
             .map_err(|error| explain(Step::Follow, self.directory, error))
     }
 
@@ -163,7 +162,7 @@ impl Follower<'_> {
     }
 
     async fn finalize(&self, order: &mut Order) -> Result<(), AcmeError> {
-        match nonced(async || order.finalize_csr(self.csr).await).await {
+        match nonced!(order.finalize_csr(self.csr)) {
             Ok(()) => Ok(()),
             Err(error) => {
                 // Another process may have asked a moment ago; then the order has moved on.
@@ -177,7 +176,7 @@ impl Follower<'_> {
     }
 
     async fn download(&self, order: &mut Order) -> Result<String, AcmeError> {
-        let chain = nonced(async || order.certificate().await).await;
+        let chain = nonced!(order.certificate());
         chain.map_err(|error| explain(Step::Follow, self.directory, error))?.ok_or_else(|| {
             let words = "the certificate authority has no certificate for a valid order";
             AcmeError::new(ErrorKind::Unreachable, words)
@@ -226,7 +225,7 @@ async fn set_ready(order: &mut Order, position: usize, kind: ChallengeKind) -> R
     let Some(found) = authorizations.next().await else { return Ok(()) };
     let mut authorization = found?;
     let Some(mut challenge) = authorization.challenge(kind.wire()) else { return Ok(()) };
-    nonced(async || challenge.set_ready().await).await
+    nonced!(challenge.set_ready())
 }
 
 fn waits_for_us(order: &mut Order, position: usize, kind: ChallengeKind) -> bool {

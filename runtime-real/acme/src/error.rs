@@ -50,6 +50,21 @@ impl AcmeError {
         AcmeError::new(ErrorKind::Internal, format!("{what}: {why}; report this as a bug of mill"))
     }
 
+    /// The same error, with the names that were asked for where they help to understand it.
+    pub(crate) fn naming(mut self, names: &[String]) -> AcmeError {
+        match self.kind {
+            ErrorKind::Refused | ErrorKind::RateLimited { .. } => {
+                self.words.push_str(&format!(" (asked for {})", quoted(&names.join(", "))));
+            }
+            ErrorKind::Unreachable
+            | ErrorKind::Validation
+            | ErrorKind::Account
+            | ErrorKind::OrderGone
+            | ErrorKind::Internal => {}
+        }
+        self
+    }
+
     /// What this error asks for.
     pub fn kind(&self) -> ErrorKind {
         self.kind

@@ -15,7 +15,7 @@ const TYPES: &str = "urn:ietf:params:acme:error:";
 pub(crate) const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
 /// How often a call is made that meets nothing but bad nonces. The library makes three requests
 /// in each.
-const NONCE_CALLS: usize = 4;
+pub(crate) const NONCE_CALLS: usize = 4;
 
 /// What was being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +44,25 @@ impl Step {
     }
 }
 
-/// Makes a call again while its only fault is a bad nonce.
-pub(crate) async fn nonced<T>(mut call: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Error> {
-    for _ in 1..NONCE_CALLS {
-        match call().await {
-            Err(Error::Api(problem)) if problem.r#type.as_deref() == Some(BAD_NONCE) => {}
-            other => return other,
+/// Makes a call again while its only fault is a bad nonce. A macro, since a function that takes
+/// an asynchronous closure would yield futures that cannot be sent to other threads.
+macro_rules! nonced {
+    ($call:expr) => {{
+        let mut left = crate::explain::NONCE_CALLS;
+        loop {
+            left -= 1;
+            match $call.await {
+                Err(error) if left > 0 && crate::explain::is_bad_nonce(&error) => {}
+                other => break other,
+            }
         }
-    }
-    call().await
+    }};
+}
+pub(crate) use nonced;
+
+/// Whether an error is a bad nonce.
+pub(crate) fn is_bad_nonce(error: &Error) -> bool {
+    matches!(error, Error::Api(problem) if problem.r#type.as_deref() == Some(BAD_NONCE))
 }
 
 /// The error of the library as one of ours.

@@ -4,7 +4,7 @@
 //! will trust the chain is not decided here: the authority may be one that only they know.
 
 use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
@@ -126,16 +126,12 @@ fn key_belongs(chain: &[CertificateDer<'static>], key_pem: &str) -> Result<(), I
     if key_pem.len() > MAX_PEM_BYTES {
         return Err(ImportError::NoKey);
     }
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| match error {
-        pem::Error::NoItemsFound if key_pem.contains("ENCRYPTED PRIVATE KEY") => {
-            ImportError::EncryptedKey
-        }
-        _ => ImportError::NoKey,
-    })?;
-    // Keys of the old form say so in a header, and read as garbage.
-    let old_encrypted = key_pem.contains("Proc-Type: 4,ENCRYPTED");
-    let kind = if old_encrypted { ImportError::EncryptedKey } else { ImportError::KeyKind };
-    let signer = any_supported_type(&key).map_err(|_| kind)?;
+    // Of the new form and the old; neither is in what base64 can be.
+    if key_pem.contains("ENCRYPTED PRIVATE KEY") || key_pem.contains("4,ENCRYPTED") {
+        return Err(ImportError::EncryptedKey);
+    }
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| ImportError::NoKey)?;
+    let signer = any_supported_type(&key).map_err(|_| ImportError::KeyKind)?;
     match CertifiedKey::new(chain.to_vec(), signer).keys_match() {
         Ok(()) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => Err(ImportError::KeyMismatch),

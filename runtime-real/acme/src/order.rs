@@ -7,6 +7,7 @@ use rustls::pki_types::pem::PemObject as _;
 
 use crate::account::{Credentials, Directory, open};
 use crate::challenge::{Challenge, answerable};
+use crate::client::Trouble;
 use crate::error::{AcmeError, ErrorKind, quoted};
 use crate::explain::{Step, explain, nonced};
 
@@ -40,7 +41,7 @@ pub async fn order(
 ) -> Result<Ordered, AcmeError> {
     check(names)?;
     let account = open(directory, credentials).await?;
-    let failed = |error| explain(Step::Order, directory, error);
+    let failed = |error| explain(Step::Order, directory, error).naming(names);
     let mut order = begin(&account, names, replaces).await.map_err(failed)?;
     load(&mut order).await.map_err(|error| explain(Step::Follow, directory, error))?;
     let mut challenges = Vec::new();
@@ -71,14 +72,13 @@ pub async fn order(
 
 /// Reads all authorizations of an order; what was read before is not asked for again.
 pub(crate) async fn load(order: &mut Order) -> Result<(), Error> {
-    nonced(async || {
+    nonced!(async {
         let mut names = order.identifiers();
         while let Some(one) = names.next().await {
             one?;
         }
         Ok(())
     })
-    .await
 }
 
 /// What identifies a certificate in renewal information; nothing if it names no authority key.
@@ -115,10 +115,26 @@ async fn begin(
     let names: Vec<Identifier> = names.iter().cloned().map(Identifier::Dns).collect();
     if let Some(replaced) = replaces.and_then(identifier) {
         let asked = NewOrder::new(&names).replaces(replaced);
-        if let Ok(order) = nonced(async || account.new_order(&asked).await).await {
-            return Ok(order);
+        match nonced!(account.new_order(&asked)) {
+            Err(error) if minds_replacing(&error) => {}
+            answer => return answer,
         }
     }
     let asked = NewOrder::new(&names);
-    nonced(async || account.new_order(&asked).await).await
+    nonced!(account.new_order(&asked))
+}
+
+/// Whether an order may be taken without `replaces`. Not if it failed for a reason that would be
+/// met again: requests count.
+fn minds_replacing(error: &Error) -> bool {
+    match error {
+        Error::Unsupported(_) => true,
+        Error::Other(other) => match other.downcast_ref::<Trouble>() {
+            Some(Trouble::Refusal(refusal)) => matches!(refusal.status, 400 | 404 | 409),
+            Some(Trouble::Unreached { .. }) => false,
+            // The library misses the field in the answer.
+            None => true,
+        },
+        _ => false,
+    }
 }
