@@ -2,10 +2,9 @@
 //!
 //! An order may have been begun, and even nearly completed, by a process that is gone. So nothing
 //! is remembered here: the authority is asked for the state (RFC 8555 section 7.1.6), the next
-//! step is made, and so on. Only one thing is kept in one call: which challenges were announced,
-//! because authorities check again each time they are told.
+//! step is made, and so on. Only one thing is kept during one call: that challenges were announced,
+//! because authorities may check again each time they are told.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use instant_acme::{Account, AuthorizationState, AuthorizationStatus, ChallengeStatus, Error};
@@ -56,7 +55,7 @@ pub async fn complete(
     let mut state = "not known";
     let chain_pem = timeout(within, async {
         let account = open(directory, credentials).await?;
-        let mut follower = Follower { directory, prefer, csr: &csr, announced: BTreeSet::new() };
+        let mut follower = Follower { directory, prefer, csr: &csr, announced: false };
         follower.run(&account, url, &mut state).await
     })
     .await
@@ -75,8 +74,8 @@ struct Follower<'a> {
     directory: &'a Directory,
     prefer: ChallengeKind,
     csr: &'a [u8],
-    /// Positions of authorizations whose challenge the authority was told to check.
-    announced: BTreeSet<usize>,
+    /// Whether the authority was told which challenges to check.
+    announced: bool,
 }
 
 impl Follower<'_> {
@@ -117,9 +116,11 @@ impl Follower<'_> {
 
     /// Tells the authority, once, which challenges are ready.
     async fn announce(&mut self, order: &mut Order) -> Result<(), AcmeError> {
+        if std::mem::replace(&mut self.announced, true) {
+            return Ok(());
+        }
         let failed = |error| explain(Step::Follow, self.directory, error);
         for (position, kind) in self.to_announce(order).await? {
-            self.announced.insert(position);
             let Err(error) = set_ready(order, position, kind).await else { continue };
             // Another process may have told it a moment ago; then nothing is left to tell.
             self.refresh(order).await?;
@@ -139,14 +140,11 @@ impl Follower<'_> {
         &self,
         order: &mut Order,
     ) -> Result<Vec<(usize, ChallengeKind)>, AcmeError> {
-        if self.announced.len() == order.state().authorizations.len() {
-            return Ok(Vec::new());
-        }
         load(order, self.directory).await?;
         let mut found = Vec::new();
         for (position, one) in order.state().authorizations.iter().enumerate() {
             let Some(state) = &one.state else { continue };
-            if state.status != AuthorizationStatus::Pending || self.announced.contains(&position) {
+            if state.status != AuthorizationStatus::Pending {
                 continue;
             }
             let offered =
