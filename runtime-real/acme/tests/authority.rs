@@ -160,6 +160,40 @@ async fn every_state_of_an_order_is_gone_through() {
 }
 
 #[tokio::test]
+async fn steps_that_another_process_has_just_made_are_no_error() {
+    let fake = Fake::start(false).await;
+    let (credentials, _) = account(&fake.directory()).await;
+    let names = names(&["shop.test"]);
+    let (chain, key) = LocalAuthority::found().unwrap().issue(&names, 90).unwrap();
+    let valid = json!({ "certificate": fake.at("/certificate") });
+    fake.say_in_turn(
+        "/order/1",
+        vec![
+            order_state(&fake, "pending", json!({})),
+            order_state(&fake, "pending", json!({})),
+            order_state(&fake, "ready", json!({})),
+            order_state(&fake, "processing", json!({})),
+            order_state(&fake, "valid", valid),
+        ],
+    );
+    fake.say_in_turn(
+        "/authorization",
+        vec![
+            authorization(&fake, "pending", "pending"),
+            authorization(&fake, "pending", "processing"),
+        ],
+    );
+    fake.say("/c", Answer::problem(400, "malformed", "the challenge is not pending"));
+    fake.say("/finalize", Answer::problem(403, "orderNotReady", "it is processing"));
+    fake.say("/certificate", Answer::text(200, &chain));
+    let (directory, url) = (fake.directory(), fake.at("/order/1"));
+    let http = ChallengeKind::Http01;
+    let got = complete(&directory, &credentials, &url, &names, &key, http, PATIENCE).await;
+    assert_eq!(got.unwrap().chain_pem, chain);
+    assert_eq!((fake.asked("/c").len(), fake.asked("/finalize").len()), (1, 1));
+}
+
+#[tokio::test]
 async fn an_order_whose_names_cannot_be_proven_here_is_refused() {
     let fake = Fake::start(false).await;
     let (credentials, key) = account(&fake.directory()).await;
