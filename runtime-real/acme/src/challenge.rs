@@ -6,6 +6,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{AcmeError, ErrorKind, quoted};
+use crate::keys::bad_names;
 
 /// How an authority convinces itself that a name is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,10 +105,9 @@ pub fn tls_alpn_certificate(
     name: &str,
     authorization: &str,
 ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), AcmeError> {
-    let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(|error| {
-        let words = format!("{} can be in no certificate: {error}", quoted(name));
-        AcmeError::new(ErrorKind::Refused, words)
-    })?;
+    let names = [name.to_owned()];
+    let mut params =
+        CertificateParams::new(&names[..]).map_err(|error| bad_names(&names, &error))?;
     params.distinguished_name = DistinguishedName::new();
     let digest = Sha256::digest(authorization.as_bytes());
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(&digest)];

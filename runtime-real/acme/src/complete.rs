@@ -61,8 +61,7 @@ pub async fn complete(
     .await
     .unwrap_or_else(|_| {
         let words = format!(
-            "the order was not completed within {} s, its state is {state}; complete it again",
-            within.as_secs()
+            "the order was not completed within {within:?}, its state is {state}; complete it again"
         );
         Err(AcmeError::new(ErrorKind::Unreachable, words))
     })?;
@@ -199,14 +198,16 @@ impl Follower<'_> {
                 ErrorKind::Validation,
                 format!("the certificate authority could not validate {}", unproven.join("; ")),
             ),
-            (false, true) => gone(&format!("could not validate {}", unproven.join("; "))),
-            (true, _) => gone(&whole.unwrap_or_else(|| "gives no reason".to_owned())),
+            (false, true) => {
+                gone(&format!("the authority could not validate {}", unproven.join("; ")))
+            }
+            (true, _) => gone(&whole.unwrap_or_else(|| "the authority gives no reason".to_owned())),
         }
     }
 }
 
 fn gone(why: &str) -> AcmeError {
-    let words = format!("the order is invalid, the certificate authority {why}; begin a new order");
+    let words = format!("the order is invalid: {why}; begin a new order");
     AcmeError::new(ErrorKind::OrderGone, words)
 }
 

@@ -35,7 +35,7 @@ pub(crate) enum Step {
 impl Step {
     fn words(self) -> &'static str {
         match self {
-            Step::Directory => "read its directory",
+            Step::Directory => "give its directory",
             Step::Register => "register an account",
             Step::Order => "begin an order",
             Step::Follow => "complete the order",

@@ -2,7 +2,7 @@
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 
-use crate::error::{AcmeError, ErrorKind};
+use crate::error::{AcmeError, ErrorKind, quoted};
 
 /// A new private key for a certificate: ECDSA P-256 in PKCS#8, as PEM. Secret.
 ///
@@ -27,9 +27,16 @@ pub(crate) fn request(names: &[String], key_pem: &str) -> Result<Vec<u8>, AcmeEr
         params.distinguished_name = DistinguishedName::new();
         params.serialize_request(&key)
     });
-    let request = asked.map_err(|error| {
-        let words = format!("{} can be in no certificate: {error}", names.join(", "));
-        AcmeError::new(ErrorKind::Refused, words)
-    })?;
+    let request = asked.map_err(|error| bad_names(names, &error))?;
     Ok(request.der().to_vec())
+}
+
+/// Why these names can be in no certificate.
+pub(crate) fn bad_names(names: &[String], error: &rcgen::Error) -> AcmeError {
+    let words = format!(
+        "{} can be in no certificate ({error}): use DNS names as they are on the wire, \
+         international ones in their form with xn--",
+        quoted(&names.join(", "))
+    );
+    AcmeError::new(ErrorKind::Refused, words)
 }

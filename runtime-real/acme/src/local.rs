@@ -13,6 +13,7 @@ use crate::clock;
 use crate::error::{AcmeError, ErrorKind, quoted};
 use crate::import_error::ImportError;
 use crate::inspect::{Authority, authority};
+use crate::keys::bad_names;
 
 /// The longest life of a leaf, in days: Apple's systems refuse more, also from own authorities.
 pub const MAX_LEAF_DAYS: u32 = 825;
@@ -96,9 +97,7 @@ impl LocalAuthority {
             let words = format!("a certificate is made for 1 to {MAX_LEAF_DAYS} days, not {days}");
             return Err(refused(words));
         }
-        let mut params = CertificateParams::new(names).map_err(|error| {
-            refused(format!("{} can be in no certificate: {error}", quoted(&names.join(", "))))
-        })?;
+        let mut params = CertificateParams::new(names).map_err(|error| bad_names(names, &error))?;
         let now = now();
         params.distinguished_name = DistinguishedName::new();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

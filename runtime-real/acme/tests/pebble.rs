@@ -216,7 +216,7 @@ async fn what_is_no_directory_is_explained() {
     let url = pebble.directory().url.replace("/dir", "/elsewhere");
     let error = register(&Directory { url, ..pebble.directory() }, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-    assert!(error.to_string().contains("did not read its directory: HTTP status 404"), "{error}");
+    assert!(error.to_string().contains("did not give its directory: HTTP status 404"), "{error}");
 }
 
 #[tokio::test]
