@@ -96,6 +96,16 @@ async fn an_authority_that_wants_a_contract_is_refused_with_its_words() {
     assert!(error.to_string().contains("bind an account first"), "{error}");
 }
 
+/// The clock jumps to the next timer whenever nothing else can happen.
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_never_answers_is_given_up() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/dir", silent.local_addr().unwrap());
+    let root = Some(LocalAuthority::found().unwrap().certificate_pem().to_owned());
+    let error = register(&mill_acme::Directory { url, root }, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+}
+
 /// An order in this state, with one authorization.
 fn order_state(fake: &Fake, status: &str, more: Value) -> Answer {
     let mut state = json!({
