@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acme::AcmeOp;
 use crate::api::{Outcome, Request, RequestId};
 use crate::cluster::Revision;
 use crate::cluster::command::Entry;
@@ -90,6 +91,13 @@ pub enum Effect {
         id: RequestId,
         /// The answer.
         outcome: Box<Outcome>,
+    },
+    /// Ask a certificate authority. Comes back as `AcmeDone`.
+    Acme {
+        /// Names the answer.
+        id: OpId,
+        /// What to ask.
+        op: Box<AcmeOp>,
     },
     /// Do something with this node's containers. Comes back as `OpDone`.
     Container {

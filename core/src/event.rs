@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acme::{AcmeFailure, AcmeOutput};
 use crate::api::{Outcome, Request, RequestId};
 use crate::cluster::Revision;
 use crate::cluster::command::{Entry, ProposalId};
@@ -104,6 +105,13 @@ pub enum Event {
         id: OpId,
         /// How it went.
         result: Result<OpOutput, OpError>,
+    },
+    /// The result of [`crate::Effect::Acme`]. At most once each, in any order.
+    AcmeDone {
+        /// Which.
+        id: OpId,
+        /// How it went.
+        result: Result<AcmeOutput, AcmeFailure>,
     },
     /// A container ended.
     ContainerDied(Observed),

@@ -6,6 +6,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod acme;
 mod agent;
 pub mod api;
 mod brain;
@@ -29,6 +30,7 @@ pub mod rng;
 pub mod rollout;
 pub mod schedule;
 pub mod scheduler;
+pub mod sealed;
 pub mod time;
 pub mod timing;
 pub mod units;

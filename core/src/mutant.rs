@@ -101,6 +101,10 @@ pub enum Mutant {
     DoneUnrouted,
     /// Routes change before what they lead to is there.
     RoutedTooEarly,
+    /// An authority is told to look before every node answers it.
+    ValidatedUnanswered,
+    /// A certificate is ordered again as soon as a clock says that it is due.
+    RenewedAtOnce,
     /// Images that services run count as not needed.
     ImagesInUsePruned,
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acme::AcmeOp;
 use crate::cluster::command::{Command, Entry, ProposalId};
 use crate::container::ContainerOp;
 use crate::effect::{Effect, OpId};
@@ -42,6 +43,14 @@ impl Outbox {
         let id = OpId { boot: self.boot, seq: self.next_op };
         self.next_op += 1;
         self.push(Effect::Container { id, op });
+        id
+    }
+
+    /// Asks a certificate authority; its answer carries the id.
+    pub fn acme(&mut self, op: AcmeOp) -> OpId {
+        let id = OpId { boot: self.boot, seq: self.next_op };
+        self.next_op += 1;
+        self.push(Effect::Acme { id, op: Box::new(op) });
         id
     }
 

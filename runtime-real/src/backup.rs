@@ -1,4 +1,5 @@
-//! A cluster in a file: its replicated state, and the authority sealed to the recovery key.
+//! A cluster in a file: its replicated state; the authority and the cluster's key sealed to the
+//! recovery key.
 //!
 //! JSON with a digest around it, so that a file that was cut or changed is refused. Containers and
 //! volumes are not in it. Whoever has the file and the key has the cluster.
@@ -12,6 +13,7 @@ use crate::clock;
 use crate::digest::sha256;
 use crate::pki::AuthorityPem;
 use crate::recovery_key::{RecoveryKey, seal};
+use crate::vault::ClusterKey;
 
 /// Version of the form.
 const FORMAT: u32 = 1;
@@ -50,6 +52,7 @@ pub enum BackupError {
 pub(crate) struct Sealing {
     pub(crate) cluster: String,
     pub(crate) authority: AuthorityPem,
+    pub(crate) cluster_key: ClusterKey,
     pub(crate) token_hash: String,
     /// Public half of the recovery key.
     pub(crate) recovery: String,
@@ -74,6 +77,8 @@ pub struct Backup {
     pub(crate) token_hash: String,
     pub(crate) recovery: String,
     authority: String,
+    #[serde(default)]
+    cluster_key: Option<String>,
     /// What [`mill_core::cluster::Cluster::encode`] made.
     pub(crate) state: String,
 }
@@ -89,6 +94,7 @@ impl Sealing {
             token_hash: self.token_hash.clone(),
             recovery: self.recovery.clone(),
             authority: seal(&self.recovery, &authority).ok_or(BackupError::NoKey)?,
+            cluster_key: seal(&self.recovery, self.cluster_key.reveal().as_bytes()),
             state,
         };
         let backup = serde_json::value::to_raw_value(&backup).expect("a backup is plain");
@@ -119,6 +125,15 @@ impl Backup {
         let opened = key.unseal(&self.authority).ok_or_else(wrong)?;
         serde_json::from_slice(&opened).map_err(|_| wrong())
     }
+
+    /// What the cluster sealed with; none is in a backup from before there was one.
+    pub(crate) fn cluster_key(&self, key: &RecoveryKey) -> Result<Option<ClusterKey>, BackupError> {
+        let Some(sealed) = &self.cluster_key else { return Ok(None) };
+        let wrong = || BackupError::WrongKey { cluster: self.cluster.clone() };
+        let opened = key.unseal(sealed).ok_or_else(wrong)?;
+        let text = String::from_utf8(opened).map_err(|_| wrong())?;
+        ClusterKey::read(&text).map(Some).ok_or_else(wrong)
+    }
 }
 
 #[cfg(test)]
@@ -129,9 +144,11 @@ mod tests {
     #[test]
     fn a_backup_is_read_back_whole_or_refused() {
         let (key, authority) = (RecoveryKey::generate(), Authority::found("c1").unwrap());
+        let cluster_key = ClusterKey::generate().unwrap();
         let sealing = Sealing {
             cluster: "c1".to_owned(),
             authority: authority.to_pem(),
+            cluster_key: cluster_key.clone(),
             token_hash: "hash".to_owned(),
             recovery: key.public(),
         };
@@ -139,7 +156,8 @@ mod tests {
         let backup = Backup::read(&text).unwrap();
         assert_eq!((backup.state.as_str(), backup.revision.index), ("{}", 7));
         assert_eq!(backup.authority(&key).unwrap().key, authority.to_pem().key);
-        assert!(!text.contains("PRIVATE KEY"));
+        assert_eq!(backup.cluster_key(&key).unwrap(), Some(cluster_key.clone()));
+        assert!(!text.contains("PRIVATE KEY") && !text.contains(&cluster_key.reveal()));
         let wrong = backup.authority(&RecoveryKey::generate()).unwrap_err();
         assert!(matches!(wrong, BackupError::WrongKey { .. }), "{wrong}");
         let changed = text.replace("hash", "hush");

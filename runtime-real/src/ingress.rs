@@ -5,10 +5,11 @@
 //! cannot be had is tried again, costs no other, and is told to the node, whose cluster shows it.
 
 mod access;
+mod secrets;
 mod tables;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use mill_core::net::Tables;
 use mill_ingress::{AccessRecord, Ingress, Options, Table};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
+
+use self::secrets::Secrets;
+use crate::vault::Vault;
 
 /// Between two tries of a port that is taken.
 const RETRY: Duration = Duration::from_secs(5);
@@ -35,12 +39,16 @@ pub struct IngressOptions {
     pub https: Option<SocketAddr>,
     /// Every host also answers below `.localhost`, which browsers take for this machine.
     pub local: bool,
+    /// Where an authority of this machine's own is kept, that certificates come from in place of
+    /// an ACME authority: for development.
+    pub authority: Option<PathBuf>,
 }
 
 impl IngressOptions {
     /// The usual ports on every address of this machine.
     pub fn usual() -> IngressOptions {
-        IngressOptions { http: Some(everywhere(80)), https: Some(everywhere(443)), local: false }
+        let (http, https) = (Some(everywhere(80)), Some(everywhere(443)));
+        IngressOptions { http, https, ..IngressOptions::default() }
     }
 }
 
@@ -52,6 +60,11 @@ pub fn everywhere(port: u16) -> SocketAddr {
     }
 }
 
+/// The certificate of the authority that is kept in a folder, for a person to trust.
+pub fn local_authority(folder: &Path) -> PathBuf {
+    crate::acme::LocalFiles::new(folder).certificate()
+}
+
 /// Where requests come in; clones are the same.
 #[derive(Clone)]
 pub(crate) struct Front(Arc<Mutex<State>>);
@@ -59,6 +72,8 @@ pub(crate) struct Front(Arc<Mutex<State>>);
 struct State {
     node: NodeId,
     options: IngressOptions,
+    vault: Vault,
+    secrets: Secrets,
     access: mpsc::Sender<AccessRecord>,
     events: mpsc::Sender<Event>,
     tables: Arc<Tables>,
@@ -81,12 +96,15 @@ impl Front {
     pub(crate) fn new(
         node: NodeId,
         options: IngressOptions,
+        vault: Vault,
         data: &Path,
         events: mpsc::Sender<Event>,
     ) -> Front {
         Front(Arc::new(Mutex::new(State {
             node,
             options,
+            vault,
+            secrets: Secrets::default(),
             access: access::keep(data),
             events,
             tables: Arc::default(),
@@ -157,7 +175,7 @@ impl State {
 
     /// Serves the tables; says what of them it cannot serve.
     fn serve(&mut self) -> Result<(), String> {
-        let IngressOptions { http, https, local } = self.options;
+        let IngressOptions { http, https, local, .. } = self.options;
         let is_off = http.is_none() && https.is_none();
         let mut table = tables::of(&self.tables, self.node, local);
         let any = http.or(https).map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
@@ -166,6 +184,7 @@ impl State {
             retire(self.running.take());
             return Ok(());
         }
+        self.secrets.read(&self.tables, &self.vault, local);
         let for_http = !table.http.is_empty();
         let fits = |running: &Running| running.for_http == for_http && running.whole;
         let mut missing = None;
@@ -174,6 +193,7 @@ impl State {
             missing = error;
             // The new one has the routes before the old one lets go.
             if let Some(new) = &running {
+                self.secrets.give(&new.ingress);
                 publish(&new.ingress, table.clone())?;
             }
             let better = running.as_ref().is_some_and(|new| new.whole)
@@ -184,9 +204,10 @@ impl State {
             }
         }
         if let Some(running) = &self.running {
+            self.secrets.give(&running.ingress);
             publish(&running.ingress, table)?;
         }
-        missing.map_or(Ok(()), Err)
+        missing.or_else(|| self.secrets.trouble.clone()).map_or(Ok(()), Err)
     }
 
     /// Starts with as many of its addresses as can be had; says which cannot, and why.

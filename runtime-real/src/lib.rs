@@ -3,6 +3,7 @@
 //! This crate does and never decides: every decision is made in `mill-core`, and the modules here
 //! carry its effects to the machine and the machine's answers back to it.
 
+mod acme;
 mod api;
 pub mod backup;
 mod book;
@@ -23,5 +24,6 @@ pub mod rpc;
 pub mod streams;
 pub mod token;
 mod traffic;
+mod vault;
 
 pub use api::LINES_MAX as LOG_LINES_MAX;

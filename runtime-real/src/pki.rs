@@ -19,6 +19,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::digest::sha256;
 use crate::private;
+use crate::vault::ClusterKey;
 
 /// Every node's certificate is valid for this name, which a joiner asks for.
 pub const ANY_NODE: &str = "node.mill";
@@ -27,6 +28,7 @@ const AUTHORITY_FILE: &str = "ca.pem";
 const AUTHORITY_KEY_FILE: &str = "ca.key";
 const CERTIFICATE_FILE: &str = "node.pem";
 const KEY_FILE: &str = "node.key";
+const CLUSTER_KEY_FILE: &str = "cluster.key";
 
 /// Why keys or certificates could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -317,6 +319,25 @@ impl Store {
     ) -> Result<(), PkiError> {
         self.write(AUTHORITY_FILE, to_pem(authority).as_bytes())?;
         self.write(CERTIFICATE_FILE, to_pem(certificate).as_bytes())
+    }
+
+    /// The cluster's key, if this node was given it.
+    ///
+    /// # Errors
+    /// When the file is damaged or the disk refuses.
+    pub fn cluster_key(&self) -> Result<Option<ClusterKey>, PkiError> {
+        let path = self.folder.join(CLUSTER_KEY_FILE);
+        let Some(text) = read(&path)? else { return Ok(None) };
+        let wrong = || PkiError::Damaged { path, detail: "it is not a key".to_owned() };
+        ClusterKey::read(&text).map(Some).ok_or_else(wrong)
+    }
+
+    /// Keeps the cluster's key.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn keep_cluster_key(&self, key: &ClusterKey) -> Result<(), PkiError> {
+        self.write(CLUSTER_KEY_FILE, key.reveal().as_bytes())
     }
 
     /// Keeps the authority itself: only primaries do.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use mill_core::cluster::alloc::{Alloc, Phase};
+use mill_core::cluster::certificates::Failure;
 use mill_core::cluster::deploy::{Service, Version};
 use mill_core::cluster::node::{NodeRecord, Trust};
 use mill_core::cluster::task::{Cause, Run, RunState};
@@ -48,6 +49,7 @@ impl World {
         for (name, service) in &state.services {
             self.pending_service(name, service, &mut pending);
         }
+        self.pending_certificates(&mut pending);
         // What comes with a schedule never ends as a whole.
         let passing = |run: &Run| self.has_schedules() && matches!(run.cause, Cause::Schedule(_));
         for (number, run) in state.live_runs().filter(|(_, run)| !passing(run)) {
@@ -65,6 +67,26 @@ impl World {
             pending.push(format!("person {person} waits for an answer"));
         }
         pending
+    }
+
+    /// Hosts without a certificate, but for those whose last try failed and rests.
+    fn pending_certificates(&self, pending: &mut Vec<String>) {
+        let state = self.cluster();
+        let Some(leader) = self.leader().map(|leader| self.host(leader)) else { return };
+        let now = leader.clock.now(self.now()).wall;
+        let rests = |failure: Option<&Failure>| {
+            failure.is_some_and(|failure| now.0.abs_diff(failure.at.0) < failure.rest.0)
+        };
+        if rests(state.certificates.unregistered.as_ref()) {
+            return;
+        }
+        for host in state.wants_certificates() {
+            let known = state.certificates.ordered.get(&host);
+            let failure = known.and_then(|known| known.failure.as_ref());
+            if known.is_none_or(|known| known.issued.is_none()) && !rests(failure) {
+                pending.push(format!("{host} has no certificate"));
+            }
+        }
     }
 
     fn pending_service(&self, name: &Name, service: &Service, pending: &mut Vec<String>) {

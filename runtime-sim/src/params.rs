@@ -47,7 +47,12 @@ pub struct Params {
     pub busy: u64,
     /// Changes that people make which are about tasks, of a thousand.
     pub tasks: u64,
+    /// How long a certificate is good.
+    pub certificate_life: Millis,
 }
+
+/// Ninety days.
+const LONG_LIFE: Millis = Millis::mins(90 * 24 * 60);
 
 impl Params {
     /// The parameters that a seed stands for.
@@ -83,6 +88,7 @@ impl Params {
             bad_images: if rng.chance(600) { rng.between(50, 400) } else { 0 },
             busy: rng.between(0, 600),
             tasks: if rng.chance(500) { rng.between(100, 500) } else { 0 },
+            certificate_life: if rng.chance(300) { Millis::mins(10) } else { LONG_LIFE },
         }
     }
 
@@ -107,6 +113,7 @@ impl Params {
             bad_images: 0,
             busy: 0,
             tasks: 0,
+            certificate_life: LONG_LIFE,
         }
     }
 }

@@ -168,7 +168,8 @@ impl Draft {
         open.iter_mut().for_each(|service| service.routes.clear());
         if !open.is_empty() {
             let chosen = self.routes.below(open.len() as u64) as usize;
-            open[chosen].routes.push(route(&host));
+            let tls = self.routes.chance(600);
+            open[chosen].routes.push(RouteSpec { tls, ..route(&host) });
         }
     }
 

@@ -12,7 +12,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use mill_core::name::Name;
 use mill_runtime_real::LOG_LINES_MAX;
 
-pub use self::ingress::{Listen, RouteCommand};
+pub use self::ingress::{CertCommand, Listen, RouteCommand};
 pub use self::nodes::{
     BackupCommand, BackupRestore, BackupSave, Init, Join, Label, LabelChange, Leave, Machine,
     NodeCommand, NodeDrain, NodeInspect, NodeLabel, NodeLs, NodeName, NodeRm, PortRange, Recover,
@@ -114,6 +114,9 @@ pub enum Command {
     /// Show where requests from outside come in.
     #[command(subcommand, after_help = "Example:\n  mill route ls")]
     Route(RouteCommand),
+    /// Show and bring the certificates of hosts that routes are for.
+    #[command(subcommand, after_help = "Example:\n  mill cert ls")]
+    Cert(CertCommand),
     /// Replace the containers of a service, one after the other.
     #[command(after_help = "Example:\n  mill restart web")]
     Restart(Restart),

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,11 +16,12 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use mill_core::api::Answer;
-use mill_core::api::view::{ServiceView, StatusView};
+use mill_core::api::view::{RouteView, RoutesView, ServiceView, StatusView};
 use mill_core::cluster::node::PortPool;
+use mill_core::config::model::RouteMatch;
 use mill_runtime_real::daemon::{Daemon, DaemonOptions, clear_left_behind as clear};
 use mill_runtime_real::doctor::{self, Finding};
-use mill_runtime_real::ingress::IngressOptions;
+use mill_runtime_real::ingress::{self, IngressOptions};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -66,6 +67,7 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         () = clear_left_behind(folder.path()) => {}
     }
     let block = PortBlock::take()?;
+    let ingress_at = block.ingress();
     let socket = folder.path().join("mill.sock");
     let client = Client::new(&socket.display().to_string())?;
     let mut daemon = Daemon::start(DaemonOptions {
@@ -77,13 +79,14 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
         listen: None,
         engine,
         ports: block.pool,
-        ingress: block.ingress(),
+        ingress: ingress_at.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
     .await
     .map_err(|error| Failure::of(&error))?;
     // Also a reader that goes away leaves nothing behind: its panic waits for the cleaning up.
-    let showing = AssertUnwindSafe(show(&client, &loaded, args.once, json)).catch_unwind();
+    let showing =
+        AssertUnwindSafe(show(&client, &loaded, (args.once, json), &ingress_at)).catch_unwind();
     let outcome = tokio::select! {
         biased;
         () = stop.wait() => Ok(interrupted(args.once)),
@@ -118,6 +121,13 @@ struct PortBlock {
     _claim: TcpListener,
 }
 
+/// Where a person's own certificate authority is kept.
+fn authority_folder() -> PathBuf {
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+    data.or_else(home).unwrap_or_else(std::env::temp_dir).join("mill")
+}
+
 /// Ports in a block, the one that claims it included.
 const BLOCK_PORTS: u16 = 200;
 
@@ -140,7 +150,8 @@ impl PortBlock {
     fn ingress(&self) -> IngressOptions {
         let at = |port| Some((Ipv4Addr::LOCALHOST, port).into());
         let last = self.pool.last;
-        IngressOptions { http: at(last + 1), https: at(last + 2), local: true }
+        let authority = Some(authority_folder());
+        IngressOptions { http: at(last + 1), https: at(last + 2), local: true, authority }
     }
 }
 
@@ -184,7 +195,12 @@ fn interrupted(once: bool) -> Outcome {
 }
 
 /// Deploys, says where everything answers, and shows logs for as long as it is let.
-async fn show(client: &Client, loaded: &config::Loaded, once: bool, json: bool) -> Outcome {
+async fn show(
+    client: &Client,
+    loaded: &config::Loaded,
+    (once, json): (bool, bool),
+    at: &IngressOptions,
+) -> Outcome {
     let project = &loaded.parsed.project;
     let plan = wait_for_plan(client, project).await?;
     if !json {
@@ -196,8 +212,10 @@ async fn show(client: &Client, loaded: &config::Loaded, once: bool, json: bool) 
         return Ok(code);
     }
     let Answer::Status(status) = client.get("/v1/status").await? else { return done() };
+    let Answer::Routes(routes) = client.get("/v1/routes").await? else { return done() };
     if !json {
         print_urls(&status);
+        print_routes(&routes, at);
     }
     if once {
         return check(&status, json).await;
@@ -234,6 +252,34 @@ fn print_urls(status: &StatusView) {
             false => endpoints.join("  "),
         };
         println!("{} {shown}", painted(&format!("{:<12}", service.name), render::GREEN));
+    }
+}
+
+/// Where each route is answered on this machine: below `.localhost`, which browsers resolve to it.
+fn print_routes(view: &RoutesView, at: &IngressOptions) {
+    for RouteView { service, route, .. } in &view.routes {
+        let shown = match &route.accept {
+            RouteMatch::Tcp { listen, .. } => format!("127.0.0.1:{listen}"),
+            RouteMatch::Http { host, path } => {
+                let (scheme, address) = match route.tls {
+                    true => ("https", at.https),
+                    false => ("http", at.http),
+                };
+                let Some(port) = address.map(|address| address.port()) else { continue };
+                let host = host.strip_suffix(".localhost").unwrap_or(host);
+                let host = if host == "localhost" { "" } else { host };
+                let dot = if host.is_empty() { "" } else { "." };
+                format!("{scheme}://{host}{dot}localhost:{port}{path}")
+            }
+        };
+        println!("{} {shown}", painted(&format!("{:<12}", service.as_str()), render::GREEN));
+    }
+    if let (true, Some(folder)) = (view.routes.iter().any(|r| r.route.tls), &at.authority) {
+        let certificate = ingress::local_authority(folder);
+        println!("{:<12} trust {} once, for https", "", certificate.display());
+    }
+    for why in view.unrouted.values() {
+        println!("not every route is served: {why}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file per command, or per family of them.
 
+mod cert;
 mod config;
 mod daemon;
 mod deploy;
@@ -51,6 +52,7 @@ pub fn run(args: Args) -> Outcome {
         Command::Why(args) => client_runtime()?.block_on(show::why(args, json)),
         Command::Logs(args) => client_runtime()?.block_on(logs::logs(args, json)),
         Command::Events(args) => client_runtime()?.block_on(events::events(args, json)),
+        Command::Cert(command) => client_runtime()?.block_on(cert::cert(command, json)),
         Command::Route(command) => client_runtime()?.block_on(route::route(command, json)),
         Command::Restart(args) => client_runtime()?.block_on(operate::restart(args, json)),
         Command::Scale(args) => client_runtime()?.block_on(operate::scale(args, json)),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::FeatureLevel;
 use crate::cluster::admission::Roles;
+use crate::cluster::certificates::Imported;
 use crate::cluster::history::Happened;
 use crate::cluster::task::Overrides;
 use crate::config::model::Project;
@@ -196,6 +197,23 @@ pub enum Request {
         /// Whether this node's own copy will do.
         stale: bool,
     },
+    /// Which certificates there are.
+    Certificates {
+        /// Whether this node's own copy will do.
+        stale: bool,
+    },
+    /// Show this certificate from now on, in place of one that is ordered.
+    ImportCertificate(Box<Imported>),
+    /// Take back a certificate that was imported.
+    RemoveCertificate {
+        /// One of its names.
+        name: String,
+    },
+    /// Order a certificate anew, now.
+    RenewCertificate {
+        /// Host name.
+        name: String,
+    },
     /// The replicated state, for `mill plan --state`.
     State,
 }
@@ -236,6 +254,7 @@ impl Request {
             | Request::Deploys { stale }
             | Request::Events { stale, .. }
             | Request::Routes { stale }
+            | Request::Certificates { stale }
             | Request::Runs { stale, .. }
             | Request::Node { stale, .. } => *stale,
             Request::Plan { .. } | Request::Deployment { .. } | Request::State => false,
@@ -251,6 +270,9 @@ impl Request {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::ImportCertificate(_)
+            | Request::RemoveCertificate { .. }
+            | Request::RenewCertificate { .. }
             | Request::RemoveNode { .. } => false,
         }
     }
@@ -270,6 +292,7 @@ impl Request {
             | Request::RunState { .. }
             | Request::Runs { .. }
             | Request::Routes { .. }
+            | Request::Certificates { .. }
             | Request::State => false,
             Request::Deploy { .. }
             | Request::Run { .. }
@@ -284,6 +307,9 @@ impl Request {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::ImportCertificate(_)
+            | Request::RemoveCertificate { .. }
+            | Request::RenewCertificate { .. }
             | Request::RemoveNode { .. } => true,
         }
     }
@@ -338,6 +364,8 @@ pub enum Answer {
     Allocs(Vec<view::AllocView>),
     /// To `Routes`.
     Routes(view::RoutesView),
+    /// To `Certificates`.
+    Certificates(view::CertificatesView),
     /// To `Why`.
     Why(view::WhyView),
     /// To `Node`.

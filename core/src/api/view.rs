@@ -385,3 +385,47 @@ pub struct RouteView {
     /// What it takes, and how.
     pub route: RouteSpec,
 }
+
+/// `mill cert ls`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificatesView {
+    /// URL of the directory where they are ordered.
+    pub directory: String,
+    /// Every certificate that is shown or wanted.
+    pub certificates: Vec<CertificateView>,
+}
+
+/// A certificate, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateView {
+    /// What it is for.
+    pub names: Vec<String>,
+    /// Where it comes from.
+    pub source: CertificateSource,
+    /// Whether clients see it that name no host, or an unknown one.
+    pub default: bool,
+    /// From when it is good; nothing while there is none.
+    pub not_before: Option<Wall>,
+    /// Until when.
+    pub not_after: Option<Wall>,
+    /// Whether an order is under way.
+    pub ordering: bool,
+    /// Why the last try failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// When it is tried again, after a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Wall>,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CertificateSource {
+    /// Mill ordered it and renews it.
+    Ordered,
+    /// A person imported it, and has to bring the next one.
+    Imported,
+}

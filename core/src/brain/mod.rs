@@ -3,8 +3,10 @@
 //! [`Brain::step`] recomputes what should be proposed and proposes it as one entry; it waits for
 //! that entry before it proposes more, so it never decides on what it has not seen committed.
 //! It lives only while its node leads and starts with nothing but the clock: observations and
-//! timers are its own, facts are the cluster's. It does nothing but propose.
+//! timers are its own, facts are the cluster's. It does nothing but propose, and ask authorities for
+//! certificates.
 
+mod certificates;
 mod deploys;
 mod keep_going;
 mod liveness;
@@ -20,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use self::certificates::Certifying;
 use self::deploys::Place;
 pub(crate) use self::liveness::Said;
 use self::liveness::{Heard, Silence};
@@ -81,6 +84,8 @@ pub(crate) struct Brain {
     /// Whether what people are told changed, though the state did not.
     news: bool,
     wake: Option<(Mono, Wake)>,
+    /// What it has asked of certificate authorities.
+    certifying: Certifying,
     /// What it has asked of consensus.
     asking: Asking,
     /// Who votes, as consensus had it when that was last looked at.
@@ -133,6 +138,7 @@ impl Brain {
             dirty: true,
             news: false,
             wake: None,
+            certifying: Certifying::default(),
             asking: Asking::default(),
             voters: BTreeSet::new(),
         }
@@ -226,6 +232,8 @@ impl Brain {
         raise_features(&mut facts, config);
         self.pass_on_reports(&mut facts);
         self.release(&mut facts);
+        self.record_certificates(&mut facts);
+        self.certify(&mut facts, out);
         let Draft { commands, wake, hand_to, .. } = facts;
         if let Some(to) = hand_to {
             out.push(Effect::TransferLead { to });

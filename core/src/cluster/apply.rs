@@ -1,4 +1,5 @@
-//! How each command changes the state, or why it is refused; deploys in `rolling.rs`.
+//! How each command changes the state, or why it is refused; deploys in `rolling.rs`, certificates
+//! in `certificates.rs`.
 
 use std::collections::BTreeSet;
 
@@ -181,6 +182,7 @@ impl Cluster {
                 images,
                 back_to,
                 keep_going,
+                settings,
             } => {
                 self.last_deploy_is(*number)?;
                 for service in changes.keys().chain(restart) {
@@ -208,6 +210,7 @@ impl Cluster {
                     left: None,
                     left_tasks: None,
                     receipt: Default::default(),
+                    settings: settings.clone(),
                 };
                 self.start_deploy(*number, deploy, (changes, tasks), restart, images);
                 Ok(Reply::DeployStarted(*number))
@@ -235,6 +238,7 @@ impl Cluster {
             Command::PlaceRun { run, alloc, node } => self.place_run(at, wall, *run, alloc, *node),
             Command::SkipDue { task, due, why } => self.skip_due(wall, task, *due, why),
             Command::KillRun { run } => self.kill_run(wall, *run),
+            Command::Certificates(change) => self.change_certificates(at, wall, change),
             Command::Forget { alloc } => self.forget(alloc),
         }
     }

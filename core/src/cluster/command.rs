@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::FeatureLevel;
 use crate::cluster::admission::{Admission, JoinToken};
 use crate::cluster::alloc::{Status, StopReason};
+use crate::cluster::certificates::CertificateChange;
 use crate::cluster::deploy::{DeployKind, DeployState, Failure};
 use crate::cluster::node::NodeFacts;
 use crate::cluster::task::{Cause, Overrides};
-use crate::config::model::{ServiceSpec, TaskSpec};
+use crate::config::model::{ClusterSettings, ServiceSpec, TaskSpec};
 use crate::container::PinnedImage;
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::net::Network;
@@ -78,6 +79,7 @@ impl Command {
             | Command::StartDeploy { .. }
             | Command::PinImage { .. }
             | Command::Release { .. }
+            | Command::Certificates(_)
             | Command::Report { .. }
             | Command::StartRun { .. }
             | Command::SkipDue { .. }
@@ -99,6 +101,7 @@ impl Command {
             Command::FailServices { failed, .. } => {
                 failed.values().map(|failure| failure.reason.len()).sum()
             }
+            Command::Certificates(change) => change.weight(),
             Command::Found { .. }
             | Command::AdmitNode { .. }
             | Command::RemoveNode { .. }
@@ -235,6 +238,9 @@ pub enum Command {
         /// Whether a service that fails goes back by itself, and the others go on.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         keep_going: bool,
+        /// Settings of the cluster to change, once the deploy succeeds.
+        #[serde(default, skip_serializing_if = "ClusterSettings::is_empty")]
+        settings: ClusterSettings,
     },
     /// What an image of a deploy means. Refused unless the deploy is resolving images.
     PinImage {
@@ -353,6 +359,8 @@ pub enum Command {
         /// Which.
         run: u64,
     },
+    /// Something about certificates. Refused as each says.
+    Certificates(CertificateChange),
     /// Ended allocs of which nobody needs to know any more. Refused for live ones.
     Forget {
         /// Which.

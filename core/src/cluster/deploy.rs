@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Revision;
 use crate::cluster::receipt::Receipt;
 use crate::cluster::task::TaskChange;
-use crate::config::model::ServiceSpec;
+use crate::config::model::{ClusterSettings, ServiceSpec};
 use crate::container::PinnedImage;
 use crate::name::Name;
 use crate::time::Wall;
@@ -56,6 +56,9 @@ pub struct Deploy {
     /// What became of the replicas that it stopped; empty if that is not kept any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub receipt: Receipt,
+    /// Settings of the cluster that change once it succeeds.
+    #[serde(default, skip_serializing_if = "ClusterSettings::is_empty")]
+    pub settings: ClusterSettings,
 }
 
 impl Deploy {

@@ -8,6 +8,7 @@ pub mod admission;
 pub mod alloc;
 mod apply;
 pub mod canary;
+pub mod certificates;
 pub mod command;
 pub mod deploy;
 mod features;
@@ -32,6 +33,7 @@ pub use self::apply::{Refusal, Reply};
 pub use self::features::{EVENTS_KEPT_IN_REHEARSAL, FeatureLevel};
 pub use self::runs::{RUNS_KEPT, RUNS_LIVE_MAX};
 pub use self::snapshot::{BadSnapshot, SNAPSHOT_FORMAT};
+use crate::config::model::ClusterSettings;
 use crate::name::{AllocId, Name, NodeId};
 use crate::net::Network;
 
@@ -103,6 +105,12 @@ pub struct Cluster {
     /// The service address that was given last: those that are free again rest for long.
     #[serde(default)]
     pub last_address: u16,
+    /// What deploys have set for all.
+    #[serde(default)]
+    pub settings: ClusterSettings,
+    /// Certificates of hosts that routes are for.
+    #[serde(default)]
+    pub certificates: certificates::Certificates,
     /// Rights to join, by the hash of their secret.
     pub tokens: BTreeMap<String, admission::JoinToken>,
     /// Live allocs by node: derived, for [`Cluster::allocs_on`].

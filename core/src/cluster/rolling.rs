@@ -144,6 +144,7 @@ impl Cluster {
         if to.is_end() {
             deploy.ended = Some(wall);
         }
+        let settings = deploy.settings.clone();
         let names: Vec<Name> = deploy.changes.keys().cloned().collect();
         let tasks: Vec<Name> = deploy.tasks.keys().cloned().collect();
         let text = format!("deploy #{number}: {}", to.sentence());
@@ -170,6 +171,9 @@ impl Cluster {
                     task.rolling = None;
                 }
             }
+        }
+        if !goes_back && *to != DeployState::Rolling {
+            self.settings.adopt(&settings);
         }
         if goes_back {
             self.give_up_gates(wall, number, |_, _| true);

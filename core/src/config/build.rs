@@ -24,7 +24,7 @@ pub(super) fn project(root: &Table, broken: &BTreeSet<String>) -> Project {
     let reader = Reader { section: &ROOT, table: Some(root), path: String::new(), broken };
     Project {
         name: reader.parsed("project").unwrap_or_else(|| known_name("main")),
-        cluster: ClusterSettings { acme_email: reader.table("cluster").string("acme_email") },
+        cluster: settings(&reader.table("cluster")),
         services: reader.named("service").map(|(name, r)| (name, service(&r))).collect(),
         tasks: reader.named("task").map(|(name, r)| (name, task(&r))).collect(),
     }
@@ -147,6 +147,14 @@ fn update(reader: &Reader<'_>, must_stop_first: bool) -> UpdateSpec {
         order,
         healthy_for: reader.parsed("healthy_for").unwrap_or(defaults.healthy_for),
         deadline: reader.parsed("deadline").unwrap_or(defaults.deadline),
+    }
+}
+
+fn settings(reader: &Reader<'_>) -> ClusterSettings {
+    ClusterSettings {
+        acme_email: reader.string("acme_email"),
+        acme_directory: reader.string("acme_directory"),
+        acme_root: reader.string("acme_root"),
     }
 }
 

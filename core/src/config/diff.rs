@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::model::{
-    ContainerSpec, HealthCheck, HealthSpec, Missed, Overlap, PlaceSpec, Replicas, RouteMatch,
-    RouteSpec, ServiceSpec, StopSpec, TaskSpec, UpdateOrder, UpdateSpec, VolumeKind, VolumeSpec,
+    ClusterSettings, ContainerSpec, HealthCheck, HealthSpec, Missed, Overlap, PlaceSpec, Replicas,
+    RouteMatch, RouteSpec, ServiceSpec, StopSpec, TaskSpec, UpdateOrder, UpdateSpec, VolumeKind,
+    VolumeSpec,
 };
 use super::path::{item, join};
 use super::spell;
@@ -34,6 +35,13 @@ pub fn diff(old: Option<&ServiceSpec>, new: Option<&ServiceSpec>) -> Vec<FieldCh
 /// The same of a task.
 pub fn diff_task(old: &TaskSpec, new: &TaskSpec) -> Vec<FieldChange> {
     differing(fields(Some(old), Fields::task), fields(Some(new), Fields::task))
+}
+
+/// What settings of a cluster would change; what is not set stays.
+pub fn diff_settings(old: &ClusterSettings, set: &ClusterSettings) -> Vec<FieldChange> {
+    let mut new = old.clone();
+    new.adopt(set);
+    differing(fields(Some(old), Fields::settings), fields(Some(&new), Fields::settings))
 }
 
 fn differing(
@@ -230,6 +238,13 @@ impl Fields {
         }
         self.set("healthy_for", healthy_for);
         self.set("deadline", deadline);
+    }
+
+    fn settings(&mut self, settings: &ClusterSettings) {
+        let ClusterSettings { acme_email, acme_directory, acme_root } = settings;
+        self.set_if("acme_email", acme_email.as_ref());
+        self.set_if("acme_directory", acme_directory.as_ref());
+        self.set_if("acme_root", acme_root.as_deref().map(spell::text));
     }
 
     fn stop(&mut self, spec: &StopSpec) {

@@ -78,6 +78,9 @@ formats! {
     HEADER_VALUE "invalid-header" "a header's value" "header values" "^[ -~]*$" http::header_value;
     LOGIN "invalid-login" "a name" "names" "^[^:]+$" http::login;
     PASSWORD_HASH "invalid-hash" "a bcrypt hash" "bcrypt hashes" "^[$]2[aby][$]" http::password_hash;
+    DIRECTORY "invalid-url" "a URL that starts with `https://`" "URLs" "^https://" http::directory;
+    CERTIFICATE "invalid-certificate" "a certificate in PEM" "certificates in PEM"
+        "^-----BEGIN CERTIFICATE-----" http::certificate;
     SIGNAL "unknown-signal" "a signal like \"SIGTERM\"" "signals" "^SIG" signal;
     CAPABILITY "unknown-capability" "a Linux capability" "Linux capabilities"
         "^[A-Z_]+$" capability;

@@ -49,6 +49,23 @@ pub(super) fn network(text: &str) -> Result<(), Complaint> {
     Ok(())
 }
 
+pub(super) fn directory(text: &str) -> Result<(), Complaint> {
+    let rest = text.strip_prefix("https://").filter(|rest| !rest.is_empty());
+    match rest.is_some_and(|rest| !rest.contains(|c: char| c.is_whitespace() || c.is_control())) {
+        true => Ok(()),
+        false => Err(Complaint::new(format!("`{text}` is not the URL of an ACME directory"))
+            .help("write one that starts with `https://`")),
+    }
+}
+
+pub(super) fn certificate(text: &str) -> Result<(), Complaint> {
+    match text.starts_with("-----BEGIN CERTIFICATE-----") {
+        true => Ok(()),
+        false => Err(Complaint::new("this is not a certificate in PEM")
+            .help("write the file's content, from its `-----BEGIN CERTIFICATE-----` on")),
+    }
+}
+
 pub(super) fn header_name(text: &str) -> Result<(), Complaint> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if text.is_empty() || !text.bytes().all(allowed) {

@@ -32,7 +32,34 @@ pub struct Project {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterSettings {
     /// Contact address of the ACME account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acme_email: Option<String>,
+    /// URL of the ACME directory that certificates are ordered from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme_directory: Option<String>,
+    /// PEM of the authority that the directory itself is trusted by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme_root: Option<String>,
+}
+
+impl ClusterSettings {
+    /// Takes over what others set; the rest stays.
+    pub fn adopt(&mut self, others: &ClusterSettings) {
+        let ClusterSettings { acme_email, acme_directory, acme_root } = others;
+        let change = |mine: &mut Option<String>, other: &Option<String>| {
+            if other.is_some() {
+                mine.clone_from(other);
+            }
+        };
+        change(&mut self.acme_email, acme_email);
+        change(&mut self.acme_directory, acme_directory);
+        change(&mut self.acme_root, acme_root);
+    }
+
+    /// Whether it sets nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == ClusterSettings::default()
+    }
 }
 
 /// `[service.NAME]`.

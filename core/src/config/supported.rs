@@ -63,13 +63,12 @@ struct Gap {
     what: &'static str,
 }
 
-const ACME: Gap = Gap { field: "cluster.acme_email", what: "certificates" };
 const TASK_FILES: Gap = Gap { field: "task.NAME.secret_files", what: "secret files" };
 const SECRET_FILES: Gap = Gap { field: "service.NAME.secret_files", what: "secret files" };
 const VOLUMES: Gap = Gap { field: "service.NAME.volume", what: "volumes" };
 /// In interpolated strings; not a field, but spelled like one.
 const SECRETS: Gap = Gap { field: "${secret(NAME)}", what: "secrets" };
-const GAPS: [Gap; 5] = [ACME, TASK_FILES, SECRET_FILES, VOLUMES, SECRETS];
+const GAPS: [Gap; 4] = [TASK_FILES, SECRET_FILES, VOLUMES, SECRETS];
 
 /// Follows what the schema and the reference say of such a field.
 pub(super) const NOT_YET: &str = " (not acted on yet)";
@@ -95,11 +94,8 @@ pub(super) fn described(section: &Section, field: &Field) -> String {
 /// holds its default asks for nothing, and is not listed.
 pub fn unsupported(project: &Project) -> Vec<Unsupported> {
     let Project { name: _, cluster, services, tasks } = project;
-    let ClusterSettings { acme_email } = cluster;
+    let ClusterSettings { acme_email: _, acme_directory: _, acme_root: _ } = cluster;
     let mut found = Found(Vec::new());
-    if acme_email.is_some() {
-        found.push("cluster.acme_email".to_owned(), ACME.what);
-    }
     services.iter().for_each(|(name, spec)| found.service(name, spec));
     tasks.iter().for_each(|(name, spec)| found.task(name, spec));
     found.0
@@ -260,7 +256,6 @@ env = { A = "${secret(a)}" }
         assert_eq!(
             sentences,
             [
-                "cluster.acme_email: certificates",
                 "service.web.env.A: secrets",
                 "service.web.secret_files.\"/run/tls.key\": secret files",
                 "service.web.volume[0]: volumes",

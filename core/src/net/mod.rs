@@ -6,6 +6,7 @@
 //! then says that it has applied what changed them: what left the tables is sent nothing new by
 //! whoever said so. Names are looked up in `zone`. Tested below, and by the invariant `routed`.
 
+mod certificates;
 mod network;
 mod routes;
 mod zone;
@@ -15,9 +16,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::certificates::Shown;
 pub use self::network::{Network, SERVICE_ADDRESSES};
 pub use self::routes::RouteTable;
 pub use self::zone::{Data, Kind, Lookup, TTL_SECONDS, ZONE};
+use crate::acme::Challenge;
 use crate::cluster::Cluster;
 use crate::cluster::alloc::{Alloc, Desired, Phase};
 use crate::cluster::deploy::Service;
@@ -36,6 +39,12 @@ pub struct Tables {
     /// Where requests from outside come in, in the order of what they take.
     #[serde(default)]
     pub routes: Vec<RouteTable>,
+    /// Certificates that are shown.
+    #[serde(default)]
+    pub certificates: Vec<Shown>,
+    /// What certificate authorities are answered.
+    #[serde(default)]
+    pub challenges: Vec<Challenge>,
 }
 
 /// How a service is reached.
@@ -84,8 +93,14 @@ impl Tables {
             let ports = ports_of(cluster, &nodes, name, service);
             (name.clone(), ServiceTable { address: service.address, ports })
         });
-        let (services, routes) = (services.collect(), cluster.routes());
-        Tables { network: cluster.network, services, nodes, routes }
+        Tables {
+            network: cluster.network,
+            services: services.collect(),
+            nodes,
+            routes: cluster.routes(),
+            certificates: cluster.shown(),
+            challenges: cluster.challenges(),
+        }
     }
 
     /// Whether requests may go to an alloc.

@@ -9,7 +9,7 @@ use crate::api::{Answer, ApiError, ErrorCode, RequestId};
 use crate::cluster::Refusal;
 use crate::cluster::command::Command;
 use crate::cluster::deploy::{DeployKind, Service};
-use crate::config::model::{Project, Replicas, ServiceSpec, TaskSpec};
+use crate::config::model::{ClusterSettings, Project, Replicas, ServiceSpec, TaskSpec};
 use crate::config::supported;
 use crate::name::Name;
 use crate::plan::{self, Plan};
@@ -73,6 +73,7 @@ impl Node {
             images: BTreeMap::new(),
             back_to: None,
             keep_going,
+            settings: project.cluster.clone(),
         };
         self.propose_deploy(now, id, command, plan).map(|()| None)
     }
@@ -91,6 +92,7 @@ impl Node {
             images: BTreeMap::new(),
             back_to: None,
             keep_going: false,
+            settings: ClusterSettings::default(),
         };
         self.propose_deploy(now, id, command, plan)
     }
@@ -132,6 +134,7 @@ impl Node {
             images: BTreeMap::new(),
             back_to: None,
             keep_going: false,
+            settings: ClusterSettings::default(),
         };
         self.propose_deploy(now, id, command, plan)
     }

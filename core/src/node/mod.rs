@@ -4,6 +4,7 @@
 //! while this node leads. The runtimes feed it and do what it asks, in production and in every
 //! simulator alike.
 
+mod certificates;
 mod deploying;
 mod forwarding;
 mod freshness;
@@ -118,6 +119,8 @@ pub enum Wake {
     Members,
     /// A schedule may be due.
     Due,
+    /// A certificate may be due, or asked for again.
+    Certificate,
 }
 
 /// A node. Feed it with [`handle`](Node::handle), then drain [`poll_effect`](Node::poll_effect)
@@ -248,6 +251,12 @@ impl Node {
                 self.agent.op_done(now, id, result);
             }
             Event::OpDone { .. } => {}
+            Event::AcmeDone { id, result } => {
+                let brain = self.brain.as_mut().filter(|_| id.boot == self.config.facts.boot);
+                if let Some(brain) = brain {
+                    brain.acme_done(now, id, result);
+                }
+            }
             Event::ContainerDied(observed) => self.agent.container_died(now, &observed),
             Event::Unrouted { why } => {
                 self.config.facts.unrouted = why;

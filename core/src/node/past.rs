@@ -14,7 +14,7 @@ use crate::cluster::command::Command;
 use crate::cluster::deploy::{Deploy, DeployKind, DeployState, Service, Version};
 use crate::cluster::past::RETURNS_KEPT;
 use crate::cluster::task::TaskVersion;
-use crate::config::model::{Project, ServiceSpec};
+use crate::config::model::{ClusterSettings, Project, ServiceSpec};
 use crate::mutant::{self, Mutant};
 use crate::name::Name;
 use crate::plan;
@@ -96,6 +96,7 @@ impl Node {
             tasks,
             back_to: Some(to),
             keep_going: false,
+            settings: ClusterSettings::default(),
         };
         self.propose_deploy(now, id, command, plan).map(|()| None)
     }

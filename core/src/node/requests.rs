@@ -319,6 +319,9 @@ impl Node {
             Request::RevokeTokens => Ok(self.revoke_tokens(now, id)),
             Request::Drain { node, on } => self.drain(now, id, &node, on),
             Request::Label { node, set, remove } => self.label(now, id, &node, set, remove),
+            Request::ImportCertificate(imported) => Ok(self.import_certificate(now, id, *imported)),
+            Request::RemoveCertificate { name } => self.remove_certificate(now, id, name),
+            Request::RenewCertificate { name } => self.renew_certificate(now, id, name),
             Request::RemoveNode { node, force } => {
                 self.remove_node(now, id, &node, force).map(|()| None)
             }
@@ -328,6 +331,7 @@ impl Node {
             | Request::Node { .. }
             | Request::Deploys { .. }
             | Request::Routes { .. }
+            | Request::Certificates { .. }
             | Request::Runs { .. }
             | Request::State => self.look(request, None).map(Some),
         }
@@ -349,6 +353,7 @@ impl Node {
             Request::Node { node, .. } => self.node_detail(&node).map(Answer::Node),
             Request::Deploys { .. } => Ok(Answer::Deploys(self.deploys())),
             Request::Routes { .. } => Ok(Answer::Routes(self.routes_view())),
+            Request::Certificates { .. } => Ok(Answer::Certificates(self.certificates_view())),
             Request::Runs { task, .. } => self.run_views(task.as_ref()).map(Answer::Runs),
             Request::Events { after, .. } => Ok(Answer::Events(self.events(after))),
             Request::State => {
@@ -371,6 +376,9 @@ impl Node {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::ImportCertificate(_)
+            | Request::RemoveCertificate { .. }
+            | Request::RenewCertificate { .. }
             | Request::RemoveNode { .. } => {
                 Err(ApiError::new(ErrorCode::Internal, "this does more than look"))
             }

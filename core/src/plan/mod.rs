@@ -22,7 +22,7 @@ use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
 use crate::cluster::deploy::{Service, Version};
 use crate::cluster::task::Task;
-use crate::config::diff::{FieldChange, diff, diff_task};
+use crate::config::diff::{FieldChange, diff, diff_settings, diff_task};
 use crate::config::model::{Project, ServiceSpec, TaskSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::scheduler::Rejected;
@@ -40,6 +40,9 @@ pub struct Plan {
     /// Every task of the project.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskPlan>,
+    /// What differs in the settings of the cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<FieldChange>,
 }
 
 /// What a deploy would do to one task.
@@ -180,14 +183,18 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         let mut actions = self.services.iter().map(|service| service.action);
         let mut of_tasks = self.tasks.iter().map(|task| task.action);
-        actions.all(|action| action == Action::Keep) && of_tasks.all(|a| a == Action::Keep)
+        let same = actions.all(|action| action == Action::Keep);
+        same && of_tasks.all(|a| a == Action::Keep) && self.settings.is_empty()
     }
 
     /// Equal for plans that do the same to the same, whatever they wait for.
     pub fn fingerprint(&self) -> String {
-        let Plan { project, behind: _, services, tasks } = self;
-        let bytes =
-            serde_json::to_vec(&(project, services, tasks)).expect("a plan has text keys only");
+        let Plan { project, behind: _, services, tasks, settings } = self;
+        let bytes = match settings.is_empty() {
+            true => serde_json::to_vec(&(project, services, tasks)),
+            false => serde_json::to_vec(&(project, services, tasks, settings)),
+        };
+        let bytes = bytes.expect("a plan has text keys only");
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&bytes))
     }
 }
@@ -195,6 +202,7 @@ impl Plan {
 /// What deploying `project` to `cluster` would do.
 pub fn plan(cluster: &Cluster, project: &Project) -> Plan {
     let mut plan = replacing(cluster, project, &BTreeSet::new());
+    plan.settings = diff_settings(&cluster.settings, &project.cluster);
     for service in &mut plan.services {
         service.gate = match service.action {
             Action::Add | Action::Replace => {
@@ -286,7 +294,8 @@ pub(crate) fn of(
         service.slots = slots;
     }
     let behind = cluster.running_deploy().map(|(number, _)| number);
-    Plan { project: project.clone(), behind, services, tasks: Vec::new() }
+    let (tasks, settings) = (Vec::new(), Vec::new());
+    Plan { project: project.clone(), behind, services, tasks, settings }
 }
 
 /// All but which slots are filled, and where.

@@ -21,6 +21,12 @@ impl fmt::Display for Plan {
         if let Some(number) = self.behind {
             writeln!(f, "deploy #{number} still runs and has to end first; as things are now:")?;
         }
+        if !self.settings.is_empty() {
+            writeln!(f, "~ cluster: change")?;
+            for change in &self.settings {
+                writeln!(f, "    {change}")?;
+            }
+        }
         for service in self.services.iter().filter(|service| !service.is_complete()) {
             write!(f, "{service}")?;
         }

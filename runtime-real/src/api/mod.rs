@@ -2,6 +2,7 @@
 //! bearer token. It translates; what is answered is core's.
 
 mod backup;
+mod certificates;
 mod logs;
 mod nodes;
 mod routes;
@@ -27,6 +28,7 @@ use crate::backup::Sealing;
 use crate::daemon::{Handle, StartError};
 use crate::identity::token_hash;
 use crate::streams::Streams;
+use crate::vault::Vault;
 
 /// What the API needs.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub(crate) struct Serving {
     pub sealing: Option<Arc<Sealing>>,
     /// Where other machines join, and the fingerprint of the authority that their token carries.
     pub inviting: Option<(String, String)>,
+    /// Seals what people bring.
+    pub vault: Vault,
 }
 
 /// Serves on a unix socket that only root can use.
@@ -85,6 +89,7 @@ fn router(serving: Serving) -> Router {
     let paths = routes::router()
         .merge(nodes::router())
         .merge(backup::router())
+        .merge(certificates::router())
         .merge(logs::router())
         .merge(streams::router());
     paths.fallback(not_found).with_state(serving)

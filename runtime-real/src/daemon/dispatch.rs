@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::Consensus;
 use super::wire::Wire;
+use crate::acme::Certifier;
 use crate::book::Book;
 use crate::docker::Engine;
 use crate::ingress::Front;
@@ -43,6 +44,8 @@ pub(super) struct Dispatch {
     tables: watch::Sender<Arc<Tables>>,
     /// Where requests from outside come in.
     front: Front,
+    /// Asks certificate authorities.
+    certifier: Certifier,
     events: mpsc::Sender<Event>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     snapshot: Option<oneshot::Sender<(u64, Vec<u8>)>>,
@@ -56,15 +59,15 @@ pub(super) struct Dispatch {
 
 /// What this node says to others, whom it listens to, and where they are kept.
 pub(super) type Ends = (Wire, Server, watch::Sender<Book>);
-/// What traffic is carried by, from inside and from outside.
-pub(super) type Carriers = (watch::Sender<Arc<Tables>>, Front);
+/// What traffic is carried by, from inside and from outside, and who gets its certificates.
+pub(super) type Carriers = (watch::Sender<Arc<Tables>>, Front, Certifier);
 
 impl Dispatch {
     pub fn new(
         consensus: Consensus,
         engine: Engine,
         (wire, server, book): Ends,
-        (tables, front): Carriers,
+        (tables, front, certifier): Carriers,
         events: mpsc::Sender<Event>,
         retired: oneshot::Sender<()>,
     ) -> Dispatch {
@@ -76,6 +79,7 @@ impl Dispatch {
             book,
             tables,
             front,
+            certifier,
             events,
             waiting: BTreeMap::new(),
             snapshot: None,
@@ -111,6 +115,13 @@ impl Dispatch {
             Effect::Propose { entry } => self.propose(*entry),
             Effect::ConfirmRead { id } => self.confirm_read(id),
             Effect::Container { id, op } => self.container(id, op),
+            Effect::Acme { id, op } => {
+                let (certifier, events) = (self.certifier.clone(), self.events.clone());
+                tokio::spawn(async move {
+                    let result = certifier.perform(*op).await;
+                    send(events, Event::AcmeDone { id, result }).await;
+                });
+            }
             Effect::Reply { id, outcome } => {
                 if let Some(reply) = self.waiting.remove(&id) {
                     // Who asked may be gone.

@@ -24,6 +24,7 @@ use crate::clock;
 use crate::pki::{self, Authority, AuthorityPem, NodeKey, PkiError};
 use crate::rpc::{self, Caller, Dial, JOIN_PATH, Tcp};
 use crate::token::{JoinToken, hash_of};
+use crate::vault::ClusterKey;
 
 /// To be admitted takes two rounds of consensus, at most one of them with a new leader.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(15);
@@ -117,7 +118,7 @@ struct Application {
 }
 
 /// What it is given.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Welcome {
     pub(super) cluster: String,
     pub(super) node: NodeId,
@@ -128,6 +129,8 @@ pub(super) struct Welcome {
     pub(super) authority: String,
     /// The authority whole, for a primary.
     pub(super) with_key: Option<AuthorityPem>,
+    /// What the cluster seals with.
+    pub(super) cluster_key: String,
     /// Hash of the cluster's API token, and public half of its recovery key.
     pub(super) token_hash: String,
     pub(super) recovery: String,
@@ -184,6 +187,7 @@ pub(super) async fn ask(
 #[derive(Clone)]
 pub(super) struct Admitting<C = Consensus, D = Tcp> {
     pub(super) authority: Option<Arc<Authority>>,
+    pub(super) cluster_key: ClusterKey,
     pub(super) token_hash: String,
     pub(super) recovery: String,
     pub(super) handle: Handle,
@@ -229,6 +233,7 @@ impl<C: Answerer, D: Dial> Admitting<C, D> {
             certificate: pki::to_pem(&signed),
             authority: pki::to_pem(authority.certificate()),
             with_key: roles.primary.then(|| authority.to_pem()),
+            cluster_key: self.cluster_key.reveal(),
             token_hash: self.token_hash.clone(),
             recovery: self.recovery.clone(),
             book: Book { peers: members, known_below: known_below.0 },

@@ -19,6 +19,7 @@ use crate::pki::{self, Authority, Credentials, PkiError, Store};
 use crate::recovery::{self, RecoveryError};
 use crate::recovery_key::RecoveryKey;
 use crate::rpc::Dial;
+use crate::vault::ClusterKey;
 
 /// A node's membership; it holds the data directory for this process.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) struct Membership {
     pub(super) credentials: Credentials,
     /// Only primaries have it: whoever has says who is a node.
     pub(super) authority: Option<Arc<Authority>>,
+    /// What the cluster seals with.
+    pub(super) cluster_key: ClusterKey,
 }
 
 impl Membership {
@@ -46,6 +49,10 @@ impl Membership {
                 return Err(PkiError::Lost { folder: store.folder().to_path_buf() }.into());
             }
             sign_oneself(&store, identity)?;
+        }
+        // A cluster that began before it had one seals from now on.
+        if store.cluster_key()?.is_none() && !identity.joined {
+            store.keep_cluster_key(&ClusterKey::generate()?)?;
         }
         Membership::read(opened, &store)
     }
@@ -107,6 +114,7 @@ impl Membership {
         let recovered = state.recovered(clock::wall(), &survivor);
         let (cluster, node) = recovered.map_err(RecoveryError::Refused)?;
         store.keep_authority(&authority)?;
+        store.keep_cluster_key(&backup.cluster_key(key)?.map_or_else(ClusterKey::generate, Ok)?)?;
         let certificate = authority.sign(&node_key.request()?, node, &backup.cluster)?;
         store.keep(authority.certificate(), &certificate)?;
         let kept = (backup.token_hash.clone(), backup.recovery.clone());
@@ -122,7 +130,8 @@ impl Membership {
         let lost = || PkiError::Lost { folder: store.folder().to_path_buf() };
         let credentials = credentials.ok_or_else(lost)?;
         let authority = store.authority()?.map(Arc::new);
-        Ok(Membership { opened, credentials, authority })
+        let cluster_key = store.cluster_key()?.ok_or_else(lost)?;
+        Ok(Membership { opened, credentials, authority, cluster_key })
     }
 }
 
@@ -153,6 +162,8 @@ fn keep(
     if let Some(whole) = &welcome.with_key {
         store.keep_authority(&Authority::from_pem(whole)?)?;
     }
+    let garbled = || JoinError::Garbled { address: invitation.address.clone() };
+    store.keep_cluster_key(&ClusterKey::read(&welcome.cluster_key).ok_or_else(garbled)?)?;
     store.keep(&authority, &certificate)?;
     welcome.book.keep(data).map_err(|source| StartError::Disk { path: data.to_owned(), source })?;
     let Welcome { cluster, node, name, token_hash, recovery, .. } = welcome.clone();

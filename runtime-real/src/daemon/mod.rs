@@ -44,6 +44,7 @@ use self::joining::{Admitting, Joiner};
 pub use self::joining::{Invitation, JoinError, TokenWish};
 use self::membership::Membership;
 use self::wire::Wire;
+use crate::acme::{Certifier, LocalFiles};
 use crate::api;
 use crate::backup::{Backup, BackupError, Sealing};
 use crate::book::{self, Book};
@@ -60,6 +61,7 @@ use crate::rpc::{Limits, Server, Tcp};
 use crate::streams::Streams;
 use crate::token::JoinToken;
 use crate::traffic;
+use crate::vault::{ClusterKey, Vault};
 use mill_consensus::disk::FileDisk;
 use mill_consensus::{self as consensus, ConsensusError};
 
@@ -144,6 +146,9 @@ pub enum StartError {
     /// The container engine's address.
     #[error("{0}")]
     Engine(String),
+    /// The authority of this machine's own, for development.
+    #[error("{0}")]
+    LocalAuthority(String),
 }
 
 fn taken(source: &io::Error) -> &'static str {
@@ -352,7 +357,12 @@ impl Daemon {
         door: Door,
         membership: Membership,
     ) -> Result<Daemon, StartError> {
-        let Membership { mut opened, credentials, authority } = membership;
+        let Membership { mut opened, credentials, authority, cluster_key } = membership;
+        let vault = Vault::new(&cluster_key);
+        let local =
+            options.ingress.authority.as_deref().map(|folder| LocalFiles::new(folder).open());
+        let local = local.transpose().map_err(StartError::LocalAuthority)?.map(Arc::new);
+        let certifier = Certifier::new(vault.clone(), local);
         let beginning = Beginning::of(&mut opened);
         let identity = opened.identity.clone();
         let engine = Engine::connect(EngineOptions {
@@ -388,7 +398,10 @@ impl Daemon {
             streams: streams.clone(),
             token_hash: identity.token_hash.clone(),
             version: options.version.clone(),
-            sealing: authority.as_ref().map(|authority| Arc::new(sealing(&identity, authority))),
+            sealing: authority
+                .as_ref()
+                .map(|authority| Arc::new(sealing(&identity, authority, &cluster_key))),
+            vault: vault.clone(),
             inviting: door.address.clone().map(|rpc| (rpc, authority_print.clone())),
         };
         let mut tasks = vec![api::serve_unix(&options.socket, serving.clone())?, carrying];
@@ -397,6 +410,7 @@ impl Daemon {
         }
         let admitting = Admitting {
             authority,
+            cluster_key,
             token_hash: identity.token_hash.clone(),
             recovery: identity.recovery.clone(),
             handle: handle.clone(),
@@ -421,12 +435,12 @@ impl Daemon {
         let (retired, is_retired) = oneshot::channel();
         let (keeper, keeping) = book::keeper(options.data.clone());
         let ingress = options.ingress.clone();
-        let front = Front::new(identity.node, ingress, &options.data, events.clone());
+        let front = Front::new(identity.node, ingress, vault, &options.data, events.clone());
         let dispatch = Dispatch::new(
             consensus.clone(),
             engine.clone(),
             (wire, server.clone(), keeper),
-            (tables, front.clone()),
+            (tables, front.clone(), certifier),
             events.clone(),
             retired,
         );
@@ -541,10 +555,11 @@ impl Joiner {
     }
 }
 
-fn sealing(identity: &Identity, authority: &Authority) -> Sealing {
+fn sealing(identity: &Identity, authority: &Authority, cluster_key: &ClusterKey) -> Sealing {
     Sealing {
         cluster: identity.cluster.clone(),
         authority: authority.to_pem(),
+        cluster_key: cluster_key.clone(),
         token_hash: identity.token_hash.clone(),
         recovery: identity.recovery.clone(),
     }

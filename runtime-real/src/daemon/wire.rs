@@ -104,6 +104,10 @@ impl<D: Dial> Wire<D> {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::Certificates { .. }
+            | Request::ImportCertificate(_)
+            | Request::RemoveCertificate { .. }
+            | Request::RenewCertificate { .. }
             | Request::RemoveNode { .. }
             | Request::State => Duration::ZERO,
         };

@@ -67,10 +67,10 @@ fn tables(replicas: Vec<Replica>) -> Arc<Tables> {
     let web = ServiceTable { address: 1, ports: BTreeMap::from([(PORT, replicas)]) };
     let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
     Arc::new(Tables {
-        routes: Vec::new(),
         network: NETWORK,
         services: BTreeMap::from([("web".parse().unwrap(), web)]),
         nodes: BTreeMap::from([(NodeId(1), NodeTable { name: "a".to_owned(), host })]),
+        ..Tables::default()
     })
 }
 

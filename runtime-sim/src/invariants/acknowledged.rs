@@ -65,7 +65,10 @@ impl Invariant for Acknowledged {
                 }
             },
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
-            Moment::Heard { .. } | Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Heard { .. }
+            | Moment::Belief { .. }
+            | Moment::Host { .. }
+            | Moment::Validation { .. } => Ok(()),
             Moment::Unanswered { .. } => Ok(()),
         }
     }

@@ -56,7 +56,10 @@ impl Invariant for Backoff {
             }
             Moment::Host { .. } | Moment::Effect { .. } | Moment::Heard { .. } => Ok(()),
             Moment::Committed { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
-            Moment::Belief { .. } | Moment::Unanswered { .. } | Moment::Answer { .. } => Ok(()),
+            Moment::Belief { .. }
+            | Moment::Unanswered { .. }
+            | Moment::Answer { .. }
+            | Moment::Validation { .. } => Ok(()),
         }
     }
 }

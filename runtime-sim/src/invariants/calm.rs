@@ -64,7 +64,10 @@ impl Invariant for Calm {
             }
             Moment::Heard { .. } => {}
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => {}
-            Moment::Unanswered { .. } | Moment::Answer { .. } | Moment::Host { .. } => {}
+            Moment::Unanswered { .. }
+            | Moment::Answer { .. }
+            | Moment::Host { .. }
+            | Moment::Validation { .. } => {}
         }
         Ok(())
     }
@@ -128,7 +131,7 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         Command::Promote { .. } | Command::Release { .. } => None,
         Command::Report { .. } | Command::Forget { .. } => None,
         Command::StartRun { .. } | Command::PlaceRun { .. } => None,
-        Command::SkipDue { .. } | Command::KillRun { .. } => None,
+        Command::SkipDue { .. } | Command::KillRun { .. } | Command::Certificates(_) => None,
         Command::RaiseFeatures { .. } => None,
     });
     services.collect()
@@ -149,7 +152,7 @@ fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
         Command::SettleService { .. } | Command::Place { .. } | Command::Stop { .. } => false,
         Command::AdmitNode { .. } | Command::PutToken { .. } | Command::RevokeTokens => false,
         Command::StartRun { .. } | Command::PlaceRun { .. } => false,
-        Command::SkipDue { .. } | Command::KillRun { .. } => false,
+        Command::SkipDue { .. } | Command::KillRun { .. } | Command::Certificates(_) => false,
         Command::Forget { .. } | Command::RaiseFeatures { .. } => false,
     }
 }

@@ -43,7 +43,7 @@ impl Invariant for Canaries {
             }
             Moment::Effect { .. } | Moment::Heard { .. } | Moment::Agreed { .. } => Ok(()),
             Moment::State { .. } | Moment::Belief { .. } | Moment::Unanswered { .. } => Ok(()),
-            Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Answer { .. } | Moment::Host { .. } | Moment::Validation { .. } => Ok(()),
         }
     }
 }

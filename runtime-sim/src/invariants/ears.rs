@@ -53,7 +53,8 @@ impl Listening {
             Moment::State { .. }
             | Moment::Unanswered { .. }
             | Moment::Answer { .. }
-            | Moment::Host { .. } => {}
+            | Moment::Host { .. }
+            | Moment::Validation { .. } => {}
         }
     }
 

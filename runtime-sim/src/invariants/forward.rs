@@ -28,7 +28,10 @@ impl Invariant for Forward {
             | Moment::State { .. }
             | Moment::Belief { .. } => Ok(()),
             Moment::Heard { .. } => Ok(()),
-            Moment::Unanswered { .. } | Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Unanswered { .. }
+            | Moment::Answer { .. }
+            | Moment::Host { .. }
+            | Moment::Validation { .. } => Ok(()),
         }
     }
 }

@@ -48,7 +48,8 @@ impl Invariant for Members {
             Moment::Belief { .. }
             | Moment::Unanswered { .. }
             | Moment::Answer { .. }
-            | Moment::Host { .. } => Ok(()),
+            | Moment::Host { .. }
+            | Moment::Validation { .. } => Ok(()),
         }
     }
 }

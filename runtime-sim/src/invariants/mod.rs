@@ -9,6 +9,7 @@ mod backoff;
 mod calm;
 mod canaries;
 mod capacity;
+mod certificates;
 mod commanded;
 mod ears;
 mod equal_state;
@@ -71,6 +72,8 @@ pub(crate) enum Moment<'a> {
     Unanswered { node: NodeId, boot: u64, id: RequestId },
     /// A person got an answer; `cluster` is the committed state.
     Answer { now: SimTime, asked: &'a Asked, outcome: &'a Outcome, cluster: &'a Cluster },
+    /// A certificate authority has looked at a name.
+    Validation { now: SimTime, name: &'a str, proven: bool },
     /// A machine, looked at every tick.
     Host { now: SimTime, host: &'a Host },
 }
@@ -114,6 +117,7 @@ impl Default for Invariants {
             Box::new(backoff::Backoff::default()),
             Box::new(calm::Calm::default()),
             Box::new(canaries::Canaries::default()),
+            Box::new(certificates::Certificates::default()),
             Box::new(capacity::Capacity),
             Box::new(commanded::Commanded),
             Box::new(equal_state::EqualState::default()),

@@ -33,7 +33,7 @@ impl Invariant for Once {
             }
             Moment::Effect { .. } | Moment::Heard { .. } | Moment::Belief { .. } => Ok(()),
             Moment::Committed { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
-            Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Answer { .. } | Moment::Host { .. } | Moment::Validation { .. } => Ok(()),
         }
     }
 }

@@ -79,7 +79,10 @@ impl Invariant for Reads {
                 Ok(_) | Err(_) => Ok(()),
             },
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
-            Moment::Heard { .. } | Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Heard { .. }
+            | Moment::Belief { .. }
+            | Moment::Host { .. }
+            | Moment::Validation { .. } => Ok(()),
             Moment::Unanswered { .. } => Ok(()),
         }
     }

@@ -48,7 +48,7 @@ impl Invariant for Released {
             }
             Moment::Effect { .. } | Moment::Heard { .. } | Moment::Agreed { .. } => Ok(()),
             Moment::Belief { .. } | Moment::Unanswered { .. } => Ok(()),
-            Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Answer { .. } | Moment::Host { .. } | Moment::Validation { .. } => Ok(()),
         }
     }
 }

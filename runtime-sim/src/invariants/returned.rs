@@ -38,7 +38,10 @@ impl Invariant for Returned {
                 }
             }
             Moment::Effect { .. } | Moment::Agreed { .. } | Moment::State { .. } => Ok(()),
-            Moment::Heard { .. } | Moment::Belief { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Heard { .. }
+            | Moment::Belief { .. }
+            | Moment::Host { .. }
+            | Moment::Validation { .. } => Ok(()),
             Moment::Unanswered { .. } | Moment::Answer { .. } => Ok(()),
         }
     }

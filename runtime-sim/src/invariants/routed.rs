@@ -41,7 +41,7 @@ impl Invariant for Routed {
             Moment::Committed { entry, after, .. } => self.done(entry, after),
             Moment::Effect { .. } | Moment::Heard { .. } | Moment::Agreed { .. } => Ok(()),
             Moment::State { .. } | Moment::Belief { .. } | Moment::Unanswered { .. } => Ok(()),
-            Moment::Answer { .. } | Moment::Host { .. } => Ok(()),
+            Moment::Answer { .. } | Moment::Host { .. } | Moment::Validation { .. } => Ok(()),
         }
     }
 }

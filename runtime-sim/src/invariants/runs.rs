@@ -41,7 +41,7 @@ impl Invariant for Runs {
             Moment::Host { host, .. } => self.started_once(host),
             Moment::Effect { .. } | Moment::Heard { .. } | Moment::Agreed { .. } => Ok(()),
             Moment::State { .. } | Moment::Belief { .. } | Moment::Unanswered { .. } => Ok(()),
-            Moment::Answer { .. } => Ok(()),
+            Moment::Answer { .. } | Moment::Validation { .. } => Ok(()),
         }
     }
 }

@@ -61,6 +61,7 @@ impl Invariant for Whole {
                 | Command::PlaceRun { .. }
                 | Command::SkipDue { .. }
                 | Command::KillRun { .. }
+                | Command::Certificates(_)
                 | Command::Forget { .. } => {}
             }
         }

@@ -9,6 +9,11 @@ use crate::time::{NANOS_PER_MILLI, SimTime};
 const EPOCH_MILLIS: u64 = 1_767_225_600_000;
 const MILLION: i128 = 1_000_000;
 
+/// What a right clock shows.
+pub(crate) fn right(now: SimTime) -> Wall {
+    Wall(EPOCH_MILLIS + now.0 / NANOS_PER_MILLI)
+}
+
 /// The clocks of one machine since it was switched on.
 #[derive(Clone, Debug)]
 pub struct Clock {

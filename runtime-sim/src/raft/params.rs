@@ -105,6 +105,7 @@ impl RaftParams {
             bad_images: if rng.chance(300) { 100 } else { 0 },
             busy: 300,
             tasks: if rng.chance(500) { 200 } else { 0 },
+            certificate_life: Millis::mins(90 * 24 * 60),
         }
     }
 }

@@ -77,6 +77,7 @@ pub(super) fn describe(command: &Command) -> String {
             format!("place {alloc}, which is run {run}, on {node}")
         }
         Command::SkipDue { task, why, .. } => format!("{task} is due and not run: {why}"),
+        Command::Certificates(change) => format!("certificates: {change:?}"),
         Command::KillRun { run } => format!("kill run {run}"),
         Command::Forget { alloc } => format!("forget {alloc}"),
     }

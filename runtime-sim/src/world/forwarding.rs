@@ -44,6 +44,10 @@ impl World {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::Certificates { .. }
+            | Request::ImportCertificate(_)
+            | Request::RemoveCertificate { .. }
+            | Request::RenewCertificate { .. }
             | Request::RemoveNode { .. }
             | Request::State => {
                 Millis(self.draw.consensus.between(ANSWER_WITHIN.0, 2 * ANSWER_WITHIN.0))

@@ -8,6 +8,7 @@ use mill_core::cluster::node::{Capacity, NodeFacts, PortPool};
 use mill_core::cluster::{FeatureLevel, Revision};
 use mill_core::event::Leadership;
 use mill_core::name::NodeId;
+use mill_core::net::Tables;
 use mill_core::node::Members;
 use mill_core::rng::Rng;
 use mill_core::units::{Bytes, Millicores};
@@ -57,6 +58,8 @@ pub struct Host {
     pub(super) had: u64,
     /// When it is to be called back.
     pub(super) wake: Option<SimTime>,
+    /// What its daemon carries traffic by, with the boot that said so.
+    pub(super) tables: Option<(u64, Arc<Tables>)>,
     /// A flight recording of its daemon, line by line, while somebody wants one.
     pub(super) recording: Option<Vec<String>>,
     /// Who waits for which answer.
@@ -132,6 +135,7 @@ impl Host {
             fed: Fed::nothing(0),
             had: 0,
             wake: None,
+            tables: None,
             recording: None,
             waiting: BTreeMap::new(),
             given_up: BTreeSet::new(),

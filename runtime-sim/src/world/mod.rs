@@ -6,6 +6,7 @@
 //! what they are for, so that a change in one part leaves the draws of the others alone.
 
 mod bridge;
+mod certificates;
 mod consensus;
 mod describe;
 mod engines;
@@ -21,6 +22,7 @@ mod queue;
 
 use std::collections::BTreeMap;
 
+use mill_core::acme::AcmeOp;
 use mill_core::api::{Request, RequestId};
 use mill_core::cluster::Cluster;
 use mill_core::container::{ContainerOp, Exit};
@@ -40,6 +42,7 @@ use self::host::Host;
 use self::people::People;
 use self::queue::Queue;
 use crate::invariants::{Invariants, Moment, Violation};
+use crate::models::authority::Authority;
 use crate::models::log::Log;
 use crate::models::network::Network;
 use crate::models::registry::Registry;
@@ -59,6 +62,8 @@ enum Happening {
     Arrive { from: NodeId, to: NodeId, message: Message },
     /// An engine carries out an operation that was asked for in that boot.
     Operate { node: NodeId, id: OpId, op: ContainerOp },
+    /// A certificate authority is asked something in that boot.
+    Certify { node: NodeId, id: OpId, op: AcmeOp },
     /// A process ends, if it is still that one.
     Ends { node: NodeId, alloc: AllocId, started: u64, exit: Exit },
     /// A leader's entries may have reached a quorum.
@@ -132,6 +137,7 @@ pub struct World {
     ground: Ground,
     network: Network,
     registry: Registry,
+    authority: Authority,
     faults: Faults,
     people: People,
     joining: joining::Joining,
@@ -153,6 +159,7 @@ struct Draws {
     engine: Rng,
     consensus: Rng,
     clocks: Rng,
+    authority: Rng,
 }
 
 /// Between two looks at leaders and at what takes too long.
@@ -191,6 +198,7 @@ impl World {
             ground,
             network: Network::new(params.latency, params.loss, root.child("network")),
             registry: Registry::default(),
+            authority: Authority::new(params.certificate_life),
             faults: Faults::new(root.child("faults")),
             people: People::new(&params, &root),
             joining: joining::Joining::new(params.nodes, root.child("joining")),
@@ -204,6 +212,7 @@ impl World {
             draw: Draws {
                 engine: root.child("engine"),
                 consensus: root.child("consensus"),
+                authority: root.child("authority"),
                 clocks,
             },
             params,
@@ -327,6 +336,7 @@ impl World {
             Happening::Tell { node, boot, event } => self.tell(node, boot, event),
             Happening::Arrive { from, to, message } => self.arrive(from, to, message),
             Happening::Operate { node, id, op } => self.operate(node, id, op),
+            Happening::Certify { node, id, op } => self.certify(node, id, &op),
             Happening::Ends { node, alloc, started, exit } => {
                 self.process_ends(node, &alloc, started, exit);
             }

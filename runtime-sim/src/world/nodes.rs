@@ -235,7 +235,14 @@ impl World {
                 self.end_for_good(node);
             }
             Effect::Peers { peers, .. } => self.trace.mark(&[9, peers.len() as u64]),
-            Effect::Publish { tables } => self.trace.mark(&[13, tables.services.len() as u64]),
+            Effect::Publish { tables } => {
+                self.trace.mark(&[13, tables.services.len() as u64]);
+                self.carries(node, tables);
+            }
+            Effect::Acme { id, op } => {
+                self.trace.mark(&[14, id.seq]);
+                self.ask_authority(node, id, *op);
+            }
             Effect::ChangeMembers { voters, learners } => {
                 self.trace.mark(&[10, voters.len() as u64, learners.len() as u64]);
                 self.ask_log(node, boot, Ask::Members(Members { voters, learners }));
@@ -322,6 +329,7 @@ fn number(event: &Event) -> u64 {
             16 << 32 | (voters.len() as u64) << 8 | learners.len() as u64
         }
         Event::Forwarded { id, outcome } => 17 << 32 | id.0 << 1 | u64::from(outcome.is_some()),
+        Event::AcmeDone { id, result } => 21 << 32 | id.seq << 1 | u64::from(result.is_ok()),
         Event::Stopping => 18 << 32,
         Event::Dismissed { by } => 19 << 32 | by.0,
     }

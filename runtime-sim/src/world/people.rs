@@ -467,6 +467,10 @@ fn brief(request: &Request) -> String {
         Request::Drain { node, on: true } => format!("drain {node}"),
         Request::Drain { node, on: false } => format!("undrain {node}"),
         Request::Label { node, .. } => format!("label {node}"),
+        Request::Certificates { .. } => "certificates".to_owned(),
+        Request::ImportCertificate(_) => "import a certificate".to_owned(),
+        Request::RemoveCertificate { name } => format!("remove a certificate for {name}"),
+        Request::RenewCertificate { name } => format!("renew {name}"),
         Request::RemoveNode { node, force } => format!("remove {node}, force: {force}"),
         Request::Allocs { .. } => "ps".to_owned(),
         Request::Why { subject, .. } => format!("why {subject}"),
@@ -486,6 +490,7 @@ fn told(outcome: &Outcome) -> String {
         Ok(Answer::Return { to, .. }) => format!("the plan back to #{to}"),
         Ok(Answer::Events(events)) => format!("{} events", events.len()),
         Ok(Answer::Routes(view)) => format!("{} routes", view.routes.len()),
+        Ok(Answer::Certificates(view)) => format!("{} certificates", view.certificates.len()),
         Ok(Answer::Deploys(deploys)) => format!("{} deploys", deploys.len()),
         Ok(Answer::Deployment(view)) => {
             format!("deploy #{}: {}", view.number, view.state.sentence())

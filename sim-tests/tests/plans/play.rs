@@ -140,6 +140,8 @@ impl Play {
                 self.happening.push_back((from, Event::OpDone { id, result }));
             }
             Effect::Peers { .. } | Effect::Publish { .. } | Effect::Retire => {}
+            // What a plan says does not hang on certificates.
+            Effect::Acme { .. } => {}
             Effect::Forward { .. } | Effect::ChangeMembers { .. } | Effect::TransferLead { .. } => {
                 panic!("nobody asked for that")
             }

@@ -187,6 +187,7 @@ impl Stage {
             images: Default::default(),
             back_to: None,
             keep_going: false,
+            settings: Default::default(),
         });
         let images = self.cluster.deploys[&number].images.clone();
         for reference in images.into_keys() {

@@ -1,6 +1,7 @@
 //! Single stories, told step by step: what happens to containers, deploys and nodes.
 
 mod canaries;
+mod certificates;
 mod containers;
 mod deploys;
 mod drains;

@@ -74,12 +74,27 @@ pub static ROOT: Section = Section {
 static CLUSTER: Section = Section {
     path: "cluster",
     doc: "Cluster-wide settings. What is not written stays as it is.",
-    fields: &[optional(
-        "acme_email",
-        Kind::Text(&format::EMAIL),
-        "\"ops@example.com\"",
-        "Contact address for the certificate authority.",
-    )],
+    fields: &[
+        optional(
+            "acme_email",
+            Kind::Text(&format::EMAIL),
+            "\"ops@example.com\"",
+            "Contact address for the certificate authority.",
+        ),
+        optional(
+            "acme_directory",
+            Kind::Text(&format::DIRECTORY),
+            "\"https://acme.example.com/directory\"",
+            "Where certificates are ordered: the directory of an ACME authority. Let's Encrypt's if \
+             it is not written. Ordering means to agree to the authority's terms.",
+        ),
+        optional(
+            "acme_root",
+            Kind::Text(&format::CERTIFICATE),
+            "\"-----BEGIN CERTIFICATE-----\\n...\"",
+            "PEM of the authority that the directory's own certificate is from, for a private one.",
+        ),
+    ],
 };
 
 const IMAGE: Field = required(

@@ -134,7 +134,7 @@ impl Machine {
 
     /// As `Daemon::run` does, without containers, API and consensus.
     async fn start(&self, membership: Membership) {
-        let Membership { mut opened, credentials, authority } = membership;
+        let Membership { mut opened, credentials, authority, cluster_key } = membership;
         let identity = opened.identity.clone();
         let (events, happened) = mpsc::channel(EVENTS_WAITING);
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING);
@@ -148,6 +148,7 @@ impl Machine {
             authority: fingerprint(&credentials.authority),
         };
         let admitting = Admitting {
+            cluster_key,
             authority,
             token_hash: identity.token_hash,
             recovery: identity.recovery,
@@ -304,6 +305,7 @@ impl Seat {
             | Effect::Snapshot { .. }
             | Effect::Container { .. }
             | Effect::Publish { .. }
+            | Effect::Acme { .. }
             | Effect::Retire => {}
         }
     }
