@@ -219,6 +219,12 @@ bugs! {
         within 10, by ["routed"];
     a_deploy_is_done_unrouted: Core(Mutant::DoneUnrouted),
         within 60, by ["routed"];
+    routes_change_too_early: Core(Mutant::RoutedTooEarly),
+        within 20, by ["routes"];
+    an_authority_looks_too_early: Core(Mutant::ValidatedUnanswered),
+        within 100, by ["certificates"];
+    a_certificate_is_renewed_at_once: Core(Mutant::RenewedAtOnce),
+        within 200, by ["certificates"];
     what_leaves_is_released_unheard: Core(Mutant::ReleasedUnheard),
         within 10, by ["released"];
     what_leaves_is_stopped_unreleased: Core(Mutant::StoppedUnreleased),

@@ -59,6 +59,8 @@ pub enum Called {
     Endpoints(Vec<PathBuf>),
     /// At its own address, whatever happens behind it.
     Address(String),
+    /// From outside: under a host name, at nodes that let it in.
+    Host(String, Vec<String>),
 }
 
 /// What became of the requests.
@@ -75,6 +77,8 @@ pub struct Tally {
 /// What the callers of one test share.
 struct Shared {
     service: String,
+    /// What requests name, if not the endpoint.
+    host: Option<String>,
     endpoints: RefCell<Vec<String>>,
     /// Connections that are kept and idle.
     kept: RefCell<BTreeMap<String, Vec<Sender>>>,
@@ -116,8 +120,13 @@ async fn call(
     (rate, keep): (u64, Keep),
     enough: &AtomicBool,
 ) -> Tally {
+    let host = match &called {
+        Called::Host(host, _) => Some(host.clone()),
+        Called::Endpoints(_) | Called::Address(_) => None,
+    };
     let shared = Rc::new(Shared {
         service,
+        host,
         endpoints: RefCell::default(),
         kept: RefCell::default(),
         tally: RefCell::default(),
@@ -127,6 +136,10 @@ async fn call(
         Called::Endpoints(sockets) => Some(spawn_local(follow(shared.clone(), sockets))),
         Called::Address(address) => {
             shared.endpoints.replace(vec![address]);
+            None
+        }
+        Called::Host(_, addresses) => {
+            shared.endpoints.replace(addresses);
             None
         }
     };
@@ -230,7 +243,8 @@ async fn ask(shared: &Shared, endpoint: &str, fresh: bool) -> Result<(), Failed>
         None => connected(TcpStream::connect(endpoint).await?).await?,
     };
     let ends = if fresh { "close" } else { "keep-alive" };
-    let request = Request::get("/").header(header::HOST, endpoint).header(header::CONNECTION, ends);
+    let host = shared.host.as_deref().unwrap_or(endpoint);
+    let request = Request::get("/").header(header::HOST, host).header(header::CONNECTION, ends);
     answer(&mut sender, request.body(Empty::new())?).await?;
     if !fresh {
         shared.keep(endpoint, sender);

@@ -230,6 +230,14 @@ impl Machines {
         self.daemons.insert(machine, running);
     }
 
+    /// A command on a machine, whose words follow.
+    pub fn command(&self, machine: usize) -> Command {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/hosts.sh");
+        let mut command = Command::new(script);
+        command.arg("exec").arg(self.dir()).arg(machine.to_string());
+        command
+    }
+
     /// Runs `mill ARGS` against a machine's daemon.
     pub fn mill(&self, machine: usize, args: &[&str]) -> Output {
         let mut command = limited(env!("CARGO_BIN_EXE_mill"));

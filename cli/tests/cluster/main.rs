@@ -9,8 +9,10 @@ mod support;
 
 mod callers;
 mod faults;
+mod ingress;
 mod members;
 mod names;
+mod pebble;
 mod recovery;
 mod streams;
 mod traffic;

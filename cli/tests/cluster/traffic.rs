@@ -24,6 +24,13 @@ fn web(version: u32) -> String {
     )
 }
 
+/// Where the service is called from outside.
+const HOST: &str = "shop.example.com";
+
+fn routed(version: u32) -> String {
+    format!("{}\n[[service.web.route]]\nhost = \"{HOST}\"\n", web(version))
+}
+
 /// What somebody said for a soak.
 fn said<T: std::str::FromStr>(name: &str, otherwise: T) -> T {
     let said = std::env::var(name).ok();
@@ -97,6 +104,46 @@ fn an_update_under_load_through_the_service_address_drops_no_request() {
     println!("{} requests were answered", tally.answered);
     assert_eq!(tally.failed, 0, "{} of {} failed: {:#?}", tally.failed, tally.answered, tally.told);
     assert!(tally.answered > RATE, "too little was seen: {tally:?}");
+}
+
+/// From outside, at every node, half of the requests on connections that are kept.
+fn from_outside() -> Option<(Machines, Callers)> {
+    let mut machines = Machines::start(NODES + 1)?;
+    machines.load_server();
+    machines.form(NODES);
+    machines.deploy(1, &routed(1));
+    let nodes = (1..=NODES).map(|machine| format!("{}:80", machines.address(machine)));
+    let called = Called::Host(HOST.to_owned(), nodes.collect());
+    let network = machines.network(NODES + 1);
+    let callers = Callers::start(&network, called, "web", (said("MILL_RATE", RATE), Keep::Half));
+    pause(1_000);
+    Some((machines, callers))
+}
+
+fn none_failed(tally: &Tally) {
+    println!("{} requests were answered", tally.answered);
+    assert_eq!(tally.failed, 0, "{} of {} failed: {:#?}", tally.failed, tally.answered, tally.told);
+    assert!(tally.answered > RATE, "too little was seen: {tally:?}");
+}
+
+#[test]
+fn an_update_under_load_through_ingress_drops_no_request() {
+    let Some((machines, callers)) = from_outside() else { return };
+    for turn in 0..said("MILL_UPDATES", UPDATES) {
+        machines.deploy(1, &routed(2 - turn % 2));
+        println!("update {} is done", turn + 1);
+    }
+    none_failed(&callers.stop());
+}
+
+#[test]
+fn a_drain_under_load_through_ingress_drops_no_request() {
+    let Some((machines, callers)) = from_outside() else { return };
+    machines.done(1, &["node", "drain", "m2"]);
+    machines.eventually("nothing runs there", |machines| {
+        machines.allocs(1).iter().all(|alloc| alloc["node"] != "m2")
+    });
+    none_failed(&callers.stop());
 }
 
 #[test]

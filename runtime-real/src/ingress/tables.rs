@@ -95,3 +95,75 @@ fn http(host: &str, path: &str, service: &Name, spec: &RouteSpec) -> HttpRoute {
         ..HttpRoute::new(host, path, service.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::IpAddr;
+
+    use mill_core::name::AllocId;
+    use mill_core::net::Replica;
+
+    use super::*;
+
+    fn tables() -> Tables {
+        let replica = |node: u64, port| Replica {
+            slot: node,
+            alloc: AllocId::known(&format!("web.{node}-aaaa")),
+            node: NodeId(node),
+            host: IpAddr::from([192, 0, 2, u8::try_from(node).unwrap()]),
+            port,
+        };
+        let ports = BTreeMap::from([(8080, vec![replica(1, 20_000), replica(2, 20_001)])]);
+        let web: Name = "web".parse().unwrap();
+        let http = |host: &str| RouteMatch::Http { host: host.to_owned(), path: "/".to_owned() };
+        let route = |spec| RouteTable { service: web.clone(), spec };
+        let plain =
+            RouteSpec { rate_limit: Some(5), h2c: true, ..RouteSpec::new(http("a.example")) };
+        let headers =
+            BTreeMap::from([("X-A".to_owned(), "b".to_owned()), ("X-B".to_owned(), String::new())]);
+        let limited = RouteSpec {
+            allow: vec!["192.0.2.0/24".to_owned()],
+            request_headers: headers,
+            ..RouteSpec::new(http("b.example"))
+        };
+        let tcp =
+            RouteSpec::new(RouteMatch::Tcp { listen: 5432, host: Some("db.example".to_owned()) });
+        Tables {
+            services: BTreeMap::from([(web.clone(), ServiceTable { address: 1, ports })]),
+            routes: vec![route(plain), route(limited), route(tcp)],
+            ..Tables::default()
+        }
+    }
+
+    #[test]
+    fn routes_lead_to_the_replicas_of_their_service() {
+        let table = of(&tables(), NodeId(2), false);
+        let hosts: Vec<&str> = table.http.iter().map(|route| route.host.as_str()).collect();
+        assert_eq!(hosts, ["a.example", "b.example"]);
+        assert_eq!(table.http[0].rate_limit, Some(RateLimit { per_second: 5, burst: 5 }));
+        assert_eq!(table.http[1].allow.len(), 1);
+        let rules = &table.http[1].request_headers;
+        assert!(matches!(&rules[..], [HeaderRule::Set { .. }, HeaderRule::Remove { .. }]));
+        assert_eq!(table.tcp[0].server_name.as_deref(), Some("db.example"));
+        let [service] = &table.services[..] else { panic!("one service has routes") };
+        let told = service.backends.iter().map(|b| (b.address.to_string(), b.same_node, b.h2c));
+        let told: Vec<_> = told.collect();
+        assert_eq!(
+            told,
+            [
+                ("192.0.2.1:20000".to_owned(), false, true),
+                ("192.0.2.2:20001".to_owned(), true, true)
+            ]
+        );
+    }
+
+    #[test]
+    fn on_a_machine_of_a_developer_each_host_has_another_name() {
+        let table = of(&tables(), NodeId(1), true);
+        let hosts = table.http.iter().map(|route| route.host.as_str());
+        let hosts: Vec<&str> = hosts.collect();
+        let expected = ["a.example.localhost", "a.example", "b.example.localhost", "b.example"];
+        assert_eq!(hosts, expected);
+    }
+}

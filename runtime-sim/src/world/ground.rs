@@ -175,6 +175,9 @@ impl World {
                 });
             }
         }
+        let of_certificates = |command: &Command| matches!(command, Command::Certificates(_));
+        self.of_certificates +=
+            u64::from(!entry.commands.is_empty() && entry.commands.iter().all(of_certificates));
         let held = results.iter().filter(|result| result.is_ok()).count();
         let after = &self.log.reference;
         let moment = Moment::Committed { before: &before, entry, at, after, held };

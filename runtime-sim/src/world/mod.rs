@@ -149,6 +149,8 @@ pub struct World {
     stats: Stats,
     /// Whether images that end by themselves do so no more.
     mended: bool,
+    /// Entries committed about certificates alone: those are renewed, and tried again, for ever.
+    of_certificates: u64,
     /// Container operations asked for, but for probes and looks.
     operations: u64,
     draw: Draws,
@@ -208,6 +210,7 @@ impl World {
             trace: Trace::new(listener),
             stats: Stats::default(),
             mended: false,
+            of_certificates: 0,
             operations: 0,
             draw: Draws {
                 engine: root.child("engine"),
@@ -277,10 +280,10 @@ impl World {
         self.log.end()
     }
 
-    /// Entries committed, and operations asked for but for probes and listings: what a quiet
-    /// cluster adds nothing to.
+    /// Entries committed, but for those about certificates, and operations asked for but for probes
+    /// and listings: what a quiet cluster adds nothing to.
     pub fn activity(&self) -> (u64, u64) {
-        (self.log.end(), self.operations)
+        (self.log.end().saturating_sub(self.of_certificates), self.operations)
     }
 
     /// Bad images are good from now on: some are what a service is to run, since they were
