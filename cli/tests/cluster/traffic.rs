@@ -146,6 +146,32 @@ fn a_drain_under_load_through_ingress_drops_no_request() {
     none_failed(&callers.stop());
 }
 
+/// What was in flight to it may fail; all that can be asked again elsewhere is.
+#[test]
+fn a_lost_node_costs_no_request_through_ingress_but_those_in_flight_to_it() {
+    let Some(mut machines) = Machines::start(NODES + 1) else { return };
+    machines.load_server();
+    machines.form(NODES);
+    machines.deploy(1, &routed(1));
+    let nodes = (1..NODES).map(|machine| format!("{}:80", machines.address(machine)));
+    let called = Called::Host(HOST.to_owned(), nodes.collect());
+    let network = machines.network(NODES + 1);
+    let callers = Callers::start(&network, called, "web", (said("MILL_RATE", RATE), Keep::Half));
+    pause(1_000);
+    machines.power_off(NODES);
+    machines.eventually("its replica is elsewhere", |machines| {
+        let allocs = machines.allocs(1);
+        let here = allocs.iter().filter(|alloc| alloc["node"] != "m3");
+        here.filter(|alloc| alloc["phase"] == "healthy").count() == NODES
+    });
+    let tally = callers.stop();
+    println!("{} requests were answered, {} failed", tally.answered, tally.failed);
+    // Each worker of two nodes may have had one under way.
+    let in_flight = 2 * std::thread::available_parallelism().unwrap().get() as u64;
+    assert!(tally.failed <= in_flight, "{} failed: {:#?}", tally.failed, tally.told);
+    assert!(tally.answered > RATE, "too little was seen: {tally:?}");
+}
+
 #[test]
 fn an_update_under_load_whose_leader_is_killed_drops_no_request() {
     let Some((mut machines, callers)) = called(Keep::Half) else { return };

@@ -72,6 +72,9 @@ pub struct Limits {
     pub body_write_stall: Duration,
     /// How long a backend may take to accept a connection.
     pub connect_timeout: Duration,
+    /// How long a backend's machine may leave what it is sent unacknowledged (TCP_USER_TIMEOUT,
+    /// tcp(7)), until its connection is given up.
+    pub unanswered_timeout: Duration,
     /// How long a backend may take until the head of its answer, where the route has no timeout.
     pub answer_timeout: Duration,
     /// Streams that a client may have open on one HTTP/2 connection.
@@ -99,6 +102,7 @@ impl Default for Limits {
             body_read_stall: Duration::from_secs(30),
             body_write_stall: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
+            unanswered_timeout: Duration::from_secs(8),
             answer_timeout: Duration::from_secs(60),
             http2_streams: 128,
             http2_pending_resets: 20,

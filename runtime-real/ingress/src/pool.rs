@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -178,6 +179,8 @@ impl Replica {
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
+        // A machine without power answers nothing: what was sent to it fails after this.
+        SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unanswered_timeout))?;
         Ok(stream)
     }
 }
