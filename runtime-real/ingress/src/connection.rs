@@ -90,6 +90,11 @@ impl Client {
         self.sni.as_deref()
     }
 
+    /// What follows is another protocol's.
+    pub(crate) fn goes_over(&self) {
+        self.traffic.is_a_tunnel();
+    }
+
     pub(crate) fn request_began(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.requests.set(self.requests.get() + 1);
@@ -183,7 +188,7 @@ where
 {
     let limits = &worker.options.limits;
     let traffic = Arc::clone(&client.traffic);
-    let io = TokioIo::new(Watched::new(stream, ahead, traffic, limits.body_write_stall));
+    let io = Watched::new(stream, ahead, traffic, limits.body_write_stall);
     let service = {
         let (worker, client) = (Rc::clone(&worker), Rc::clone(&client));
         service_fn(move |request| {
@@ -192,9 +197,10 @@ where
         })
     };
     if http2 {
-        let connection = http2_builder(limits).serve_connection(io, service);
+        let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
         drive(connection, |it| it.graceful_shutdown(), &client, &worker, true).await;
     } else {
+        let io = TokioIo::new(io.of_requests());
         let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
         drive(connection, |it| it.graceful_shutdown(), &client, &worker, false).await;
     }

@@ -17,6 +17,7 @@ mod cidr;
 mod clock;
 mod connection;
 mod exchange;
+mod framing;
 mod headers;
 mod hold;
 mod host;
