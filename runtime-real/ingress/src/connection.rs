@@ -47,6 +47,7 @@ pub(crate) struct Client {
     sni: Option<Box<str>>,
     in_flight: Cell<u32>,
     requests: Cell<u64>,
+    given_up: Cell<u32>,
     idle_since: Cell<Instant>,
     read_when_idle: Cell<u64>,
     traffic: Arc<Traffic>,
@@ -68,6 +69,7 @@ impl Client {
             sni: None,
             in_flight: Cell::new(0),
             requests: Cell::new(0),
+            given_up: Cell::new(0),
             idle_since: Cell::new(crate::clock::now()),
             read_when_idle: Cell::new(0),
             traffic: Arc::default(),
@@ -104,6 +106,17 @@ impl Client {
         self.in_flight.set(self.in_flight.get() - 1);
         self.idle_since.set(now);
         self.read_when_idle.set(self.traffic.read());
+    }
+
+    /// A request ended before there was an answer.
+    pub(crate) fn gave_up(&self) {
+        self.given_up.set(self.given_up.get().saturating_add(1));
+    }
+
+    /// Whether it asks only to give up (rapid reset, CVE-2023-44487).
+    fn floods(&self, limits: &Limits) -> bool {
+        let given_up = self.given_up.get();
+        given_up > limits.http2_given_up && u64::from(given_up) > self.requests.get() / 2
     }
 
     /// Adds what went over the connection since the last time to the worker's counts.
@@ -247,7 +260,7 @@ async fn drive<C: Future>(
     let mut timer = pin!(sleep(period));
     let mut watch = Watch { http2, since: crate::clock::now(), requests: 0 };
     std::future::poll_fn(|cx| {
-        if connection.as_mut().poll(cx).is_ready() {
+        if connection.as_mut().poll(cx).is_ready() || (http2 && client.floods(limits)) {
             return Poll::Ready(());
         }
         if !leaving && drain.as_mut().poll(cx).is_ready() {

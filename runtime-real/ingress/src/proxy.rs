@@ -93,6 +93,10 @@ async fn admit(
         let sentence = "This method is not served here.";
         return Err(Answer::new(StatusCode::METHOD_NOT_ALLOWED, sentence));
     }
+    if headers::count(&parts.headers) > worker.options.limits.header_count {
+        let sentence = "The request has too many header fields.";
+        return Err(Answer::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence));
+    }
     let authority = host::authority(parts).map_err(|bad| Answer::bad_request(bad.sentence()))?;
     let name = host::name(authority).map_err(|bad| Answer::bad_request(bad.sentence()))?;
     let token = challenge_token(client, parts);
