@@ -137,7 +137,10 @@ impl Drop for Client {
 }
 
 /// Serves a plain connection to its end.
-pub(crate) async fn plain(worker: Rc<Worker>, mut stream: TcpStream, peer: IpAddr, place: Place) {
+pub(crate) async fn plain<S>(worker: Rc<Worker>, mut stream: S, peer: IpAddr, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let client = Client::new(Rc::clone(&worker), peer, place);
     let Some(Ok(ahead)) = begin(&worker, sniff(&mut stream)).await else {
         return;
@@ -163,7 +166,7 @@ async fn begin<F: Future>(worker: &Worker, first: F) -> Option<F::Output> {
 }
 
 /// Reads until the protocol is clear; what was read comes first again.
-async fn sniff(stream: &mut TcpStream) -> std::io::Result<Bytes> {
+async fn sniff(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Bytes> {
     let mut ahead = BytesMut::with_capacity(SNIFF);
     loop {
         if stream.read_buf(&mut ahead).await? == 0 {

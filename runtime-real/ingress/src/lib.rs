@@ -18,6 +18,9 @@ mod clock;
 mod connection;
 mod exchange;
 mod framing;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod hold;
 mod host;
