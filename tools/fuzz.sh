@@ -9,6 +9,7 @@ for fuzzed in ${1:-http_request dns_packet config}; do
   mkdir -p "corpus/$fuzzed"
   seeds=("seeds/$fuzzed")
   [ "$fuzzed" != config ] || seeds=(../core/tests/config/good ../core/tests/config/bad)
-  cargo +nightly fuzz run "$fuzzed" "corpus/$fuzzed" "${seeds[@]}" -- -timeout=20 -max_len=4096 \
-    -dict="dictionaries/$fuzzed" -max_total_time="$seconds" -print_final_stats=1
+  cargo +nightly fuzz run "$fuzzed" "corpus/$fuzzed" "${seeds[@]}" -- \
+    -timeout=20 -max_len=4096 -len_control=0 -dict="dictionaries/$fuzzed" \
+    -max_total_time="$seconds" -print_final_stats=1
 done

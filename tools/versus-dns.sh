@@ -54,11 +54,11 @@ load() { # load PORT PID: answers per second, and nanoseconds of CPU for each
   local before after
   before=$(ticks "$2")
   taskset -c 0 dnsperf -s 127.0.0.1 -p "$1" -d "$work/questions" -l "$seconds" -c 16 -T 1 \
-    -q 400 -t 1 >"$work/out" 2>&1
+    -q 100 -t 1 >"$work/out" 2>&1
   after=$(ticks "$2")
   awk -v ticks=$((after - before)) -v hertz="$(getconf CLK_TCK)" '
     /Queries completed/ { done = $3 }
-    /Queries lost/ && $3 > done / 1000 { print "too many answers were lost" > "/dev/stderr"; exit 1 }
+    /Queries lost/ && $3 > done / 1000 { print "too many were lost: " $0 > "/dev/stderr"; exit 1 }
     /Response codes/ { if ($0 !~ /NOERROR.*NXDOMAIN/) { print $0 > "/dev/stderr"; exit 1 } }
     /Queries per second/ { printf "%d %d\n", $4, ticks / hertz / done * 1e9 }' "$work/out"
 }

@@ -35,9 +35,8 @@ fn tables() -> Tables {
     };
     let ports = BTreeMap::from([(8080, (0..REPLICAS).map(replica).collect())]);
     let web = ServiceTable { address: 7, ports };
-    let node = |number| {
-        (NodeId(number), NodeTable { name: format!("N.{number}"), host: host(number) })
-    };
+    let node =
+        |number| (NodeId(number), NodeTable { name: format!("N.{number}"), host: host(number) });
     Tables {
         services: BTreeMap::from([("web".parse().expect("it is a name"), web)]),
         nodes: (1..=3).map(node).collect(),
