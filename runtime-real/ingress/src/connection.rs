@@ -47,6 +47,7 @@ pub(crate) struct Client {
     sni: Option<Box<str>>,
     in_flight: Cell<u32>,
     requests: Cell<u64>,
+    given_up: Cell<u32>,
     idle_since: Cell<Instant>,
     read_when_idle: Cell<u64>,
     traffic: Arc<Traffic>,
@@ -68,6 +69,7 @@ impl Client {
             sni: None,
             in_flight: Cell::new(0),
             requests: Cell::new(0),
+            given_up: Cell::new(0),
             idle_since: Cell::new(crate::clock::now()),
             read_when_idle: Cell::new(0),
             traffic: Arc::default(),
@@ -90,6 +92,11 @@ impl Client {
         self.sni.as_deref()
     }
 
+    /// What follows is another protocol's.
+    pub(crate) fn goes_over(&self) {
+        self.traffic.is_a_tunnel();
+    }
+
     pub(crate) fn request_began(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.requests.set(self.requests.get() + 1);
@@ -99,6 +106,17 @@ impl Client {
         self.in_flight.set(self.in_flight.get() - 1);
         self.idle_since.set(now);
         self.read_when_idle.set(self.traffic.read());
+    }
+
+    /// A request ended before there was an answer.
+    pub(crate) fn gave_up(&self) {
+        self.given_up.set(self.given_up.get().saturating_add(1));
+    }
+
+    /// Whether it asks only to give up (rapid reset, CVE-2023-44487).
+    fn floods(&self, limits: &Limits) -> bool {
+        let given_up = self.given_up.get();
+        given_up > limits.http2_given_up && u64::from(given_up) > self.requests.get() / 2
     }
 
     /// Adds what went over the connection since the last time to the worker's counts.
@@ -119,7 +137,10 @@ impl Drop for Client {
 }
 
 /// Serves a plain connection to its end.
-pub(crate) async fn plain(worker: Rc<Worker>, mut stream: TcpStream, peer: IpAddr, place: Place) {
+pub(crate) async fn plain<S>(worker: Rc<Worker>, mut stream: S, peer: IpAddr, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let client = Client::new(Rc::clone(&worker), peer, place);
     let Some(Ok(ahead)) = begin(&worker, sniff(&mut stream)).await else {
         return;
@@ -145,7 +166,7 @@ async fn begin<F: Future>(worker: &Worker, first: F) -> Option<F::Output> {
 }
 
 /// Reads until the protocol is clear; what was read comes first again.
-async fn sniff(stream: &mut TcpStream) -> std::io::Result<Bytes> {
+async fn sniff(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Bytes> {
     let mut ahead = BytesMut::with_capacity(SNIFF);
     loop {
         if stream.read_buf(&mut ahead).await? == 0 {
@@ -183,7 +204,7 @@ where
 {
     let limits = &worker.options.limits;
     let traffic = Arc::clone(&client.traffic);
-    let io = TokioIo::new(Watched::new(stream, ahead, traffic, limits.body_write_stall));
+    let io = Watched::new(stream, ahead, traffic, limits.body_write_stall);
     let service = {
         let (worker, client) = (Rc::clone(&worker), Rc::clone(&client));
         service_fn(move |request| {
@@ -192,9 +213,10 @@ where
         })
     };
     if http2 {
-        let connection = http2_builder(limits).serve_connection(io, service);
+        let connection = http2_builder(limits).serve_connection(TokioIo::new(io), service);
         drive(connection, |it| it.graceful_shutdown(), &client, &worker, true).await;
     } else {
+        let io = TokioIo::new(io.of_requests());
         let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
         drive(connection, |it| it.graceful_shutdown(), &client, &worker, false).await;
     }
@@ -241,7 +263,7 @@ async fn drive<C: Future>(
     let mut timer = pin!(sleep(period));
     let mut watch = Watch { http2, since: crate::clock::now(), requests: 0 };
     std::future::poll_fn(|cx| {
-        if connection.as_mut().poll(cx).is_ready() {
+        if connection.as_mut().poll(cx).is_ready() || (http2 && client.floods(limits)) {
             return Poll::Ready(());
         }
         if !leaving && drain.as_mut().poll(cx).is_ready() {

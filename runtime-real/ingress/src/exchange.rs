@@ -57,6 +57,9 @@ impl Drop for Exchange {
         let now = crate::clock::now();
         let took = now.saturating_duration_since(self.began);
         self.client.request_ended(now);
+        if self.status.get() == CLIENT_LEFT {
+            self.client.gave_up();
+        }
         self.counters.finished(self.status.get(), took);
         let (Some(mut record), Some(log)) = (self.record.take(), &self.worker.options.access_log)
         else {

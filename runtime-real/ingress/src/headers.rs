@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use hyper::Version;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::answer::REQUEST_ID;
@@ -58,12 +58,31 @@ fn names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
 }
 
+/// How many fields there are. HTTP/2 sends a field for each cookie, so all of them count as one.
+pub(crate) fn count(headers: &HeaderMap) -> usize {
+    let cookies = headers.get_all(COOKIE).iter().count();
+    headers.len() - cookies.saturating_sub(1)
+}
+
+/// Cookies in fields of their own become one field, as HTTP/1.1 has it (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    if cookies.by_ref().nth(1).is_none() {
+        return;
+    }
+    let all = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
 /// Makes a client's header fields those of a request to a backend.
 pub(crate) fn to_backend(headers: &mut HeaderMap, client: &Client, host: HeaderValue, trust: bool) {
     let trailers = headers.get(TE).is_some_and(|te| {
         te.to_str().is_ok_and(|te| te.split(',').any(|one| one.trim() == "trailers"))
     });
     strip_hop_by_hop(headers);
+    join_cookies(headers);
     headers.remove(TE);
     headers.remove(EXPECT);
     headers.remove(PROXY_AUTHORIZATION);

@@ -17,6 +17,10 @@ mod cidr;
 mod clock;
 mod connection;
 mod exchange;
+mod framing;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod hold;
 mod host;

@@ -82,6 +82,9 @@ pub struct Limits {
     /// Streams that a client may have reset before they were served (rapid reset,
     /// CVE-2023-44487) until its connection is closed.
     pub http2_pending_resets: usize,
+    /// Requests that a client may give up before they are answered on one HTTP/2 connection, until
+    /// it is closed; only where they are more than half of all, so that no browser gets there.
+    pub http2_given_up: u32,
     /// Requests that wait for a replica, per worker.
     pub held: usize,
     /// Idle connections kept to one backend, per worker.
@@ -106,6 +109,7 @@ impl Default for Limits {
             answer_timeout: Duration::from_secs(60),
             http2_streams: 128,
             http2_pending_resets: 20,
+            http2_given_up: 200,
             held: 1_024,
             pool_idle: 256,
             pool_idle_timeout: Duration::from_secs(30),

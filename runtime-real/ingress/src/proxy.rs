@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -92,6 +92,10 @@ async fn admit(
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         let sentence = "This method is not served here.";
         return Err(Answer::new(StatusCode::METHOD_NOT_ALLOWED, sentence));
+    }
+    if headers::count(&parts.headers) > worker.options.limits.header_count {
+        let sentence = "The request has too many header fields.";
+        return Err(Answer::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence));
     }
     let authority = host::authority(parts).map_err(|bad| Answer::bad_request(bad.sentence()))?;
     let name = host::name(authority).map_err(|bad| Answer::bad_request(bad.sentence()))?;
@@ -307,7 +311,8 @@ fn upload_problem(problem: UploadProblem) -> Answer {
             (StatusCode::BAD_REQUEST, "The request's body broke off or is malformed.")
         }
     };
-    Answer::new(status, sentence)
+    // Where the next request would begin is not known, or too far away.
+    Answer::new(status, sentence).with(CONNECTION, HeaderValue::from_static("close"))
 }
 
 fn pass_back(reply: Reply, exchange: Exchange, client: &Rc<Client>) -> Response<ReplyBody> {
@@ -329,6 +334,7 @@ fn pass_back(reply: Reply, exchange: Exchange, client: &Rc<Client>) -> Response<
     }
     lease.connection = None;
     if let Some(client_side) = client_side {
+        client.goes_over();
         crate::tunnel::start(client_side, backend_side, lease, Rc::clone(client));
     }
     response.map(|_| ReplyBody::page(bytes::Bytes::new(), exchange))

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use common::*;
@@ -51,29 +52,104 @@ fn malformed_requests_are_refused_and_reach_no_backend() {
     assert_eq!(web.seen(), Vec::<String>::new());
 }
 
-/// RFC 9112 section 6.3: the chunks count, the length is removed, the connection ends.
+/// Sends a request and one that hides behind it: neither reaches the backend, and the second gets
+/// no answer, since the connection ends with the first.
+fn check_hidden(ingress: &Ingress, parts: &[&str]) {
+    let mut client = Client::new(ingress);
+    client.send(parts[0]);
+    for part in parts[1..].iter().chain([&get("/hidden").as_str()]) {
+        // The other side may have ended already.
+        let _ = client.0.write_all(part.as_bytes());
+    }
+    let answer = client.answer();
+    assert_eq!(answer.status(), 400, "{parts:?} got {answer:?}");
+    assert!(answer.has("connection: close"), "{answer:?}");
+    assert_eq!(client.rest(), "", "{parts:?}");
+}
+
 #[test]
-fn two_lengths_of_one_body_smuggle_nothing() {
+fn a_request_whose_length_is_ambiguous_is_refused_with_all_that_follows() {
+    let web = Server::saying("web");
+    let ingress = start(&[&web]);
+    let host = "Host: shop.test\r\n";
+    let (length, chunked) = ("Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n");
+    for fields in [
+        format!("{length}{chunked}"),
+        format!("{chunked}{length}"),
+        format!("{length}{length}"),
+        format!("{length}Content-Length: 6\r\n"),
+        format!("{chunked}{chunked}"),
+        format!("{length}X-A: {}\r\n{chunked}", "a".repeat(9_000)),
+        "Transfer-Encoding: chunked, identity\r\n".to_owned(),
+        "Transfer-Encoding: gzip, chunked\r\n".to_owned(),
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n".to_owned(),
+        "Transfer-Encoding : chunked\r\n".to_owned(),
+        "Transfer-Encoding:\r\n chunked\r\n".to_owned(),
+        " Transfer-Encoding: chunked\r\n".to_owned(),
+        "X-A: a\r\n folded\r\n".to_owned(),
+        "X-A: a\nTransfer-Encoding: chunked\r\n".to_owned(),
+        "X-A: a\rTransfer-Encoding: chunked\r\n".to_owned(),
+        "X-A: a\0b\r\n".to_owned(),
+        "X-A\0: a\r\n".to_owned(),
+        "Content-Length: +5\r\n".to_owned(),
+        "Content-Length: -5\r\n".to_owned(),
+        "Content-Length: 5 5\r\n".to_owned(),
+        "Content-Length : 5\r\n".to_owned(),
+        "Content-Length: 0x5\r\n".to_owned(),
+        "Content-Length: \r\n".to_owned(),
+        "Content-Length: 18446744073709551616\r\n".to_owned(),
+    ] {
+        let head = format!("POST / HTTP/1.1\r\n{host}{fields}");
+        check_hidden(&ingress, &[&head, "\r\n", "0\r\n\r\n"]);
+        check_hidden(&ingress, &[&format!("{head}\r\n0\r\n\r\n")]);
+    }
+    check_hidden(&ingress, &[&format!("POST / HTTP/1.1\n{host}\r\n")]);
+    check_hidden(&ingress, &[&format!("POST / HTTP/1.1\r\n{host}\n")]);
+    assert_eq!(web.seen(), Vec::<String>::new());
+}
+
+#[test]
+fn what_was_asked_before_an_ambiguous_request_is_answered_and_nothing_after_it() {
+    let web = Server::saying("web");
+    let ingress = start(&[&web]);
+    let host = "Host: shop.test\r\n";
+    let both = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n";
+    let mut client = Client::new(&ingress);
+    let bad = format!("POST /bad HTTP/1.1\r\n{host}{both}\r\n0\r\n\r\n");
+    let length = "Content-Length: 3\r\n";
+    let sized = format!("POST /sized HTTP/1.1\r\n{host}{length}\r\nabc");
+    client.send(&format!("{}{sized}{bad}{}", get("/first"), get("/hidden")));
+    let statuses = [client.answer().status(), client.answer().status(), client.answer().status()];
+    assert_eq!(statuses, [200, 200, 400]);
+    assert_eq!(client.rest(), "");
+    let seen: Vec<_> = web.seen().iter().map(|head| head[..10].to_owned()).collect();
+    assert_eq!(seen, ["get /first", "post /size"]);
+}
+
+#[test]
+fn requests_of_every_length_follow_each_other_on_one_connection() {
     let web = Server::new(|stream, head| {
-        assert!(head.contains("transfer-encoding: chunked") && !head.contains("content-length"));
-        let mut end = [0; 5];
-        std::io::Read::read_exact(stream, &mut end).unwrap();
+        let length = head.split("content-length: ").nth(1);
+        match length {
+            Some(_) => drop(read_body(stream, head)),
+            None if head.contains("chunked") => while read_head(stream).is_none() {},
+            None => {}
+        }
         say(stream, "web");
         true
     });
     let ingress = start(&[&web]);
-    let host = "Host: shop.test\r\n";
-    let (length, chunked) = ("Content-Length: 50\r\n", "Transfer-Encoding: chunked\r\n");
-    for fields in [format!("{length}{chunked}"), format!("{chunked}{length}")] {
-        let mut client = Client::new(&ingress);
-        let smuggled = format!("0\r\n\r\nGET /smuggled HTTP/1.1\r\n{host}\r\n");
-        client.send(&format!("POST / HTTP/1.1\r\n{host}{fields}\r\n{smuggled}"));
-        let answer = client.answer();
-        assert_eq!(answer.status(), 200, "{answer:?}");
-        assert!(answer.has("connection: close"), "{answer:?}");
-        assert_eq!(client.rest(), "");
+    let post = "POST / HTTP/1.1\r\nHost: shop.test\r\n";
+    let looks_odd = "A: b\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n";
+    let length = looks_odd.len();
+    let sized = format!("{post}Content-Length: {length}\r\n\r\n{looks_odd}");
+    let chunks = format!("{length:x};a=b\r\n{looks_odd}\r\n0\r\n\r\n");
+    let chunked = format!("{post}Transfer-Encoding: Chunked\r\n\r\n{chunks}");
+    let mut client = Client::new(&ingress);
+    client.send(&format!("{}\r\n{sized}{chunked}{sized}{chunked}{}", get("/"), get("/")));
+    for _ in 0..6 {
+        assert_eq!(client.answer().status(), 200);
     }
-    assert!(!web.seen().iter().any(|head| head.contains("smuggled")));
 }
 
 #[test]
@@ -146,8 +222,10 @@ fn a_body_that_is_malformed_is_a_bad_request() {
     });
     let ingress = start(&[&web]);
     let head = "POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n";
-    check(&ingress, &format!("{head}zz\r\n"), 400);
-    check(&ingress, &format!("{head}fffffffffffffffff\r\n"), 400);
+    for chunks in ["zz\r\n", "fffffffffffffffff\r\n", "1\n", "1\r\nab\r\n", "0\r\nA: b\n\n"] {
+        check_hidden(&ingress, &[&format!("{head}{chunks}")]);
+    }
+    assert!(!web.seen().iter().any(|head| head.contains("hidden")));
 }
 
 #[test]

@@ -16,7 +16,9 @@ use hyper::header::HeaderMap;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mill_ingress::{Backend, CertificateSet, Challenges, HttpRoute, Ingress};
+use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -43,16 +45,33 @@ async fn connect(
     name: &'static str,
     protocol: &[u8],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_with(ingress, client(roots, protocol, rustls::DEFAULT_VERSIONS), name).await
+}
+
+/// A client that remembers its sessions.
+fn client(
+    roots: &rustls::RootCertStore,
+    protocol: &[u8],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<rustls::ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots.clone())
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
+    Arc::new(config)
+}
+
+async fn connect_with(
+    ingress: &Ingress,
+    client: Arc<rustls::ClientConfig>,
+    name: &'static str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(ingress.https_address().unwrap()).await?;
     let name = ServerName::try_from(name).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    TlsConnector::from(client).connect(name, stream).await
 }
 
 fn request(host: &str) -> Request<Full<Bytes>> {
@@ -101,6 +120,33 @@ fn certificates_are_replaced_while_connections_stay_open() {
         let mut request = request("shop.test");
         request.headers_mut().insert("host", "shop.test".parse().unwrap());
         assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    });
+}
+
+/// How a client's next handshake went, after a request that lets what the server sends arrive.
+async fn handshake(ingress: &Ingress, client: &Arc<rustls::ClientConfig>) -> HandshakeKind {
+    let mut stream = connect_with(ingress, Arc::clone(client), "shop.test").await.unwrap();
+    stream.write_all(get("/").as_bytes()).await.unwrap();
+    assert_ne!(stream.read(&mut [0; 512]).await.unwrap(), 0);
+    stream.get_ref().1.handshake_kind().unwrap()
+}
+
+#[test]
+fn sessions_resume_by_ticket_in_both_versions_whichever_worker_it_is() {
+    let web = Server::saying("web");
+    let options = mill_ingress::Options { workers: 2, ..options() };
+    let ingress = Ingress::start(options).unwrap();
+    ingress.publish(table(vec![route()], vec![backend(web.address)])).unwrap();
+    let roots = certify(&ingress, &["shop.test"]);
+    block_on(async {
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let client = client(&roots, b"http/1.1", &[version]);
+            assert_eq!(handshake(&ingress, &client).await, HandshakeKind::Full, "{version:?}");
+            for _ in 0..8 {
+                let kind = handshake(&ingress, &client).await;
+                assert_eq!(kind, HandshakeKind::Resumed, "{version:?}");
+            }
+        }
     });
 }
 

@@ -21,12 +21,16 @@ use std::sync::Arc;
 
 use mill_core::name::NodeId;
 use mill_core::net::{Network, Tables};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use self::forwarders::Counted;
 use self::forwarders::Forwarders;
 use self::names::Names;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use self::names::fuzzing;
 use self::namespace::Namespace;
 pub use self::namespace::{NamespaceError, interface};
 
@@ -89,6 +93,12 @@ impl Traffic {
     pub fn counted(&self) -> Vec<Counted> {
         self.forwarders.counted()
     }
+}
+
+/// The name server alone, on any sockets: what `tools/versus-dns.sh` measures.
+#[doc(hidden)]
+pub async fn serve_names(seen: watch::Receiver<Arc<Tables>>, udp: UdpSocket, tcp: TcpListener) {
+    Names::new(seen).serve(udp, tcp).await;
 }
 
 impl Drop for Traffic {

@@ -1,15 +1,25 @@
 //! The name server: what the cluster's names mean, by the tables of this moment; every other name
 //! is asked of the host's own resolvers, and remembered for as long as they say.
+//!
+//! Messages are read and written by hickory. Connections are hickory's server's too; `datagrams`
+//! does what it would do for UDP, with answers of the tables kept as bytes (`remembered`).
 
-use std::net::IpAddr;
+mod datagrams;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod remembered;
+mod writing;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
+use hickory_server::net::xfer::Protocol;
 use hickory_server::net::{DnsError, NetError};
-use hickory_server::proto::op::{Edns, Header, HeaderCounts, Metadata, OpCode, ResponseCode};
+use hickory_server::proto::op::{Header, HeaderCounts, Metadata, OpCode, ResponseCode};
 use hickory_server::proto::rr::rdata::{A, AAAA, PTR, SOA, SRV};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
@@ -26,12 +36,11 @@ const ANSWERS_WAITING: usize = 32;
 const ASKED_OF_OTHERS: usize = 512;
 /// Answers of others that are remembered.
 const REMEMBERED: u64 = 4096;
-/// What fits into a datagram without being cut on its way (DNS flag day 2020).
-const DATAGRAM: u16 = 1232;
 /// For how long a secondary server would wait; there is none.
 const SECONDARY_SECONDS: i32 = 3600;
 
 /// Answers questions.
+#[derive(Debug)]
 pub(crate) struct Names {
     tables: watch::Receiver<Arc<Tables>>,
     /// `None` if this host knows no resolver.
@@ -49,6 +58,21 @@ struct Answer {
     additionals: Vec<Record>,
 }
 
+/// What becomes of a datagram.
+enum Outcome {
+    /// This answer, as long as the tables stay.
+    Known(Vec<u8>),
+    /// This answer, since it cannot be read.
+    Malformed(Vec<u8>),
+    /// Others are asked.
+    NotOurs(Box<Request>),
+    /// Nothing.
+    Silent,
+}
+
+/// Answers what comes over connections.
+struct Connections(Arc<Names>);
+
 impl Names {
     pub fn new(tables: watch::Receiver<Arc<Tables>>) -> Names {
         Names { tables, others: others(), room: Semaphore::new(ASKED_OF_OTHERS) }
@@ -56,36 +80,73 @@ impl Names {
 
     /// Answers until it is aborted.
     pub async fn serve(self, udp: UdpSocket, tcp: TcpListener) {
-        let mut server = Server::new(self);
-        server.register_socket(udp);
-        server.register_listener(tcp, QUIET, ANSWERS_WAITING);
-        if let Err(error) = server.block_until_done().await {
-            tracing::error!(%error, "the name server has ended; restart the daemon");
+        let names = Arc::new(self);
+        let mut connections = Server::new(Connections(names.clone()));
+        connections.register_listener(tcp, QUIET, ANSWERS_WAITING);
+        tokio::select! {
+            () = datagrams::serve(names, udp) => {}
+            ended = connections.block_until_done() => if let Err(error) = ended {
+                tracing::error!(%error, "the name server has ended; restart the daemon");
+            },
         }
     }
 
-    async fn answer(&self, request: &Request) -> Answer {
-        let Ok(info) = request.request_info() else { return Answer::code(ResponseCode::FormErr) };
+    /// What becomes of a datagram.
+    fn answer_now(&self, question: &[u8], from: SocketAddr) -> Outcome {
+        // Answers are not answered, lest two servers talk to each other for ever.
+        if question.len() < writing::HEADER || writing::is_answer(question) {
+            return Outcome::Silent;
+        }
+        let Ok(request) = Request::from_bytes(question.to_vec(), from, Protocol::Udp) else {
+            return Outcome::Malformed(writing::malformed(question));
+        };
+        match self.known(&request) {
+            Some(answer) => Outcome::Known(self.written(&request, answer)),
+            None => Outcome::NotOurs(Box::new(request)),
+        }
+    }
+
+    fn written(&self, request: &Request, answer: Answer) -> Vec<u8> {
+        writing::written(request, answer, self.others.is_some())
+    }
+
+    /// The answer that depends on the question and the tables alone; none if others know it.
+    fn known(&self, request: &Request) -> Option<Answer> {
+        let Ok(info) = request.request_info() else {
+            return Some(Answer::code(ResponseCode::FormErr));
+        };
+        if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            return Some(Answer::code(ResponseCode::BADVERS));
+        }
         if info.metadata.op_code != OpCode::Query {
-            return Answer::code(ResponseCode::NotImp);
+            return Some(Answer::code(ResponseCode::NotImp));
         }
         if info.query.query_class() != DNSClass::IN {
-            return Answer::code(ResponseCode::Refused);
+            return Some(Answer::code(ResponseCode::Refused));
         }
-        let name = info.query.original().name().clone();
+        let name = info.query.original().name();
         let text = name.to_lowercase().to_ascii();
         let kind = kind(info.query.query_type());
         let found = self.tables.borrow().lookup(text.trim_end_matches('.'), kind);
         match found {
-            Lookup::Found(data) => Answer::found(&name, info.query.query_type(), data),
-            Lookup::NoSuchName => Answer {
+            Lookup::Found(data) => Some(Answer::found(name, info.query.query_type(), data)),
+            Lookup::NoSuchName => Some(Answer {
                 code: ResponseCode::NXDomain,
                 is_ours: true,
                 authorities: vec![soa()],
                 ..Answer::default()
-            },
-            Lookup::NotOurs => self.ask_others(name, info.query.query_type()).await,
+            }),
+            Lookup::NotOurs => None,
         }
+    }
+
+    /// The answer to what is not known here.
+    async fn answer_of_others(&self, request: &Request) -> Answer {
+        let Ok(info) = request.request_info() else {
+            return Answer::code(ResponseCode::FormErr);
+        };
+        let name = info.query.original().name().clone();
+        self.ask_others(name, info.query.query_type()).await
     }
 
     async fn ask_others(&self, name: Name, kind: RecordType) -> Answer {
@@ -154,14 +215,16 @@ impl Answer {
                 Data::Aaaa(address) => RData::AAAA(AAAA(address)),
                 Data::Srv { target, host, port } => {
                     let target = own(&target);
-                    answer.additionals.push(record(target.clone(), address(host)));
+                    let additional = record(target.clone(), address(host));
+                    if !answer.additionals.contains(&additional) {
+                        answer.additionals.push(additional);
+                    }
                     RData::SRV(SRV::new(0, 0, port, target))
                 }
                 Data::Ptr(name) => RData::PTR(PTR(own(&name))),
             };
             answer.answers.push(record(name.clone(), data));
         }
-        answer.additionals.dedup();
         if asked == RecordType::SOA && own(ZONE) == name.to_lowercase() {
             answer.answers.push(soa());
         } else if answer.answers.is_empty() {
@@ -199,22 +262,19 @@ fn soa() -> Record {
 }
 
 #[async_trait::async_trait]
-impl RequestHandler for Names {
+impl RequestHandler for Connections {
     async fn handle_request<R: ResponseHandler, T: Time>(
         &self,
         request: &Request,
         mut response: R,
     ) -> ResponseInfo {
-        let answer = self.answer(request).await;
-        let mut metadata = Metadata::response_from_request(&request.metadata);
-        metadata.response_code = answer.code;
-        metadata.authoritative = answer.is_ours;
-        metadata.recursion_available = self.others.is_some();
-        let edns = request.edns.as_ref().map(|asked| {
-            let mut edns = Edns::new();
-            edns.set_max_payload(asked.max_payload().clamp(512, DATAGRAM));
-            edns
-        });
+        let Connections(names) = self;
+        let answer = match names.known(request) {
+            Some(answer) => answer,
+            None => names.answer_of_others(request).await,
+        };
+        let metadata = writing::metadata(request, &answer, names.others.is_some());
+        let edns = writing::edns(request);
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &edns {
             builder.edns(edns);
