@@ -180,6 +180,11 @@ fn failure(error: &AcmeError) -> AcmeFailure {
     AcmeFailure { kind, detail: error.to_string() }
 }
 
+/// A step that hit a bug.
+pub(crate) fn failed(error: &tokio::task::JoinError) -> AcmeFailure {
+    internal(format!("asking the authority hit a bug: {error}"))
+}
+
 fn internal(detail: String) -> AcmeFailure {
     AcmeFailure { kind: AcmeFailureKind::Internal, detail }
 }

@@ -17,7 +17,7 @@ use mill_core::Event;
 use mill_core::name::NodeId;
 use mill_core::net::Tables;
 use mill_ingress::{AccessRecord, Ingress, Options, Table};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use self::secrets::Secrets;
@@ -75,11 +75,10 @@ struct State {
     vault: Vault,
     secrets: Secrets,
     access: mpsc::Sender<AccessRecord>,
-    events: mpsc::Sender<Event>,
     tables: Arc<Tables>,
     running: Option<Running>,
     /// Why not all is served, as the node was told.
-    told: Option<String>,
+    told: watch::Sender<Option<String>>,
     is_retrying: bool,
 }
 
@@ -87,8 +86,8 @@ struct Running {
     ingress: Ingress,
     /// Whether it was started for HTTP routes, or for TCP routes alone.
     for_http: bool,
-    /// Whether it has every address that it was to have.
-    whole: bool,
+    /// The addresses for HTTP that it has, of those that it was to have.
+    has: [Option<SocketAddr>; 2],
 }
 
 impl Front {
@@ -100,16 +99,17 @@ impl Front {
         data: &Path,
         events: mpsc::Sender<Event>,
     ) -> Front {
+        let (told, news) = watch::channel(None);
+        tokio::spawn(tell(news, events));
         Front(Arc::new(Mutex::new(State {
             node,
             options,
             vault,
             secrets: Secrets::default(),
             access: access::keep(data),
-            events,
             tables: Arc::default(),
             running: None,
-            told: None,
+            told,
             is_retrying: false,
         })))
     }
@@ -119,7 +119,7 @@ impl Front {
         let mut state = self.state();
         state.tables = tables.clone();
         state.adopt();
-        if state.told.is_some() && !std::mem::replace(&mut state.is_retrying, true) {
+        if state.told.borrow().is_some() && !std::mem::replace(&mut state.is_retrying, true) {
             let front = self.clone();
             tokio::spawn(async move { front.retry().await });
         }
@@ -130,7 +130,7 @@ impl Front {
             sleep(RETRY).await;
             let mut state = self.state();
             state.adopt();
-            if state.told.is_none() {
+            if state.told.borrow().is_none() {
                 state.is_retrying = false;
                 return;
             }
@@ -157,86 +157,89 @@ impl Front {
 
 impl State {
     fn adopt(&mut self) {
-        let trouble = self.serve().err();
-        if trouble == self.told {
+        let troubles = self.serve();
+        let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
+        if trouble == *self.told.borrow() {
             return;
         }
         match &trouble {
             Some(why) => tracing::warn!(why, "not every route is served on this node"),
             None => tracing::info!("every route is served on this node again"),
         }
-        self.told.clone_from(&trouble);
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            // The loop ends only with the daemon.
-            let _ = events.send(Event::Unrouted { why: trouble }).await;
-        });
+        self.told.send_replace(trouble);
     }
 
     /// Serves the tables; says what of them it cannot serve.
-    fn serve(&mut self) -> Result<(), String> {
+    fn serve(&mut self) -> Vec<String> {
         let IngressOptions { http, https, local, .. } = self.options;
-        let is_off = http.is_none() && https.is_none();
         let mut table = tables::of(&self.tables, self.node, local);
         let any = http.or(https).map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
         table.tcp.iter_mut().for_each(|route| route.listen.set_ip(any));
+        let (table, mut troubles) = table.sensible();
+        let is_off = http.is_none() && https.is_none();
         if is_off || table.http.is_empty() && table.tcp.is_empty() {
             retire(self.running.take());
-            return Ok(());
+            return troubles;
         }
         self.secrets.read(&self.tables, &self.vault, local);
-        let for_http = !table.http.is_empty();
-        let fits = |running: &Running| running.for_http == for_http && running.whole;
-        let mut missing = None;
-        if !self.running.as_ref().is_some_and(fits) {
-            let (running, error) = self.start(for_http);
-            missing = error;
-            // The new one has the routes before the old one lets go.
-            if let Some(new) = &running {
-                self.secrets.give(&new.ingress);
-                publish(&new.ingress, table.clone())?;
-            }
-            let better = running.as_ref().is_some_and(|new| new.whole)
-                || self.running.as_ref().is_none_or(|old| old.for_http != for_http);
-            match better {
-                true => retire(std::mem::replace(&mut self.running, running)),
-                false => retire(running),
-            }
-        }
+        troubles.extend(self.secrets.trouble.clone());
+        self.start(!table.http.is_empty(), &table, &mut troubles);
         if let Some(running) = &self.running {
             self.secrets.give(&running.ingress);
-            publish(&running.ingress, table)?;
+            troubles.extend(publish(&running.ingress, table));
         }
-        missing.or_else(|| self.secrets.trouble.clone()).map_or(Ok(()), Err)
+        troubles
     }
 
-    /// Starts with as many of its addresses as can be had; says which cannot, and why.
-    fn start(&self, for_http: bool) -> (Option<Running>, Option<String>) {
+    /// Sees to it that an ingress runs with as many of its addresses as can be had. One that takes
+    /// another's place has the routes before that lets go.
+    fn start(&mut self, for_http: bool, table: &Table, troubles: &mut Vec<String>) {
         let IngressOptions { http, https, .. } = self.options;
-        let choices = match for_http {
-            true => vec![(http, https), (http, None), (None, https), (None, None)],
-            false => vec![(None, None)],
-        };
-        let mut first = None;
-        for (http, https) in choices {
-            let options = Options {
-                http,
-                https,
-                public_https_port: https.map_or(443, |address| address.port()),
-                access_log: Some(self.access.clone()),
-                ..Options::default()
-            };
-            match Ingress::start(options) {
-                Ok(ingress) => {
-                    let whole = first.is_none();
-                    return (Some(Running { ingress, for_http, whole }), first);
+        let wanted = if for_http { [http, https] } else { [None, None] };
+        let running = self.running.as_ref().filter(|running| running.for_http == for_http);
+        let mut has = running.map_or([None, None], |running| running.has);
+        let is_new = running.is_none();
+        let mut more = false;
+        for (has, wanted) in has.iter_mut().zip(wanted) {
+            let Some(address) = wanted.filter(|_| has.is_none()) else { continue };
+            match mill_ingress::is_free(address) {
+                Ok(()) => {
+                    *has = Some(address);
+                    more = true;
                 }
-                Err(error) => {
-                    first.get_or_insert(with_source(&error));
-                }
+                Err(error) => troubles.push(cannot_listen(address, &error)),
             }
         }
-        (None, first)
+        if !is_new && !more {
+            return;
+        }
+        let options = Options {
+            http: has[0],
+            https: has[1],
+            public_https_port: has[1].map_or(443, |address| address.port()),
+            access_log: Some(self.access.clone()),
+            ..Options::default()
+        };
+        match Ingress::start(options) {
+            Ok(ingress) => {
+                self.secrets.give(&ingress);
+                // What cannot be had is told by whoever publishes next.
+                let _ = publish(&ingress, table.clone());
+                let new = Running { ingress, for_http, has };
+                retire(self.running.replace(new));
+            }
+            Err(error) => troubles.push(with_source(&error)),
+        }
+    }
+}
+
+/// Tells the node what is so now: what was so in between is of no interest.
+async fn tell(mut news: watch::Receiver<Option<String>>, events: mpsc::Sender<Event>) {
+    while news.changed().await.is_ok() {
+        let why = news.borrow_and_update().clone();
+        if events.send(Event::Unrouted { why }).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -247,14 +250,19 @@ fn retire(running: Option<Running>) {
     }
 }
 
-fn publish(ingress: &Ingress, table: Table) -> Result<(), String> {
-    let published = ingress.publish(table).map_err(|error| error.to_string())?;
-    let refused = published
-        .refused
-        .iter()
-        .map(|(address, error)| format!("cannot listen on port {}: {error}", address.port()));
-    let refused: Vec<String> = refused.collect();
-    if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) }
+/// Serves by a table from now on; says what of it cannot be served.
+fn publish(ingress: &Ingress, table: Table) -> Vec<String> {
+    match ingress.publish(table) {
+        Ok(published) => {
+            let refused = published.refused.iter();
+            refused.map(|(address, error)| cannot_listen(*address, error)).collect()
+        }
+        Err(error) => vec![error.to_string()],
+    }
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
+    format!("cannot listen on port {}: {error}", address.port())
 }
 
 fn with_source(error: &dyn std::error::Error) -> String {

@@ -11,7 +11,7 @@ use mill_core::units::Millis;
 use mill_runtime_sim::raft::{self, RaftParams, Subject, mutant::Mutant as RaftMutant};
 use mill_runtime_sim::{FaultKind, Params, Violation, run};
 
-use Bug::{Asking, Busy, Consensus, Core, Lossy, Returning, Tasks, Under};
+use Bug::{Asking, Busy, Consensus, Core, Lossy, Renewing, Returning, Tasks, Under};
 
 /// A bug of one of the two simulators.
 enum Bug {
@@ -27,6 +27,8 @@ enum Bug {
     Asking(Mutant),
     /// The same, where people deploy all the time and go back.
     Returning(Mutant),
+    /// The same, where certificates end soon and clocks are wrong.
+    Renewing(Mutant),
     /// `mill sim --raft` finds it with its lists.
     Consensus(RaftMutant),
     /// The same, with its nodes.
@@ -38,6 +40,7 @@ fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
     match bug {
         Core(bug) | Busy(bug) | Tasks(bug) => mutant::choose(*bug),
         Lossy(bug) | Asking(bug) | Returning(bug) => mutant::choose(*bug),
+        Renewing(bug) => mutant::choose(*bug),
         Consensus(bug) | Under(bug) => raft::mutant::choose(*bug),
     }
     (0..seeds).find_map(|seed| {
@@ -48,6 +51,7 @@ fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
             Lossy(_) => run(lossy(seed)).violation,
             Asking(_) => run(asking(seed)).violation,
             Returning(_) => run(returning(seed)).violation,
+            Renewing(_) => run(renewing(seed)).violation,
             Consensus(_) => on_raft(seed, Subject::Lists),
             Under(_) => on_raft(seed, Subject::Nodes),
         };
@@ -131,6 +135,22 @@ fn returning(seed: u64) -> Params {
     }
 }
 
+/// Certificates end soon, and clocks jump.
+fn renewing(seed: u64) -> Params {
+    Params {
+        nodes: 3,
+        people: 1,
+        pause: Millis::secs(30),
+        turmoil: Millis::mins(10),
+        faults: [FaultKind::ClockJump].into(),
+        fault_gap: Millis::secs(10),
+        bad_images: 0,
+        tasks: 0,
+        certificate_life: Millis::mins(10),
+        ..Params::from_seed(seed)
+    }
+}
+
 fn is_found(bug: &Bug, seeds: u64, by: &[&str]) {
     let found = hunt(bug, seeds);
     println!("{found:?}");
@@ -158,7 +178,7 @@ bugs! {
     a_decision_counts_on_a_node_that_is_gone: Busy(Mutant::IntentFenceDropped),
         within 80, by ["calm", "floor", "whole", "placed"];
     a_deploy_that_went_back_keeps_the_new: Core(Mutant::RollbackKeepsTheNew),
-        within 10, by ["whole", "liveness"];
+        within 10, by ["whole", "liveness", "routes"];
     the_number_of_a_removed_node_is_reused: Core(Mutant::NodeNumberReused),
         within 30, by ["members"];
     whoever_proposed_applies_something_more: Core(Mutant::ProposerAppliesMore),
@@ -223,8 +243,8 @@ bugs! {
         within 20, by ["routes"];
     an_authority_looks_too_early: Core(Mutant::ValidatedUnanswered),
         within 100, by ["certificates"];
-    a_certificate_is_renewed_at_once: Core(Mutant::RenewedAtOnce),
-        within 200, by ["certificates"];
+    a_certificate_is_renewed_at_once: Renewing(Mutant::RenewedAtOnce),
+        within 20, by ["certificates"];
     what_leaves_is_released_unheard: Core(Mutant::ReleasedUnheard),
         within 10, by ["released"];
     what_leaves_is_stopped_unreleased: Core(Mutant::StoppedUnreleased),

@@ -36,7 +36,7 @@ pub async fn cert(command: CertCommand, json: bool) -> Outcome {
             let body = json!({ "chain": chain, "key": key, "default": args.default });
             client.post("/v1/certificates", &body).await?;
             if !json {
-                println!("imported: every node shows it now");
+                println!("imported: every node shows it within moments");
             }
             done()
         }
@@ -99,7 +99,12 @@ fn source(source: CertificateSource) -> &'static str {
 }
 
 fn state(certificate: &CertificateView) -> String {
+    let now = mill_runtime_real::clock::wall();
     let (word, colour) = match certificate {
+        CertificateView { not_after: Some(end), .. } if *end <= now => ("ended", render::YELLOW),
+        CertificateView { not_after: Some(_), trouble: Some(_), .. } => {
+            ("there, not renewed", render::YELLOW)
+        }
         CertificateView { not_after: Some(_), .. } => ("there", render::GREEN),
         CertificateView { ordering: true, .. } => ("ordering", render::YELLOW),
         CertificateView { trouble: Some(_), .. } => ("failed", render::YELLOW),

@@ -15,7 +15,7 @@ use super::{Brain, Draft};
 use crate::acme::{AcmeFailure, AcmeFailureKind, AcmeOp, AcmeOutput};
 use crate::cluster::Cluster;
 use crate::cluster::certificates::{
-    Account, Certificate, CertificateChange, Failure, Issued, Order,
+    Account, CERTIFICATES_MAX, Certificate, CertificateChange, Failure, Issued, Order,
 };
 use crate::cluster::command::Command;
 use crate::effect::OpId;
@@ -100,7 +100,9 @@ impl Brain {
         self.certifying.advice.retain(|name, _| wanted.contains(name));
         let forgotten = cluster.certificates.ordered.iter().filter(|(name, known)| {
             let ended = known.issued.as_ref().is_none_or(|i| i.not_after <= draft.now.wall);
-            ended && !wanted.contains(*name)
+            let rests = known.failure.as_ref().and_then(|failure| rests_until(failure, draft.now));
+            let full = cluster.certificates.ordered.len() >= CERTIFICATES_MAX;
+            (ended && rests.is_none() || full) && !wanted.contains(*name)
         });
         let forgotten = forgotten.map(|(name, _)| CertificateChange::Forget { name: name.clone() });
         draft.commands.extend(forgotten.map(Command::Certificates));
@@ -110,6 +112,9 @@ impl Brain {
         let Some(account) = cluster.acme_account() else { return self.register(draft, out) };
         for name in &wanted {
             let known = cluster.certificates.ordered.get(name);
+            if !cluster.certificates.has_room(name) {
+                continue;
+            }
             if self.certifying.is_busy(name) || self.certifying.under_way.len() >= AT_ONCE {
                 continue;
             }
@@ -175,7 +180,9 @@ impl Brain {
         account: &Account,
     ) {
         let directory = draft.cluster.settings.directory();
+        // Of another authority, it is as good as none.
         let issued = known.and_then(|known| known.issued.as_deref());
+        let issued = issued.filter(|issued| issued.directory.as_ref() == Some(&directory.url));
         let asked = known.is_some_and(|known| known.renew);
         if let Some(issued) = issued.filter(|_| !asked) {
             let advice = self.certifying.advice.get(name).filter(|a| a.of == issued.at).copied();
@@ -251,12 +258,14 @@ fn change_of(
             let news = !known && cluster.acme_account().is_none();
             news.then_some(CertificateChange::NoAccount { by, failure })
         }
-        (Step::Order { name, .. }, Ok(AcmeOutput::Ordered { url, key, challenges })) => {
+        (Step::Order { name, account }, Ok(AcmeOutput::Ordered { url, key, challenges })) => {
             let free = known(name).is_none_or(|known| known.order.is_none());
+            let room = cluster.certificates.has_room(name) && wanted.contains(name);
+            let same = cluster.acme_account().is_some_and(|known| known.sealed == *account);
             let (name, url, key) = (name.clone(), url.clone(), key.clone());
-            let challenges = challenges.clone();
-            let needed = free && wanted.contains(&name);
-            needed.then_some(CertificateChange::OpenOrder { name, url, key, challenges })
+            let (account, challenges) = (account.clone(), challenges.clone());
+            let change = CertificateChange::OpenOrder { name, account, url, key, challenges };
+            (free && room && same).then_some(change)
         }
         (
             Step::Complete { name, url, .. },
@@ -268,10 +277,11 @@ fn change_of(
             Some(CertificateChange::Issue { name, url, chain, not_before, not_after })
         }
         (Step::Order { name, .. }, Err(failure)) => {
+            let room = cluster.certificates.has_room(name);
             let free = known(name).is_none_or(|known| known.order.is_none());
             let told = failed_before(known(name).and_then(|known| known.failure.as_ref()));
             let (name, failure) = (name.clone(), failure.clone());
-            let news = free && !told && wanted.contains(&name);
+            let news = free && room && !told && wanted.contains(&name);
             news.then_some(CertificateChange::Fail { name, url: None, by, failure })
         }
         (Step::Complete { name, url, .. }, Err(failure)) => {

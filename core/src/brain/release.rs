@@ -49,7 +49,9 @@ impl Brain {
         let since = draft.routing.since;
         self.awaited.insert(since);
         let holders = self.holders(draft.cluster, since);
-        let mine = draft.routing.published.as_deref() == Some(&Tables::of(draft.cluster));
+        let meant = Tables::of(draft.cluster);
+        let published = draft.routing.published.as_ref();
+        let mine = published.is_some_and(|published| published.leads_as(&meant));
         if !holders.is_empty() {
             let named = |node: &NodeId| Some(draft.cluster.nodes.get(node)?.name.clone());
             let nodes: Vec<String> = holders.iter().filter_map(named).collect();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{missing, stale};
 use super::{Cluster, Refusal, Reply, Revision};
-use crate::acme::{AcmeFailure, Challenge, ChallengeKind, Directory};
+use crate::acme::{AcmeFailure, AcmeFailureKind, Challenge, ChallengeKind, Directory};
 use crate::config::model::{ClusterSettings, RouteMatch};
 use crate::effect::OpId;
 use crate::name::NodeId;
@@ -76,6 +76,9 @@ pub struct Issued {
     pub not_after: Wall,
     /// When it came, by the leader's clock.
     pub at: Wall,
+    /// Whose it is: the directory where it was ordered; nothing for one that was imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
 }
 
 /// An order under way.
@@ -104,6 +107,9 @@ pub struct Failure {
     pub at: Wall,
     /// How long it rests after that.
     pub rest: Millis,
+    /// Whether the authority said so.
+    #[serde(default)]
+    pub limited: bool,
 }
 
 /// A certificate that a person imported.
@@ -140,6 +146,8 @@ pub enum CertificateChange {
     OpenOrder {
         /// Host name.
         name: String,
+        /// By which account; refused if there is another by now.
+        account: Sealed,
         /// Its URL.
         url: String,
         /// The key that the certificate will be for.
@@ -183,7 +191,7 @@ pub enum CertificateChange {
         /// The first of its names.
         name: String,
     },
-    /// A person wants a new one now. Refused if none is ordered for that name.
+    /// A person wants a new one now. Refused if no route wants one for that name.
     Renew {
         /// Host name.
         name: String,
@@ -195,7 +203,7 @@ impl CertificateChange {
     pub(super) fn weight(&self) -> usize {
         match self {
             CertificateChange::KeepAccount(account) => account.sealed.text().len(),
-            CertificateChange::OpenOrder { key, challenges, .. } => {
+            CertificateChange::OpenOrder { account: _, key, challenges, .. } => {
                 let challenge = |c: &Challenge| c.token.len() + c.authorization.len();
                 key.text().len() + challenges.iter().map(challenge).sum::<usize>()
             }
@@ -210,6 +218,25 @@ impl CertificateChange {
             | CertificateChange::Remove { .. }
             | CertificateChange::Renew { .. } => 0,
         }
+    }
+}
+
+impl Certificates {
+    /// They belong to an account that there is no more.
+    fn drop_orders(&mut self) {
+        self.ordered.values_mut().for_each(|known| known.order = None);
+    }
+
+    /// Whether one more name has room.
+    pub fn has_room(&self, name: &str) -> bool {
+        room(&self.ordered, name).is_ok()
+    }
+}
+
+impl Failure {
+    /// Whether a person may end its rest.
+    pub fn may_be_retried(&self) -> bool {
+        !self.limited && self.count <= FAILURES_TO_RETRY
     }
 }
 
@@ -276,6 +303,7 @@ impl Cluster {
                 }
                 self.certificates.account = Some(account.clone());
                 self.certificates.unregistered = None;
+                self.certificates.drop_orders();
                 let text = format!("an account was made with {}", account.directory);
                 self.history.record(wall, "certificates", text);
             }
@@ -284,8 +312,7 @@ impl Cluster {
                     return Err(stale("the account is another"));
                 }
                 self.certificates.account = None;
-                // Orders belong to an account.
-                self.certificates.ordered.values_mut().for_each(|known| known.order = None);
+                self.certificates.drop_orders();
             }
             CertificateChange::NoAccount { by, failure } => {
                 let known = &mut self.certificates.unregistered;
@@ -293,16 +320,20 @@ impl Cluster {
                     self.history.record(wall, "certificates", failure);
                 }
             }
-            CertificateChange::OpenOrder { name, url, key, challenges } => {
+            CertificateChange::OpenOrder { name, account, url, key, challenges } => {
+                if self.acme_account().is_none_or(|known| known.sealed != *account) {
+                    return Err(stale("the account is another"));
+                }
                 self.open_order(at, name, url, key, challenges)?;
             }
             CertificateChange::Issue { name, url, chain, not_before, not_after } => {
+                let directory = Some(self.settings.directory().url);
                 let certificate = self.ordered(name, url)?;
                 let Some(Order { key, .. }) = certificate.order.take() else {
                     return Err(missing("order for", name));
                 };
                 let (chain, not_before, not_after) = (chain.clone(), *not_before, *not_after);
-                let issued = Issued { chain, key, not_before, not_after, at: wall };
+                let issued = Issued { chain, key, not_before, not_after, at: wall, directory };
                 *certificate =
                     Certificate { issued: Some(issued.into()), ..Certificate::default() };
                 self.history.record(wall, name, "its certificate was issued".to_owned());
@@ -324,10 +355,7 @@ impl Cluster {
                 self.history.record(wall, name, "its imported certificate was removed".to_owned());
             }
             CertificateChange::Renew { name } => {
-                let known = self.certificates.ordered.get_mut(name);
-                let known = known.ok_or_else(|| missing("ordered certificate for", name))?;
-                known.renew = true;
-                known.failure = None;
+                self.renew(name)?;
             }
         }
         Ok(Reply::Done)
@@ -355,9 +383,7 @@ impl Cluster {
             return Err(stale(format!("no route wants a certificate for {name}")));
         }
         let ordered = &mut self.certificates.ordered;
-        if ordered.len() >= CERTIFICATES_MAX && !ordered.contains_key(name) {
-            return Err(Refusal::TooMany { what: "certificates", most: CERTIFICATES_MAX });
-        }
+        room(ordered, name)?;
         let known = ordered.entry(name.to_owned()).or_default();
         if known.order.is_some() {
             return Err(stale(format!("an order is under way for {name}")));
@@ -384,7 +410,10 @@ impl Cluster {
         }
         let certificate = match url {
             Some(url) => self.ordered(name, url)?,
-            None => self.certificates.ordered.entry(name.to_owned()).or_default(),
+            None => {
+                room(&self.certificates.ordered, name)?;
+                self.certificates.ordered.entry(name.to_owned()).or_default()
+            }
         };
         if url.is_none() && certificate.order.is_some() {
             return Err(stale(format!("an order is under way for {name}")));
@@ -395,6 +424,20 @@ impl Cluster {
         }
         if let Some(told) = told {
             self.history.record(wall, name, told);
+        }
+        Ok(())
+    }
+
+    fn renew(&mut self, name: &str) -> Result<(), Refusal> {
+        if !self.wants_certificates().contains(name) {
+            return Err(missing("route that wants a certificate for", name));
+        }
+        room(&self.certificates.ordered, name)?;
+        let known = self.certificates.ordered.entry(name.to_owned()).or_default();
+        known.renew = known.issued.is_some();
+        let failures = [&mut known.failure, &mut self.certificates.unregistered];
+        for failure in failures.into_iter().flatten().filter(|f| f.may_be_retried()) {
+            failure.rest = Millis(0);
         }
         Ok(())
     }
@@ -411,6 +454,10 @@ impl Cluster {
             all.values_mut().for_each(|other| other.default = false);
         }
         all.insert(name.clone(), imported.clone());
+        // Nobody waits for what was ordered for them.
+        let covered =
+            self.certificates.ordered.iter_mut().filter(|(host, _)| imported.covers(host));
+        covered.for_each(|(_, known)| known.order = None);
         let text = format!("a certificate was imported for {}", imported.names.join(", "));
         self.history.record(wall, name, text);
         Ok(())
@@ -428,6 +475,21 @@ const RESTS: [Millis; 6] = [
     Millis::mins(12 * 60),
 ];
 
+/// The longest that an authority may make it rest.
+const LONGEST_REST: Millis = Millis::mins(7 * 24 * 60);
+
+/// A person may end the rest after this many failures in a row, and not after more: an hour must not
+/// hold too many.
+pub const FAILURES_TO_RETRY: u32 = 3;
+
+/// Whether there is room for one more name.
+fn room(ordered: &BTreeMap<String, Certificate>, name: &str) -> Result<(), Refusal> {
+    match ordered.len() >= CERTIFICATES_MAX && !ordered.contains_key(name) {
+        true => Err(Refusal::TooMany { what: "certificates", most: CERTIFICATES_MAX }),
+        false => Ok(()),
+    }
+}
+
 /// Notes a failure; says what to tell people, if it is another than before.
 fn fail(
     known: &mut Option<Failure>,
@@ -440,12 +502,20 @@ fn fail(
     }
     let count = known.as_ref().map_or(0, |known| known.count);
     let usual = RESTS[(count as usize).min(RESTS.len() - 1)];
-    let rest = match failure.kind {
-        crate::acme::AcmeFailureKind::RateLimited { after: Some(after) } => usual.max(after),
-        _ => usual,
+    let (rest, limited) = match failure.kind {
+        AcmeFailureKind::RateLimited { after } => {
+            (usual.max(after.unwrap_or(usual)).min(LONGEST_REST), true)
+        }
+        AcmeFailureKind::Unreachable
+        | AcmeFailureKind::Validation
+        | AcmeFailureKind::Refused
+        | AcmeFailureKind::Account
+        | AcmeFailureKind::OrderGone
+        | AcmeFailureKind::Internal => (usual, false),
     };
     let detail = failure.detail.clone();
     let news = known.as_ref().is_none_or(|known| known.detail != detail);
-    *known = Some(Failure { by, count: count.saturating_add(1), detail, at: wall, rest });
+    let count = count.saturating_add(1);
+    *known = Some(Failure { by, count, detail, at: wall, rest, limited });
     Ok(news.then(|| format!("no certificate: {}", failure.detail)))
 }

@@ -173,7 +173,12 @@ impl Cluster {
             }
         }
         if !goes_back && *to != DeployState::Rolling {
+            let before = self.settings.clone();
             self.settings.adopt(&settings);
+            if self.settings != before {
+                // What failed may work now.
+                self.certificates.unregistered = None;
+            }
         }
         if goes_back {
             self.give_up_gates(wall, number, |_, _| true);

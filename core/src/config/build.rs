@@ -168,13 +168,21 @@ fn stop(reader: &Reader<'_>) -> StopSpec {
     }
 }
 
+/// A prefix of whole parts: with a slash at its end it means the same.
+fn whole_parts(path: String) -> String {
+    match path.trim_end_matches('/') {
+        "" => "/".to_owned(),
+        plain => plain.to_owned(),
+    }
+}
+
 fn route(reader: &Reader<'_>) -> RouteSpec {
     let listen = reader.integer("listen").and_then(|port| u16::try_from(port).ok());
     let accept = match listen {
         Some(listen) => RouteMatch::Tcp { listen, host: reader.string("host") },
         None => RouteMatch::Http {
             host: reader.string("host").unwrap_or_default(),
-            path: reader.string("path").unwrap_or_else(|| "/".to_owned()),
+            path: whole_parts(reader.string("path").unwrap_or_default()),
         },
     };
     RouteSpec {

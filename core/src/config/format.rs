@@ -210,7 +210,23 @@ fn route_path(text: &str) -> Result<(), Complaint> {
     if let Some(at) = text.find("//") {
         return Err(Complaint::new("there is an empty part in this path").at(at..at + 2));
     }
-    Ok(())
+    plain_path(text)
+}
+
+/// Requests are compared with it after they were decoded and their dots resolved, so that one
+/// spelling means one path.
+fn plain_path(text: &str) -> Result<(), Complaint> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~!$&'()+,;=:@".contains(c);
+    if let Some((at, c)) = text.char_indices().find(|(_, c)| !plain(*c)) {
+        return Err(Complaint::new(format!("a route's path cannot have `{c}` in it"))
+            .at(at..at + c.len_utf8())
+            .help("route by a part before it: everything below that matches"));
+    }
+    match text.split('/').any(|part| part == "." || part == "..") {
+        true => Err(Complaint::new("a part of this path is `.` or `..`")
+            .help("write the path that it leads to")),
+        false => Ok(()),
+    }
 }
 
 fn host(text: &str) -> Result<(), Complaint> {
@@ -263,7 +279,7 @@ fn host_names(text: &str) -> Result<(), &str> {
 fn redirect(text: &str) -> Result<(), Complaint> {
     let absolute = ["https://", "http://"].iter().find_map(|s| text.strip_prefix(s));
     let good = absolute.map_or(text.starts_with('/'), |rest| !rest.is_empty());
-    if good && !text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    if good && text.bytes().all(|b| b.is_ascii_graphic()) {
         return Ok(());
     }
     Err(Complaint::new(format!("`{text}` is not a URL"))
@@ -389,7 +405,10 @@ mod tests {
         check(
             &ROUTE_PATH,
             &["/", "/api", "/api/v1/"],
-            &["", "api", "/a b", "/a?b", "/a#b", "/a/*", "//"],
+            &[
+                "", "api", "/a b", "/a?b", "/a#b", "/a/*", "//", "/a%20b", "/../b", "/.",
+                "/\u{e4}", "/a\\b",
+            ],
         );
         check(&HTTP_PATH, &["/", "/health?full=1"], &["", "health", "/a b"]);
         check(&MOUNT_PATH, &["/data", "/a b"], &["", "data", "/", "//", "/a/../b", "/a\n"]);
@@ -410,7 +429,7 @@ mod tests {
         check(
             &REDIRECT,
             &["https://a.example/x", "/login"],
-            &["", "a.example", "https://", "ftp://a"],
+            &["", "a.example", "https://", "ftp://a", "https://a.example/\u{e4}"],
         );
         check(&ENV_NAME, &["A", "_a1"], &["", "1A", "A-B", "A.B"]);
     }

@@ -37,7 +37,9 @@ impl Cluster {
 
     /// What every node answers while orders are under way.
     pub(super) fn challenges(&self) -> Vec<Challenge> {
-        let orders = self.certificates.ordered.values().filter_map(|known| known.order.as_ref());
+        let wanted = self.wants_certificates();
+        let ordered = self.certificates.ordered.iter().filter(|(name, _)| wanted.contains(*name));
+        let orders = ordered.filter_map(|(_, known)| known.order.as_ref());
         orders.flat_map(|order| order.challenges.clone()).collect()
     }
 }

@@ -4,6 +4,8 @@
 //! everything new of a deploy is there: a host that moves from one service to another is never
 //! without one that answers, and a deploy that goes back has changed no route.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
@@ -66,18 +68,16 @@ impl Cluster {
     }
 
     /// Every route in force, in the order of what they take. Of two that take the same, which a
-    /// plan refuses, the first by name counts.
+    /// plan refuses, the first by the name of its service counts.
     pub fn routes(&self) -> Vec<RouteTable> {
-        let mut routes: Vec<RouteTable> = Vec::new();
+        let mut routes: BTreeMap<&RouteMatch, RouteTable> = BTreeMap::new();
         for name in self.services.keys() {
             let specs = self.routed_version(name).map(|version| &version.spec.routes);
             for spec in specs.into_iter().flatten() {
-                if !routes.iter().any(|route| route.spec.accept.clashes_with(&spec.accept)) {
-                    routes.push(RouteTable { service: name.clone(), spec: spec.clone() });
-                }
+                let route = || RouteTable { service: name.clone(), spec: spec.clone() };
+                routes.entry(&spec.accept).or_insert_with(route);
             }
         }
-        routes.sort_by(|a, b| a.spec.accept.cmp(&b.spec.accept));
-        routes
+        routes.into_values().collect()
     }
 }

@@ -64,10 +64,22 @@ impl Node {
         id: RequestId,
         name: String,
     ) -> Result<Option<Answer>, ApiError> {
-        if !self.cluster.certificates.ordered.contains_key(&name) {
-            let message = format!("no certificate is ordered for `{name}`");
+        if !self.cluster.wants_certificates().contains(&name) {
+            let message = format!("no route wants a certificate for `{name}`, or it was imported");
             let error = ApiError::new(ErrorCode::NotFound, message);
             return Err(error.hint("`mill cert ls` lists what there is"));
+        }
+        let failures = &self.cluster.certificates;
+        let failed = failures.ordered.get(&name).and_then(|known| known.failure.as_ref());
+        if let Some(failure) = failed.or(failures.unregistered.as_ref())
+            && !failure.may_be_retried()
+        {
+            let message = format!("it failed {} times in a row: {}", failure.count, failure.detail);
+            let error = ApiError::new(ErrorCode::Conflict, message);
+            return Err(error.hint(
+                "the authority allows a few tries in an hour: mend the cause, and it is tried again \
+                 when `mill cert ls` says",
+            ));
         }
         Ok(self.change(now, id, CertificateChange::Renew { name }))
     }

@@ -496,7 +496,7 @@ impl Node {
             images: self.agent.image_reports(&self.cluster),
         };
         let awaited = self.cluster.allocs.values().filter_map(Alloc::awaits_release).max();
-        let awaited = awaited.max(Some(self.routing.since));
+        let awaited = awaited.max(Some(self.routing.whole_since));
         let due = self.next_heartbeat <= now.mono;
         if !due && self.said == said && awaited <= self.let_go {
             return;

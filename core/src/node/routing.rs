@@ -13,15 +13,18 @@ use crate::outbox::Outbox;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Routing {
     pub published: Option<Arc<Tables>>,
-    /// Since when that is what the state means.
+    /// Since when that is what the state means, as far as it says where requests go.
     pub since: Revision,
+    /// The same of all that is in it: also of certificates, and of what authorities are answered.
+    pub whole_since: Revision,
     /// Whether the state changed since.
     is_stale: bool,
 }
 
 impl Default for Routing {
     fn default() -> Routing {
-        Routing { published: None, since: Revision::default(), is_stale: true }
+        let since = Revision::default();
+        Routing { published: None, since, whole_since: since, is_stale: true }
     }
 }
 
@@ -41,9 +44,12 @@ impl Routing {
         if self.published.as_deref() == Some(&tables) {
             return;
         }
+        if self.published.as_ref().is_none_or(|before| !before.leads_as(&tables)) {
+            self.since = cluster.revision;
+        }
+        self.whole_since = cluster.revision;
         let tables = Arc::new(tables);
         self.published = Some(tables.clone());
-        self.since = cluster.revision;
         out.push(Effect::Publish { tables });
     }
 }

@@ -45,6 +45,7 @@ mod worker;
 pub use access_log::AccessRecord;
 pub use cidr::{Cidr, NotACidr};
 pub use ingress::{Drained, Ingress, Published, StartError};
+pub use listen::is_free;
 pub use metrics::{LATENCY_BUCKETS, RouteLabel, RouteSnapshot, Snapshot};
 pub use options::{Limits, MAX_WORKERS, Options};
 pub use plan::TableError;

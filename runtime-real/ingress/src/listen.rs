@@ -20,6 +20,10 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<StdLis
     for _ in 0..workers {
         let address = listeners.first().map_or(Ok(address), StdListener::local_addr)?;
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            // Every address means those of IPv4, too, whatever the machine's default.
+            socket.set_only_v6(false)?;
+        }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
@@ -28,6 +32,14 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<StdLis
         listeners.push(socket.into());
     }
     Ok(listeners)
+}
+
+/// Whether an address can be listened on just now.
+///
+/// # Errors
+/// Why not.
+pub fn is_free(address: SocketAddr) -> io::Result<()> {
+    bind(address, 1).map(drop)
 }
 
 /// A connection that waits to be accepted, if there is one.

@@ -121,6 +121,40 @@ impl Plan {
     }
 }
 
+impl Table {
+    /// What of it makes sense, in itself and beside the rest, and what does not: a route that cannot
+    /// be served costs no other.
+    #[must_use]
+    pub fn sensible(self) -> (Table, Vec<String>) {
+        let (mut table, mut problems) = (self, Vec::new());
+        let names = table.services.iter().enumerate();
+        let names = names.map(|(index, service)| (service.name.clone(), index)).collect();
+        let (none, mut seen) = (Plan::default(), Plan::default());
+        table.http.retain(|route| match Route::new(route.clone(), 0, &names, &none) {
+            Ok(route) => {
+                let before = problems.len();
+                seen.add(route, &mut problems);
+                problems.len() == before
+            }
+            Err(more) => {
+                problems.extend(more);
+                false
+            }
+        });
+        let mut kept = Vec::with_capacity(table.tcp.len());
+        for route in std::mem::take(&mut table.tcp) {
+            let before = problems.len();
+            kept.push(route);
+            check_tcp(&kept, &names, &mut problems);
+            if problems.len() > before {
+                kept.pop();
+            }
+        }
+        table.tcp = kept;
+        (table, problems)
+    }
+}
+
 /// The route with the longest prefix of this path, if any has one.
 pub(crate) fn longest<'a>(routes: &'a [Arc<Route>], path: &str) -> Option<&'a Arc<Route>> {
     routes.iter().find(|route| match path.strip_prefix(&*route.prefix) {

@@ -284,7 +284,9 @@ pub(crate) async fn run(
 
 async fn accept(worker: Rc<Worker>, listener: TcpListener, tls: bool) {
     let mut drain = pin!(worker.drain.notified());
-    loop {
+    // What is told before this is first polled is heard as well.
+    drain.as_mut().enable();
+    while !worker.draining.get() {
         let accepted = tokio::select! {
             biased;
             () = drain.as_mut() => break,

@@ -58,7 +58,8 @@ fn sealed(serving: &Serving, body: ImportBody) -> Result<Imported, ApiError> {
     let key = serving.vault.seal(Purpose::CertificateKey, &key);
     let key = key.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
     let (not_before, not_after) = (Wall(read.not_before_ms), Wall(read.not_after_ms));
-    let issued = Arc::new(Issued { chain, key, not_before, not_after, at: now });
+    let directory = None;
+    let issued = Arc::new(Issued { chain, key, not_before, not_after, at: now, directory });
     Ok(Imported { names: read.names, issued, default })
 }
 

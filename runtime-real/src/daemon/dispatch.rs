@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::Consensus;
 use super::wire::Wire;
-use crate::acme::Certifier;
+use crate::acme::{self, Certifier};
 use crate::book::Book;
 use crate::docker::Engine;
 use crate::ingress::Front;
@@ -118,7 +118,9 @@ impl Dispatch {
             Effect::Acme { id, op } => {
                 let (certifier, events) = (self.certifier.clone(), self.events.clone());
                 tokio::spawn(async move {
-                    let result = certifier.perform(*op).await;
+                    // It ends, however it does: nothing waits for it for ever.
+                    let asking = tokio::spawn(async move { certifier.perform(*op).await });
+                    let result = asking.await.unwrap_or_else(|error| Err(acme::failed(&error)));
                     send(events, Event::AcmeDone { id, result }).await;
                 });
             }

@@ -34,13 +34,13 @@ fn tables(replicas: u16) -> Arc<Tables> {
         (NodeId(u64::from(node)), table)
     });
     Arc::new(Tables {
-        routes: Vec::new(),
         network: NETWORK,
         services: BTreeMap::from([
             ("web".parse().unwrap(), ServiceTable { address: 7, ports }),
             ("worker".parse().unwrap(), ServiceTable { address: 8, ports: BTreeMap::new() }),
         ]),
         nodes: nodes.collect(),
+        ..Tables::default()
     })
 }
 

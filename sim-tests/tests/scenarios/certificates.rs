@@ -193,6 +193,7 @@ fn what_is_imported_wins_and_can_be_taken_back() {
         not_before: Wall(0),
         not_after: Wall(u64::MAX),
         at: Wall(0),
+        directory: None,
     };
     let names = vec!["*.example.com".to_owned()];
     let imported = Imported { names, issued: issued.into(), default: true };
@@ -209,6 +210,44 @@ fn what_is_imported_wins_and_can_be_taken_back() {
     assert_eq!(shown(&scenario.world), ["certificate 1 for shop.example.com with key 1"]);
     let gone = scenario.refusal(Request::RemoveCertificate { name: NAME.to_owned() });
     assert!(gone.message.contains("no certificate was imported"), "{gone}");
+}
+
+#[test]
+fn another_authority_takes_over_also_while_an_order_is_under_way() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.images(&["web:1"]);
+    scenario.start(&[WEB, HOST].concat());
+    scenario.until("an order is open", |world| known(world).order.is_some());
+    let elsewhere = "[cluster]\nacme_directory = \"https://acme.example.com/directory\"\n";
+    scenario.until("the deploy is over", |world| world.cluster().running_deploy().is_none());
+    scenario.run(&[elsewhere, WEB, HOST].concat());
+    let there = Some("https://acme.example.com/directory".to_owned());
+    scenario.until("its certificate is there", move |world| {
+        issued(world).is_some_and(|issued| issued.directory == there)
+    });
+    scenario.settled();
+}
+
+#[test]
+fn a_person_ends_the_rest_of_a_failure_a_few_times_and_no_more() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.images(&["web:1"]);
+    scenario.run(WEB);
+    // From now on every order is lost as soon as it is begun.
+    scenario.deploy(&[WEB, HOST].concat());
+    has_one(&mut scenario);
+    scenario.world.authority().down = true;
+    let renew = || Request::RenewCertificate { name: NAME.to_owned() };
+    let failures = |world: &World| known(world).failure.map_or(0, |failure| failure.count);
+    for count in 1..=4 {
+        assert_eq!(scenario.ask(renew()), Ok(Answer::Done), "{count}");
+        scenario.until("it failed again", move |world| failures(world) >= count);
+    }
+    let refused = scenario.refusal(renew());
+    assert!(refused.message.contains("it failed 4 times in a row"), "{refused}");
+    let unknown = Request::RenewCertificate { name: "other.example.com".to_owned() };
+    let unknown = scenario.refusal(unknown);
+    assert!(unknown.message.contains("no route wants"), "{unknown}");
 }
 
 #[test]

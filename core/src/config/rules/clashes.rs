@@ -9,6 +9,9 @@ use crate::config::path::{item, join};
 use crate::config::problem::{Location, Problem};
 use crate::name::Name;
 
+/// Where every node listens once there is any HTTP route.
+const HTTP_PORTS: [u16; 2] = [80, 443];
+
 pub(super) fn check(rules: &mut Rules<'_>, project: &Project) {
     names(rules, project);
     routes(rules, project);
@@ -82,8 +85,15 @@ fn listeners(rules: &mut Rules<'_>, project: &Project) {
     let mut all: BTreeMap<u16, Location> = BTreeMap::new();
     for (name, service) in &project.services {
         for (index, route) in service.routes.iter().enumerate() {
-            let RouteMatch::Tcp { listen, host } = &route.accept else { continue };
-            let at = rules.at(&join(&item(&join(&path_of(name), "route"), index), "listen"));
+            let path = item(&join(&path_of(name), "route"), index);
+            let RouteMatch::Tcp { listen, host } = &route.accept else {
+                let at = rules.at(&join(&path, "host"));
+                for port in HTTP_PORTS {
+                    all.entry(port).or_insert_with(|| at.clone());
+                }
+                continue;
+            };
+            let at = rules.at(&join(&path, "listen"));
             all.entry(*listen).or_insert_with(|| at.clone());
             match host {
                 None => drop(unnamed.entry(*listen).or_insert(at)),
@@ -108,7 +118,10 @@ fn listeners(rules: &mut Rules<'_>, project: &Project) {
         rules.push(
             Problem::new("port-clash", at, message)
                 .note(first.clone(), "every node listens there")
-                .help("let the route listen on another port"),
+                .help(match HTTP_PORTS.contains(&port) {
+                    true => "let the service own another port",
+                    false => "let the route listen on another port",
+                }),
         );
     }
 }
