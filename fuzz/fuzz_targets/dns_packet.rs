@@ -56,8 +56,12 @@ fn check(resolver: &mut Resolver, question: &[u8]) {
     assert_eq!(answer[2] & 0xf9, question[2] & 0x79 | 0x80, "it has other flags");
     let read = Message::from_vec(&answer).expect("an answer can be read");
     assert!(read.edns.is_some() || answer.len() <= 512, "it is too large without EDNS");
-    let (again, _) = resolver.answer(question).expect("it is answered again");
+    let (again, remembered) = resolver.answer(question).expect("it is answered again");
     assert_eq!(answer, again, "it depends on something else");
+    if !remembered {
+        return;
+    }
+    resolver.forget();
     let other = [&[question[0] ^ 0x55, question[1]], &question[2..]].concat();
     let (under_other, _) = resolver.answer(&other).expect("it is answered under any id");
     assert_eq!(answer[2..], under_other[2..], "it depends on the id");

@@ -184,6 +184,36 @@ fn what_is_no_question_is_refused_or_left_alone() {
     });
 }
 
+/// A name may go on anywhere in its message (RFC 1035 section 4.1.4), so even in the id; found by
+/// fuzzing.
+#[test]
+fn an_answer_never_depends_on_the_id_of_its_question() {
+    test(async {
+        let served = served(3).await;
+        for letter in [b'a', b'b'] {
+            // The name at byte 0, of type A and of class CH; then two questions.
+            let into_id = [1, letter, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 0, 0, 1, 0, 3];
+            let mut two = question(7, "web.mill.", RecordType::A, None);
+            two[5] = 2;
+            two.extend([0xc0, 12, 0, 1, 0, 1]);
+            for odd in [&into_id[..], &two] {
+                let answer = served.ask(odd).await;
+                let rest = [odd[2] | 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+                assert_eq!(answer, [&odd[..2], &rest].concat());
+            }
+        }
+        // EDNS whose name is the root only because the first byte of the id is 0.
+        let edns = [0xc0, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+        for (id, code) in [(7, ResponseCode::NoError), (0x161, ResponseCode::FormErr)] {
+            let mut question = question(id, "web.mill.", RecordType::A, None);
+            question[11] = 1;
+            question.extend(edns);
+            let answer = Message::from_vec(&served.ask(&question).await).unwrap();
+            assert_eq!(answer.metadata.response_code, code);
+        }
+    });
+}
+
 #[test]
 fn many_questions_at_once_are_all_answered() {
     test(async {

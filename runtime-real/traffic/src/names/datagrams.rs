@@ -63,7 +63,7 @@ pub(crate) async fn serve(names: Arc<Names>, socket: UdpSocket) {
                         remembered.keep(question, &answer);
                         answers.bytes.extend_from_slice(&answer);
                     }
-                    Outcome::Malformed(answer) => answers.bytes.extend_from_slice(&answer),
+                    Outcome::Once(answer) => answers.bytes.extend_from_slice(&answer),
                     Outcome::Silent => {}
                     Outcome::NotOurs(request) => {
                         tokio::spawn(pass_on(names.clone(), socket.clone(), request));

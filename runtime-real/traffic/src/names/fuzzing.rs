@@ -36,7 +36,7 @@ impl Resolver {
                 self.remembered.keep(question, &answer);
                 Some((answer, false))
             }
-            Outcome::Malformed(answer) => Some((answer, false)),
+            Outcome::Once(answer) => Some((answer, false)),
             Outcome::NotOurs(_) | Outcome::Silent => None,
         }
     }

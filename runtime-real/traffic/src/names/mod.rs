@@ -62,8 +62,8 @@ struct Answer {
 enum Outcome {
     /// This answer, as long as the tables stay.
     Known(Vec<u8>),
-    /// This answer, since it cannot be read.
-    Malformed(Vec<u8>),
+    /// This answer, this time.
+    Once(Vec<u8>),
     /// Others are asked.
     NotOurs(Box<Request>),
     /// Nothing.
@@ -97,11 +97,16 @@ impl Names {
         if question.len() < writing::HEADER || writing::is_answer(question) {
             return Outcome::Silent;
         }
-        let Ok(request) = Request::from_bytes(question.to_vec(), from, Protocol::Udp) else {
-            return Outcome::Malformed(writing::malformed(question));
+        let request = writing::question_end(question)
+            .and_then(|_| Request::from_bytes(question.to_vec(), from, Protocol::Udp).ok());
+        let Some(request) = request else {
+            return Outcome::Once(writing::malformed(question));
         };
         match self.known(&request) {
-            Some(answer) => Outcome::Known(self.written(&request, answer)),
+            Some(answer) if writing::is_plain(question) => {
+                Outcome::Known(self.written(&request, answer))
+            }
+            Some(answer) => Outcome::Once(self.written(&request, answer)),
             None => Outcome::NotOurs(Box::new(request)),
         }
     }

@@ -1,6 +1,6 @@
 //! Answers as they were written, by the question as it was asked.
 //!
-//! What the tables say of a name depends on nothing but the question's bytes after its id, so who
+//! What the tables say of a plain question depends on nothing but its bytes after the id, so who
 //! asks the same bytes is answered the same bytes. All of it is forgotten when the tables change:
 //! who uses it looks before each question. There is a fixed number of places, and a question has
 //! one of them, where it takes the place of whatever was there before.

@@ -23,11 +23,48 @@ const IS_ANSWER: u8 = 0x80;
 /// What an answer takes over from that byte of its question: the kind of question, and whether it
 /// wants others to be asked.
 const KEPT: u8 = 0x79;
+/// Bytes of a label, at most (RFC 1035 section 2.3.4).
+const LONGEST_LABEL: u8 = 63;
+/// Bytes after a question's name.
+const TYPE_AND_CLASS: usize = 4;
+/// EDNS (RFC 6891 section 6.1.1): its type, and its bytes without options.
+const OPT: u8 = 41;
+const PLAIN_EDNS: usize = 11;
 /// FORMERR.
 const MALFORMED: u8 = 1;
 
 pub(super) fn is_answer(message: &[u8]) -> bool {
     message.get(2).is_some_and(|flags| flags & IS_ANSWER != 0)
+}
+
+/// Where the one question of a message ends; none if there are others, or if its name goes on
+/// elsewhere: there is nothing before it that it could go on in but the header.
+pub(super) fn question_end(message: &[u8]) -> Option<usize> {
+    if message.get(4..6)? != [0, 1] {
+        return None;
+    }
+    let mut at = HEADER;
+    loop {
+        match *message.get(at)? {
+            0 => break,
+            length @ 1..=LONGEST_LABEL => at += usize::from(length) + 1,
+            _ => return None,
+        }
+    }
+    Some(at + 1 + TYPE_AND_CLASS).filter(|end| *end <= message.len())
+}
+
+/// Whether a message is its one question alone, or with EDNS that has no options: nothing of it
+/// can depend on its id.
+pub(super) fn is_plain(message: &[u8]) -> bool {
+    let rest = question_end(message).map(|end| &message[end..]);
+    rest.is_some_and(|rest| match rest {
+        [] => message[6..HEADER] == [0; 6],
+        [0, 0, OPT, .., 0, 0] if rest.len() == PLAIN_EDNS => {
+            message[6..HEADER] == [0, 0, 0, 0, 0, 1]
+        }
+        _ => false,
+    })
 }
 
 /// What whoever sent this is told: the header alone.
