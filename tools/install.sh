@@ -83,7 +83,7 @@ engine() {
 tools() {
   packages docker-registry=docker-registry htpasswd=apache2-utils ip=iproute2 dockerd=docker.io \
     curl=curl busybox=busybox-static docker=docker.io pgrep=procps nft=nftables nsenter=util-linux
-  packages wireguard-go=wireguard-go wg=wireguard-tools iperf3=iperf3 pebble=pebble
+  packages wireguard-go=wireguard-go wg=wireguard-tools iperf3=iperf3 pebble=pebble dig=bind9-dnsutils openssl=openssl
   crate cargo-nextest 0.9.143
   crate cargo-deny 0.20.2 --debug
 }

@@ -236,7 +236,7 @@ bugs! {
     canaries_are_promoted_unhealthy: Core(Mutant::PromotedUnhealthy),
         within 60, by ["canaries"];
     what_leaves_stays_routed: Core(Mutant::LeavesStayRouted),
-        within 10, by ["routed"];
+        within 30, by ["routed"];
     a_deploy_is_done_unrouted: Core(Mutant::DoneUnrouted),
         within 60, by ["routed"];
     routes_change_too_early: Core(Mutant::RoutedTooEarly),
@@ -246,7 +246,7 @@ bugs! {
     a_certificate_is_renewed_at_once: Renewing(Mutant::RenewedAtOnce),
         within 20, by ["certificates"];
     what_leaves_is_released_unheard: Core(Mutant::ReleasedUnheard),
-        within 10, by ["released"];
+        within 10, by ["released", "certificates"];
     what_leaves_is_stopped_unreleased: Core(Mutant::StoppedUnreleased),
         within 10, by ["commanded", "released"];
     what_leaves_is_not_left_to_finish: Core(Mutant::DrainSkipped),

@@ -52,14 +52,19 @@ impl Pebble {
         let mut authority = on(machines, machine, "pebble");
         authority.arg("-strict").arg("-config").arg(config_file).args(["-dnsserver", &dns_at]);
         authority.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "10");
-        Pebble {
+        let pebble = Pebble {
             directory: format!("https://{here}:{PORT}/dir"),
             root: own.certificate_pem().to_owned(),
             _processes: [
                 Running::start(dns, machines.path(machine, "dns.log")),
                 Running::start(authority, machines.path(machine, "pebble.log")),
             ],
-        }
+        };
+        machines.eventually("the authority answers", |machines| {
+            let mut ask = on(machines, machine, "curl");
+            ask.args(["-ksf", &pebble.directory]).output().unwrap().status.success()
+        });
+        pebble
     }
 }
 
