@@ -10,6 +10,7 @@ mod calls;
 mod clearing;
 mod dispatch;
 mod door;
+mod error;
 mod event_loop;
 mod joining;
 mod membership;
@@ -17,7 +18,6 @@ mod membership;
 mod tests;
 mod wire;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,7 @@ pub use self::clearing::clear_left_behind;
 use self::clearing::remove_all;
 use self::dispatch::Dispatch;
 use self::door::Door;
+pub use self::error::StartError;
 use self::event_loop::{Ended, EventLoop};
 pub(crate) use self::joining::create_token;
 use self::joining::{Admitting, Joiner};
@@ -46,24 +47,23 @@ use self::membership::Membership;
 use self::wire::Wire;
 use crate::acme::{Certifier, LocalFiles};
 use crate::api;
-use crate::backup::{Backup, BackupError, Sealing};
+use crate::backup::{Backup, Sealing};
 use crate::book::{self, Book};
 use crate::clock::Clock;
 use crate::docker::{Engine, EngineOptions, PULLED_FILE};
 use crate::host;
-use crate::identity::{self, Identity, IdentityError, LOG_FOLDER, Opened};
+use crate::identity::{self, Identity, LOG_FOLDER, Opened};
 use crate::ingress::{Front, IngressOptions};
-use crate::pki::{self, Authority, PkiError};
+use crate::pki::{self, Authority};
 use crate::recorder::Recorder;
-use crate::recovery::RecoveryError;
 use crate::recovery_key::RecoveryKey;
 use crate::rpc::{Limits, Server, Tcp};
 use crate::streams::Streams;
 use crate::token::JoinToken;
 use crate::traffic;
 use crate::vault::{ClusterKey, Vault};
+use mill_consensus as consensus;
 use mill_consensus::disk::FileDisk;
-use mill_consensus::{self as consensus, ConsensusError};
 
 /// Consensus on the tokio runtime.
 pub(crate) type Consensus = mill_consensus::Consensus<mill_consensus::PooledRuntime>;
@@ -92,70 +92,6 @@ pub struct DaemonOptions {
     pub ingress: IngressOptions,
     /// Version of the program, for people.
     pub version: String,
-}
-
-/// Why a daemon could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Its identity.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The directory of its log.
-    #[error("cannot open {}", path.display())]
-    Disk {
-        /// The directory.
-        path: PathBuf,
-        /// What the disk said.
-        source: io::Error,
-    },
-    /// Its keys.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
-    /// The cluster that it wants to join.
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    /// Its certificates.
-    #[error("the certificates of this node do not fit together: {0}")]
-    Certificates(io::Error),
-    /// What it should go on from.
-    #[error(transparent)]
-    Recovery(#[from] RecoveryError),
-    /// The backup that it should begin with.
-    #[error(transparent)]
-    Backup(#[from] BackupError),
-    /// Its log.
-    #[error(transparent)]
-    Consensus(#[from] ConsensusError),
-    /// A socket.
-    #[error("cannot listen on {address}{}", taken(source))]
-    Listen {
-        /// The address or path.
-        address: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Something else is where the API's socket should be.
-    #[error(
-        "cannot listen on {}: something that is not a socket is there, and was left as it is; \
-         name another path with --socket, or move it away", path.display()
-    )]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The container engine's address.
-    #[error("{0}")]
-    Engine(String),
-    /// The authority of this machine's own, for development.
-    #[error("{0}")]
-    LocalAuthority(String),
-}
-
-fn taken(source: &io::Error) -> &'static str {
-    match source.kind() == io::ErrorKind::AddrInUse {
-        true => ", another program does: is another mill running here?",
-        false => "",
-    }
 }
 
 /// A running daemon.
