@@ -247,7 +247,7 @@ pub enum BackupCommand {
     #[command(
         after_help = "Example:\n  MILL_RECOVERY_KEY=millrec1.... mill backup restore mill.backup --advertise 192.0.2.10 --foreground"
     )]
-    Restore(BackupRestore),
+    Restore(Box<BackupRestore>),
 }
 
 /// `mill backup save`.

@@ -54,7 +54,7 @@ fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn backup(command: BackupCommand, json: bool) -> Outcome {
     match command {
         BackupCommand::Save(args) => super::client_runtime()?.block_on(save(args, json)),
-        BackupCommand::Restore(args) => daemon::runtime()?.block_on(restore(args, json)),
+        BackupCommand::Restore(args) => daemon::runtime()?.block_on(restore(*args, json)),
     }
 }
 

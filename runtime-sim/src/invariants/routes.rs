@@ -41,6 +41,30 @@ fn may_change(command: &Command) -> bool {
             DeployState::Removing | DeployState::Succeeded | DeployState::Partial { .. }
         ),
         Command::FailServices { .. } => true,
-        _ => false,
+        Command::Found { .. }
+        | Command::AdmitNode { .. }
+        | Command::RemoveNode { .. }
+        | Command::SetDrain { .. }
+        | Command::SetLabels { .. }
+        | Command::PutToken { .. }
+        | Command::RevokeTokens
+        | Command::RaiseFeatures { .. }
+        | Command::RegisterNode { .. }
+        | Command::SetLiveness { .. }
+        | Command::Trust { .. }
+        | Command::StartDeploy { .. }
+        | Command::PinImage { .. }
+        | Command::SettleService { .. }
+        | Command::Promote { .. }
+        | Command::Place { .. }
+        | Command::Stop { .. }
+        | Command::Release { .. }
+        | Command::Report { .. }
+        | Command::StartRun { .. }
+        | Command::PlaceRun { .. }
+        | Command::SkipDue { .. }
+        | Command::KillRun { .. }
+        | Command::Certificates(_)
+        | Command::Forget { .. } => false,
     }
 }
