@@ -176,7 +176,7 @@ bugs! {
     a_stale_deploy_is_accepted: Core(Mutant::StaleDeployAccepted),
         within 10, by ["acknowledged", "forward"];
     a_decision_counts_on_a_node_that_is_gone: Busy(Mutant::IntentFenceDropped),
-        within 80, by ["calm", "floor", "whole", "placed"];
+        within 100, by ["calm", "floor", "whole", "placed"];
     a_deploy_that_went_back_keeps_the_new: Core(Mutant::RollbackKeepsTheNew),
         within 10, by ["whole", "liveness", "routes"];
     the_number_of_a_removed_node_is_reused: Core(Mutant::NodeNumberReused),
