@@ -252,10 +252,12 @@ fn change_of(
             let missing = wants && cluster.acme_account().is_none();
             missing.then_some(CertificateChange::KeepAccount(account))
         }
-        (Step::Register { .. }, Err(failure)) => {
+        (Step::Register { directory, email }, Err(failure)) => {
+            let settings = &cluster.settings;
+            let wants = settings.directory().url == *directory && settings.acme_email == *email;
             let known = failed_before(cluster.certificates.unregistered.as_ref());
             let failure = failure.clone();
-            let news = !known && cluster.acme_account().is_none();
+            let news = wants && !known && cluster.acme_account().is_none();
             news.then_some(CertificateChange::NoAccount { by, failure })
         }
         (Step::Order { name, account }, Ok(AcmeOutput::Ordered { url, key, challenges })) => {

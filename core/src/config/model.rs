@@ -477,6 +477,11 @@ pub enum RouteMatch {
     },
 }
 
+impl RouteMatch {
+    /// Where every node listens once there is any HTTP route.
+    pub const HTTP_PORTS: [u16; 2] = [80, 443];
+}
+
 /// `[service.NAME.place]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlaceSpec {

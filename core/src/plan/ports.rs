@@ -4,9 +4,6 @@ use crate::cluster::Cluster;
 use crate::config::model::{Project, RouteMatch, ServiceSpec};
 use crate::name::Name;
 
-/// Where every node listens once there is any HTTP route.
-const HTTP_PORTS: [u16; 2] = [80, 443];
-
 /// Every reason, as sentences.
 pub(super) fn check(cluster: &Cluster, project: &Project) -> Vec<String> {
     let others: Vec<(&Name, &ServiceSpec)> = of_others(cluster, project).collect();
@@ -21,17 +18,16 @@ pub(super) fn check(cluster: &Cluster, project: &Project) -> Vec<String> {
     let all = || here().chain(others.iter().copied());
     for (name, spec) in all() {
         let Some(port) = spec.container.owned_port() else { continue };
-        let listening = all().find(|(other, other_spec)| {
-            // What a project clashes with in itself, the config says.
-            let is_new =
-                project.services.contains_key(name) != project.services.contains_key(*other);
-            other_spec.routes.iter().any(|route| match &route.accept {
-                RouteMatch::Tcp { listen, .. } => *listen == port && is_new,
-                RouteMatch::Http { .. } => HTTP_PORTS.contains(&port),
+        // What a project clashes with in itself, the config says.
+        let is_new = project.services.contains_key(name);
+        let beside = all().filter(|(other, _)| project.services.contains_key(*other) != is_new);
+        let listening = |spec: &ServiceSpec| {
+            spec.routes.iter().any(|route| match &route.accept {
+                RouteMatch::Tcp { listen, .. } => *listen == port,
+                RouteMatch::Http { .. } => RouteMatch::HTTP_PORTS.contains(&port),
             })
-        });
-        let new = |name: &Name| project.services.contains_key(name);
-        if let Some((other, _)) = listening.filter(|(other, _)| new(name) || new(other)) {
+        };
+        if let Some((other, _)) = beside.into_iter().find(|(_, spec)| listening(spec)) {
             problems.push(format!(
                 "service `{name}` owns port {port} of its node, where every node listens for the \
                  routes of `{other}`; let one of them use another port"

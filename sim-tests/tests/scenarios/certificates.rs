@@ -213,11 +213,10 @@ fn what_is_imported_wins_and_can_be_taken_back() {
 }
 
 #[test]
-fn another_authority_takes_over_also_while_an_order_is_under_way() {
+fn another_authority_takes_over() {
     let mut scenario = Scenario::nodes(3);
     scenario.images(&["web:1"]);
     scenario.start(&[WEB, HOST].concat());
-    scenario.until("an order is open", |world| known(world).order.is_some());
     let elsewhere = "[cluster]\nacme_directory = \"https://acme.example.com/directory\"\n";
     scenario.until("the deploy is over", |world| world.cluster().running_deploy().is_none());
     scenario.run(&[elsewhere, WEB, HOST].concat());
@@ -233,7 +232,6 @@ fn a_person_ends_the_rest_of_a_failure_a_few_times_and_no_more() {
     let mut scenario = Scenario::nodes(1);
     scenario.images(&["web:1"]);
     scenario.run(WEB);
-    // From now on every order is lost as soon as it is begun.
     scenario.deploy(&[WEB, HOST].concat());
     has_one(&mut scenario);
     scenario.world.authority().down = true;

@@ -9,9 +9,6 @@ use crate::config::path::{item, join};
 use crate::config::problem::{Location, Problem};
 use crate::name::Name;
 
-/// Where every node listens once there is any HTTP route.
-const HTTP_PORTS: [u16; 2] = [80, 443];
-
 pub(super) fn check(rules: &mut Rules<'_>, project: &Project) {
     names(rules, project);
     routes(rules, project);
@@ -88,7 +85,7 @@ fn listeners(rules: &mut Rules<'_>, project: &Project) {
             let path = item(&join(&path_of(name), "route"), index);
             let RouteMatch::Tcp { listen, host } = &route.accept else {
                 let at = rules.at(&join(&path, "host"));
-                for port in HTTP_PORTS {
+                for port in RouteMatch::HTTP_PORTS {
                     all.entry(port).or_insert_with(|| at.clone());
                 }
                 continue;
@@ -118,7 +115,7 @@ fn listeners(rules: &mut Rules<'_>, project: &Project) {
         rules.push(
             Problem::new("port-clash", at, message)
                 .note(first.clone(), "every node listens there")
-                .help(match HTTP_PORTS.contains(&port) {
+                .help(match RouteMatch::HTTP_PORTS.contains(&port) {
                     true => "let the service own another port",
                     false => "let the route listen on another port",
                 }),
