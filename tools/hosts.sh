@@ -7,7 +7,7 @@
 #   tools/hosts.sh engine DIR I      starts the engine of host I (again)
 #   tools/hosts.sh kill DIR I        power failure: everything of host I dies at one instant
 #   tools/hosts.sh cut|heal DIR I    pulls and replugs its network cable
-#   tools/hosts.sh block DIR A B [PORT]  drops what A sends to B, of TCP to PORT only if given
+#   tools/hosts.sh block DIR A B [WHAT]  drops what A sends to B; WHAT is tcp/PORT or udp/PORT, else all
 #   tools/hosts.sh unblock DIR       drops nothing any more
 #   tools/hosts.sh down DIR          removes everything but DIR itself
 set -euo pipefail
@@ -116,11 +116,11 @@ power_off() {
 hosts() { ip netns list | awk '{ print $1 }' | sed -n "s/^$prefix\([0-9][0-9]*\)$/\1/p"; }
 
 block() {
-  local from=$1 to=$prefix$2 port=${3:-}
+  local from=$1 to=$prefix$2 what=${3:-}
   nsenter --net="/run/netns/$to" nft add table inet faults
   nsenter --net="/run/netns/$to" nft add chain inet faults in '{ type filter hook input priority 0; }'
   nsenter --net="/run/netns/$to" nft add rule inet faults in \
-    ip saddr "$net.$from" ${port:+tcp dport "$port"} drop
+    ip saddr "$net.$from" ${what:+"${what%/*}" dport "${what#*/}"} drop
 }
 
 unblock() {

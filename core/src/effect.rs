@@ -3,6 +3,7 @@
 //! An effect with a result carries an id and comes back at most once as an event. Nothing here
 //! is done for a decision that is not committed.
 
+use core::net::Ipv4Addr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use crate::acme::AcmeOp;
 use crate::api::{Outcome, Request, RequestId};
 use crate::cluster::Revision;
 use crate::cluster::command::Entry;
+use crate::cluster::mesh::MeshFacts;
 use crate::container::ContainerOp;
 use crate::message::Message;
 use crate::name::NodeId;
@@ -57,11 +59,20 @@ pub enum Effect {
     /// Who the members are and where: a level, also before `CaughtUp`. This node is among them.
     Peers {
         /// All of them.
-        peers: BTreeMap<NodeId, Peer>,
-        /// Below this number, whoever is not among them was removed.
-        known_below: NodeId,
+        book: Book,
         /// Whether that is so now, and worth keeping; not what was so long ago, for want of better.
         current: bool,
+    },
+    /// Tell another node from outside the mesh who is where in it, and ask the same: one of the two
+    /// does not know what became of the other's key. Comes back as `Greeted`, or not at all.
+    Greet {
+        /// Whom.
+        to: NodeId,
+    },
+    /// Make a new key for the mesh, and use it. Comes back as `MeshChanged`, or not at all.
+    RotateKey {
+        /// What its serial is to be.
+        serial: u64,
     },
     /// Carry traffic by these from now on: a level. It is in force before any effect that follows
     /// is carried out: only then does this node say that it has let go of what left them.
@@ -108,6 +119,25 @@ pub enum Effect {
     },
 }
 
+/// Where the members are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Book {
+    /// All of them.
+    pub peers: BTreeMap<NodeId, Peer>,
+    /// Below this number, whoever is not among them was removed.
+    pub known_below: NodeId,
+    /// Whether nodes speak through the mesh only: from outside, others may join and greet.
+    #[serde(default)]
+    pub mesh_only: bool,
+}
+
+/// Nobody is known.
+impl Default for Book {
+    fn default() -> Book {
+        Book { peers: BTreeMap::new(), known_below: NodeId(0), mesh_only: false }
+    }
+}
+
 /// Where a member is, and how to tell that it is the one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -115,6 +145,19 @@ pub struct Peer {
     pub rpc: String,
     /// Fingerprint of its public key, in hex.
     pub key: String,
+    /// How it is reached through the mesh, if it is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<MeshPeer>,
+}
+
+/// How a member is reached through the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshPeer {
+    /// Its address there.
+    pub address: Ipv4Addr,
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub facts: MeshFacts,
 }
 
 /// Names an operation and its answer; answers to an earlier boot's are told apart.

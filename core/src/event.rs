@@ -3,7 +3,7 @@
 //! Closed on purpose: what is not here cannot influence a decision. Events may be lost, doubled
 //! or reordered wherever a network or an engine is involved; only the log's are exact.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,9 @@ use crate::acme::{AcmeFailure, AcmeOutput};
 use crate::api::{Outcome, Request, RequestId};
 use crate::cluster::Revision;
 use crate::cluster::command::{Entry, ProposalId};
+use crate::cluster::mesh::MeshFacts;
 use crate::container::{Observed, OpError, OpOutput};
-use crate::effect::OpId;
+use crate::effect::{OpId, Peer};
 use crate::message::Message;
 use crate::name::NodeId;
 
@@ -119,6 +120,26 @@ pub enum Event {
     Unrouted {
         /// Why; a sentence.
         why: Option<String>,
+    },
+    /// Another node said who is where in the mesh, from outside of it.
+    Greeted {
+        /// Who, authenticated.
+        from: NodeId,
+        /// All that it knows of, itself among them.
+        peers: BTreeMap<NodeId, Peer>,
+    },
+    /// With whom of its peers in the mesh this node has a session: a level, said when it changes,
+    /// and again after a while for as long as there is one without.
+    Met {
+        /// All of them.
+        met: BTreeSet<NodeId>,
+        /// All others.
+        unmet: BTreeSet<NodeId>,
+    },
+    /// This node is reached otherwise through the mesh than it said.
+    MeshChanged {
+        /// How, from now on.
+        mesh: MeshFacts,
     },
     /// The engine can be reached (again): what was seen before may be stale.
     EngineConnected,

@@ -2,7 +2,7 @@
 //!
 //! A node speaks to the leader, and the leader says that it heard. Any may be lost or late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::cluster::Revision;
 use crate::cluster::alloc::Status;
 use crate::cluster::node::NodeFacts;
 use crate::container::OpError;
-use crate::name::AllocId;
+use crate::name::{AllocId, NodeId};
 
 /// Something that one node says to another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub enum Message {
         reports: BTreeMap<AllocId, Status>,
         /// Answers to the leader's questions about images: reference -> what it means here.
         images: BTreeMap<String, ImageReport>,
+        /// Peers in the mesh with whom it has a session.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        met: BTreeSet<NodeId>,
     },
     /// From the leader to a node, once for each heartbeat and only after it.
     Heard {

@@ -105,6 +105,12 @@ pub enum Mutant {
     ValidatedUnanswered,
     /// A certificate is ordered again as soon as a clock says that it is due.
     RenewedAtOnce,
+    /// Nodes are given an address in the mesh that another has.
+    MeshAddressTwice,
+    /// What nodes say from outside the mesh is not taken in.
+    GreetedUnheard,
+    /// A cluster moves into the mesh though not everybody has met everybody there.
+    MeshUsedUnmet,
     /// Images that services run count as not needed.
     ImagesInUsePruned,
 }

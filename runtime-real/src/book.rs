@@ -4,13 +4,10 @@
 //! A copy of what the log says, and no more than that. Without one that can be read, a node takes
 //! what its own part of the log says, which may be older.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use mill_core::effect::Peer;
-use mill_core::name::NodeId;
-use serde::{Deserialize, Serialize};
+use mill_core::effect::Book;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -21,47 +18,37 @@ pub(crate) const FILE: &str = "peers.json";
 /// The same while it is written.
 pub(crate) const BESIDE: &str = "peers.new";
 
-/// Where the members are.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Book {
-    pub(crate) peers: BTreeMap<NodeId, Peer>,
-    /// Numbers below it that are not among them were of nodes that are no more.
-    pub(crate) known_below: u64,
+/// The book of a data directory, if there is one.
+pub(crate) fn read(data: &Path) -> Option<Book> {
+    let path = data.join(FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the address book cannot be read");
+            return None;
+        }
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(book) => Some(book),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "the address book is damaged");
+            None
+        }
+    }
 }
 
-impl Book {
-    /// The book of a data directory, if there is one.
-    pub(crate) fn read(data: &Path) -> Option<Book> {
-        let path = data.join(FILE);
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the address book cannot be read");
-                return None;
-            }
-        };
-        match serde_json::from_slice(&bytes) {
-            Ok(book) => Some(book),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the address book is damaged");
-                None
-            }
-        }
-    }
+/// Puts one into a data directory.
+pub(crate) fn keep(book: &Book, data: &Path) -> io::Result<()> {
+    let bytes = serde_json::to_vec_pretty(book).expect("books have text keys only");
+    private::replace(&data.join(FILE), &bytes)
+}
 
-    /// Puts it into a data directory.
-    pub(crate) fn keep(&self, data: &Path) -> io::Result<()> {
-        let bytes = serde_json::to_vec_pretty(self).expect("books have text keys only");
-        private::replace(&data.join(FILE), &bytes)
-    }
-
-    /// Takes it out of a data directory: who is in it is asked no more.
-    pub(crate) fn forget(data: &Path) -> io::Result<()> {
-        match std::fs::remove_file(data.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
+/// Takes it out of a data directory: who is in it is asked no more.
+pub(crate) fn forget(data: &Path) -> io::Result<()> {
+    match std::fs::remove_file(data.join(FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -71,7 +58,7 @@ pub(crate) fn keeper(data: PathBuf) -> (watch::Sender<Book>, JoinHandle<()>) {
     let keeping = tokio::spawn(async move {
         while given.changed().await.is_ok() {
             let (book, data) = (given.borrow_and_update().clone(), data.clone());
-            match tokio::task::spawn_blocking(move || book.keep(&data)).await {
+            match tokio::task::spawn_blocking(move || keep(&book, &data)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "the address book cannot be written"),
                 Err(panic) => tracing::error!(%panic, "the address book was not written"),
@@ -83,29 +70,34 @@ pub(crate) fn keeper(data: PathBuf) -> (watch::Sender<Book>, JoinHandle<()>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use mill_core::effect::Peer;
+    use mill_core::name::NodeId;
+
     use super::*;
 
     fn book() -> Book {
-        let peer = Peer { rpc: "192.0.2.1:7400".to_owned(), key: "ab".to_owned() };
-        Book { peers: BTreeMap::from([(NodeId(3), peer)]), known_below: 4 }
+        let peer = Peer { rpc: "192.0.2.1:7400".to_owned(), key: "ab".to_owned(), mesh: None };
+        Book { peers: BTreeMap::from([(NodeId(3), peer)]), known_below: NodeId(4), mesh_only: true }
     }
 
     #[test]
     fn a_book_is_read_as_it_was_kept() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Book::read(dir.path()), None);
-        book().keep(dir.path()).unwrap();
-        assert_eq!(Book::read(dir.path()), Some(book()));
-        Book::forget(dir.path()).unwrap();
-        Book::forget(dir.path()).unwrap();
-        assert_eq!(Book::read(dir.path()), None);
+        assert_eq!(read(dir.path()), None);
+        keep(&book(), dir.path()).unwrap();
+        assert_eq!(read(dir.path()), Some(book()));
+        forget(dir.path()).unwrap();
+        forget(dir.path()).unwrap();
+        assert_eq!(read(dir.path()), None);
     }
 
     #[test]
     fn a_damaged_book_is_as_good_as_none() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "{").unwrap();
-        assert_eq!(Book::read(dir.path()), None);
+        assert_eq!(read(dir.path()), None);
     }
 
     #[tokio::test]
@@ -116,6 +108,6 @@ mod tests {
         latest.send_replace(book());
         drop(latest);
         keeping.await.unwrap();
-        assert_eq!(Book::read(dir.path()), Some(book()));
+        assert_eq!(read(dir.path()), Some(book()));
     }
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use mill_core::api::view::RoutesView;
 use mill_core::cluster::node::PortPool;
 use mill_core::name::NodeId;
 use mill_core::units::Bytes;
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::docker::{Engine, EngineOptions};
+use crate::mesh::{MeshReport, can_mesh};
 
 /// Less space than this, and images and logs soon fill the disk.
 const SPACE_LOW: Bytes = Bytes(2 << 30);
@@ -66,6 +68,71 @@ pub async fn examine(engine: Option<String>, data: &Path, ports: PortPool) -> Ve
         "load the module `overlay`; the engine stores images slowly without it",
     ));
     found
+}
+
+/// Looks at what a daemon needs to find free, where none runs.
+pub fn before_a_daemon() -> Vec<Finding> {
+    let mesh = match can_mesh(0) {
+        Ok(()) => fine("mesh", "this machine can be part of one"),
+        Err(why) => bad("mesh", Grade::Warning, why, "nodes of a cluster speak through it"),
+    };
+    vec![mesh, web_ports()]
+}
+
+/// What a daemon says of its part of the mesh.
+pub fn of_mesh(report: &MeshReport) -> Vec<Finding> {
+    let remedy = "the other side may show more: run `mill doctor` there, too";
+    let mut found: Vec<Finding> = report
+        .problems
+        .iter()
+        .map(|problem| bad("mesh", Grade::Warning, problem.clone(), remedy))
+        .collect();
+    if let (Some(interface), true) = (&report.interface, found.is_empty()) {
+        let met = interface.peers.iter().filter(|peer| peer.handshake_seconds.is_some()).count();
+        let only = if report.only { ", and nodes speak through nothing else" } else { "" };
+        found.push(fine(
+            "mesh",
+            format!(
+                "{} ({}) at {}: {met} of {} other nodes met{only}",
+                interface.name,
+                interface.kind,
+                interface.address,
+                interface.peers.len()
+            ),
+        ));
+    }
+    found
+}
+
+/// What a cluster says of requests from outside.
+pub fn of_routes(routes: &RoutesView) -> Vec<Finding> {
+    let remedy = "free the port, or name others with --http and --https";
+    let troubled = routes
+        .unrouted
+        .iter()
+        .map(|(node, why)| bad("routes", Grade::Warning, format!("node {node}: {why}"), remedy));
+    let mut found: Vec<Finding> = troubled.collect();
+    if found.is_empty() {
+        found
+            .push(fine("routes", format!("every node takes requests for {}", routes.routes.len())));
+    }
+    found
+}
+
+fn web_ports() -> Finding {
+    let taken = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_err();
+    let taken: Vec<String> =
+        [80, 443].iter().filter(|port| taken(port)).map(u16::to_string).collect();
+    match taken.is_empty() {
+        true => fine("web ports", "80 and 443 are free"),
+        false => bad(
+            "web ports",
+            Grade::Warning,
+            format!("another program listens on {}, or this one may not", taken.join(" and ")),
+            "stop it if services are to be reached from outside, or name others with --http and \
+             --https",
+        ),
+    }
 }
 
 /// What is wrong with the container engine, if it does not answer.

@@ -137,6 +137,11 @@ impl Front {
         }
     }
 
+    /// What is counted, while requests are taken.
+    pub(crate) fn counted(&self) -> Option<mill_ingress::Snapshot> {
+        self.state().running.as_ref().map(|running| running.ingress.metrics())
+    }
+
     /// Takes nothing new, and waits a moment for what is under way.
     pub(crate) async fn stop(&self) {
         let running = {

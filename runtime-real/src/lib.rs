@@ -15,6 +15,8 @@ pub mod doctor;
 mod host;
 pub mod identity;
 pub mod ingress;
+pub mod mesh;
+mod metrics;
 pub mod pki;
 mod private;
 mod recorder;

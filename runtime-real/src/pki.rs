@@ -52,6 +52,9 @@ pub enum PkiError {
         /// What is wrong with it.
         detail: String,
     },
+    /// There is no randomness for a key.
+    #[error("cannot make a key: {0}")]
+    Make(String),
     /// A request to sign, or a certificate that was sent, makes no sense.
     #[error("what was sent is not a certificate, nor a request for one: {0}")]
     Request(String),

@@ -15,7 +15,7 @@ use mill_core::cluster::command::Entry;
 use mill_core::cluster::recovery::Survivor;
 use mill_core::cluster::{BadSnapshot, Cluster, Refusal, Revision};
 
-use crate::book::Book;
+use crate::book;
 use crate::clock;
 use crate::identity::{self, Claimed, Identity, IdentityError, LOG_FOLDER, NEW_LOG_FOLDER};
 
@@ -164,7 +164,7 @@ pub(crate) fn finish_swap(claimed: &Claimed) -> Result<(), RecoveryError> {
 pub(crate) fn swap(data: &Path) -> Result<(), RecoveryError> {
     let (log, beside) = (data.join(LOG_FOLDER), data.join(NEW_LOG_FOLDER));
     if !log.exists() && beside.exists() {
-        Book::forget(data).map_err(io_error("remove the address book in", data))?;
+        book::forget(data).map_err(io_error("remove the address book in", data))?;
         rename(&beside, &log)?;
     }
     Ok(())

@@ -6,12 +6,12 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use mill_core::name::NodeId;
 use mill_core::net::{Network, Tables};
-use mill_traffic::{NamespaceError, StartError, Traffic, interface};
+use mill_traffic::{Counted, NamespaceError, StartError, Traffic, interface};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -60,17 +60,44 @@ impl Names {
     }
 }
 
-/// Carries traffic by what is given out, from the first time on, until the task is aborted.
-pub(crate) fn start(node: NodeId) -> (watch::Sender<Arc<Tables>>, Names, JoinHandle<()>) {
+/// What is carried, for whoever counts. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Carried(Arc<OnceLock<Weak<Traffic>>>);
+
+impl Carried {
+    /// What was carried since the start, by service.
+    pub(crate) fn counted(&self) -> Vec<Counted> {
+        let traffic = self.0.get().and_then(Weak::upgrade);
+        traffic.map(|traffic| traffic.counted()).unwrap_or_default()
+    }
+}
+
+/// What a node's traffic is made of.
+pub(crate) struct Started {
+    /// What it is carried by.
+    pub(crate) tables: watch::Sender<Arc<Tables>>,
+    /// What containers are told.
+    pub(crate) names: Names,
+    /// What is counted.
+    pub(crate) carried: Carried,
+    /// It ends when this is aborted.
+    pub(crate) carrying: JoinHandle<()>,
+}
+
+/// Carries traffic by what is given out, from the first time on.
+pub(crate) fn start(node: NodeId) -> Started {
     let (tables, seen) = watch::channel(Arc::default());
     let (resolver, names) = watch::channel(Resolver::Starting);
-    (tables, Names(names), tokio::spawn(carry(node, seen, resolver)))
+    let carried = Carried::default();
+    let carrying = tokio::spawn(carry(node, seen, resolver, carried.clone()));
+    Started { tables, names: Names(names), carried, carrying }
 }
 
 async fn carry(
     node: NodeId,
     mut tables: watch::Receiver<Arc<Tables>>,
     resolver: watch::Sender<Resolver>,
+    carried: Carried,
 ) {
     if tables.changed().await.is_err() {
         return;
@@ -79,6 +106,9 @@ async fn carry(
         match Traffic::start(node, tables.clone()).await {
             Ok(traffic) => {
                 resolver.send_replace(Resolver::At(traffic.resolver()));
+                let traffic = Arc::new(traffic);
+                // It is started once.
+                let _ = carried.0.set(Arc::downgrade(&traffic));
                 std::future::pending::<()>().await;
             }
             Err(StartError::Namespace(NamespaceError::Taken(_))) if tries < LEFT_BEHIND => {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use axum::Extension;
@@ -12,15 +13,18 @@ use axum::body::Bytes;
 use axum::extract::Request;
 use axum::routing::post;
 use http_body_util::BodyExt as _;
+use mill_core::effect::{self, Book};
 use mill_core::name::NodeId;
 use mill_runtime_real::pki::{Authority, Credentials, NodeKey, fingerprint};
 use mill_runtime_real::rpc::{
-    CallError, Caller, Dial, JOIN_PATH, Limits, Peer, Peers, Server, Tcp, call_stranger,
-    only_streams, pieces,
+    CallError, Caller, Dial, GREET_PATH, JOIN_PATH, Limits, Peer, Peers, Server, Tcp,
+    call_stranger, only_streams, pieces,
 };
 use tokio::net::TcpListener;
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// The address that connections come to.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A node's credentials, and its key's fingerprint.
 fn member(authority: &Authority, node: u64) -> (Credentials, String) {
@@ -40,6 +44,7 @@ fn router() -> Router {
         .route("/rpc/1/echo", post(echo))
         .route("/rpc/1/never", post(never))
         .route(JOIN_PATH, post(|| async { "welcome" }))
+        .route(GREET_PATH, post(|| async { "greeted" }))
 }
 
 /// Serves on this machine's network; says where.
@@ -49,10 +54,17 @@ async fn serve(server: Server) -> String {
     drop(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let server = server.clone();
-            drop(tokio::spawn(async move { server.serve(stream).await }));
+            drop(tokio::spawn(async move { server.serve(stream, HERE).await }));
         }
     }));
     address
+}
+
+/// A book with these keys.
+fn book(keys: &[(u64, &str)], known_below: u64) -> Book {
+    let peer = |key: &str| effect::Peer { rpc: String::new(), key: key.to_owned(), mesh: None };
+    let peers = keys.iter().map(|(node, key)| (NodeId(*node), peer(key)));
+    Book { peers: peers.collect(), known_below: NodeId(known_below), mesh_only: false }
 }
 
 fn text(answer: Result<Bytes, impl std::fmt::Debug>) -> String {
@@ -79,10 +91,10 @@ async fn nodes_of_a_cluster_know_who_calls_them() {
     for (size, answer) in (1..=50).zip(futures_util::future::join_all(calls).await) {
         assert_eq!(text(answer), format!("Node(n2) said {size} bytes"));
     }
-    server.set_book(BTreeMap::from([(NodeId(2), two_key)]), 3);
+    server.set_book(book(&[(2, &two_key)], 3));
     text(peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await);
     // Removed: also on a connection that it has.
-    server.set_book(BTreeMap::new(), 3);
+    server.set_book(book(&[], 3));
     let removed = peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await.unwrap_err();
     assert_eq!(removed.kind(), io::ErrorKind::PermissionDenied);
     assert!(removed.to_string().contains("was removed"), "{removed}");
@@ -118,6 +130,35 @@ async fn who_is_no_node_of_the_cluster_gets_nothing_but_the_way_in() {
 }
 
 #[tokio::test]
+async fn nodes_that_speak_through_the_mesh_find_no_more_than_a_greeting_outside_of_it() {
+    let authority = Authority::found("c1").unwrap();
+    let ((one, one_key), (two, two_key)) = (member(&authority, 1), member(&authority, 2));
+    let server = Server::new(&one, router(), Limits::default()).unwrap();
+    let address = serve(server.clone()).await;
+    let peers = Peers::new(Tcp, &two).unwrap();
+    knows(&peers, 1, &address, &one_key);
+    text(peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await);
+    // Also on a connection that it has.
+    server.set_book(Book { mesh_only: true, ..book(&[(2, &two_key)], 3) });
+    let refused = peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await.unwrap_err();
+    assert!(matches!(refused, CallError::NotAsked(_)), "{refused}");
+    assert!(refused.to_string().contains("mesh only"), "{refused}");
+    let peer = Peer { address, key: one_key };
+    for path in [GREET_PATH, JOIN_PATH] {
+        text(peers.call_at(NodeId(1), &peer, path, Vec::new(), LIMIT).await);
+    }
+    // What comes to the address inside is served, on connections that come from then on.
+    server.set_inside(HERE);
+    let again = Peers::new(Tcp, &two).unwrap();
+    knows(&again, 1, &peer.address, &peer.key);
+    text(again.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await);
+    // Who was removed is told so outside, too.
+    server.set_book(Book { mesh_only: true, ..book(&[], 3) });
+    let removed = peers.call_at(NodeId(1), &peer, GREET_PATH, Vec::new(), LIMIT).await;
+    assert!(matches!(removed, Err(CallError::Removed)), "{removed:?}");
+}
+
+#[tokio::test]
 async fn a_call_ends_within_its_limit_and_a_lost_connection_is_made_again() {
     let authority = Authority::found("c1").unwrap();
     let ((one, key), (two, _)) = (member(&authority, 1), member(&authority, 2));
@@ -127,7 +168,7 @@ async fn a_call_ends_within_its_limit_and_a_lost_connection_is_made_again() {
     let serving = tokio::spawn({
         let server = server.clone();
         // One connection, which ends with this.
-        async move { server.serve(first.accept().await.unwrap().0).await }
+        async move { server.serve(first.accept().await.unwrap().0, HERE).await }
     });
     let peers = Peers::new(Tcp, &two).unwrap();
     knows(&peers, 1, &address, &key);
@@ -141,7 +182,7 @@ async fn a_call_ends_within_its_limit_and_a_lost_connection_is_made_again() {
         peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await.unwrap_err();
     }
     let again = TcpListener::bind(&address).await.unwrap();
-    drop(tokio::spawn(async move { server.serve(again.accept().await.unwrap().0).await }));
+    drop(tokio::spawn(async move { server.serve(again.accept().await.unwrap().0, HERE).await }));
     loop {
         match peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await {
             Ok(_) => break,
@@ -238,7 +279,7 @@ fn over_a_network_that_breaks(seed: u64) -> Vec<(u128, bool)> {
             loop {
                 let (stream, _) = listener.accept().await?;
                 let server = server.clone();
-                drop(tokio::spawn(async move { server.serve(stream).await }));
+                drop(tokio::spawn(async move { server.serve(stream, HERE).await }));
             }
         }
     });
@@ -332,14 +373,14 @@ async fn a_stream_that_nobody_reads_holds_little_and_holds_up_no_call() {
     let mut stream = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap();
     stream.sending.send(piece()).await.unwrap();
     stream.receiving.frame().await.unwrap().unwrap();
-    server.set_book(BTreeMap::new(), 3);
+    server.set_book(book(&[], 3));
     let over = tokio::time::timeout(LIMIT, async {
         while let Some(Ok(_)) = stream.receiving.frame().await {}
     });
     over.await.expect("it is cut off");
     let removed = peers.open(NodeId(1), "/rpc/1/repeat").await.unwrap_err();
     assert_eq!(removed.kind(), io::ErrorKind::PermissionDenied);
-    server.set_book(BTreeMap::new(), 0);
+    server.set_book(book(&[], 0));
     // A connection for calls would not be cut off, so no stream is there.
     let call = peers.call(NodeId(1), "/rpc/1/repeat", vec![7], LIMIT).await;
     assert!(matches!(call, Err(CallError::NoAnswer(_))), "{call:?}");

@@ -50,6 +50,7 @@ impl World {
             self.pending_service(name, service, &mut pending);
         }
         self.pending_certificates(&mut pending);
+        self.pending_mesh(&mut pending);
         // What comes with a schedule never ends as a whole.
         let passing = |run: &Run| self.has_schedules() && matches!(run.cause, Cause::Schedule(_));
         for (number, run) in state.live_runs().filter(|(_, run)| !passing(run)) {
@@ -67,6 +68,31 @@ impl World {
             pending.push(format!("person {person} waits for an answer"));
         }
         pending
+    }
+
+    /// Who has not met whom, and keys that are to be replaced.
+    fn pending_mesh(&self, pending: &mut Vec<String>) {
+        let state = self.cluster();
+        let mut firewall = false;
+        for (id, record) in &state.nodes {
+            let Some(facts) = &record.facts.mesh else {
+                pending.push(format!("{id} is not in the mesh"));
+                continue;
+            };
+            if facts.serial < record.rotate_to {
+                pending.push(format!("the key of {id} is to be replaced"));
+            }
+            for other in state.nodes.keys().copied().filter(|other| other > id) {
+                let blocked = self.has_firewall((*id, other));
+                firewall |= blocked;
+                if !blocked && !self.have_met(*id, other) {
+                    pending.push(format!("{id} and {other} do not meet in the mesh"));
+                }
+            }
+        }
+        if !state.mesh_only && !firewall {
+            pending.push("nodes speak outside the mesh".to_owned());
+        }
     }
 
     /// Hosts without a certificate, but for those whose last try failed and rests.

@@ -49,6 +49,10 @@ pub struct Params {
     pub tasks: u64,
     /// How long a certificate is good.
     pub certificate_life: Millis,
+    /// When programs that know the mesh are installed; from the beginning, if zero.
+    pub mesh_after: Millis,
+    /// Whether no datagram ever passes between the first two nodes.
+    pub firewall: bool,
 }
 
 /// Ninety days.
@@ -69,6 +73,8 @@ impl Params {
         };
         let faults = FaultKind::ALL.into_iter().filter(|_| rng.chance(600)).collect();
         let slow = rng.chance(200);
+        let mesh_after =
+            if rng.chance(300) { Millis::secs(rng.between(10, 300)) } else { Millis(0) };
         Params {
             seed,
             nodes,
@@ -89,6 +95,9 @@ impl Params {
             busy: rng.between(0, 600),
             tasks: if rng.chance(500) { rng.between(100, 500) } else { 0 },
             certificate_life: if rng.chance(300) { Millis::mins(10) } else { LONG_LIFE },
+            mesh_after,
+            // Whoever joins an encrypted cluster behind one does not come in.
+            firewall: mesh_after > Millis(0) && rng.chance(300),
         }
     }
 
@@ -114,6 +123,8 @@ impl Params {
             busy: 0,
             tasks: 0,
             certificate_life: LONG_LIFE,
+            mesh_after: Millis(0),
+            firewall: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use mill_core::units::Millis;
 use mill_runtime_sim::raft::{self, RaftParams, Subject, mutant::Mutant as RaftMutant};
 use mill_runtime_sim::{FaultKind, Params, Violation, run};
 
-use Bug::{Asking, Busy, Consensus, Core, Lossy, Renewing, Returning, Tasks, Under};
+use Bug::{Asking, Busy, Consensus, Core, Lossy, Renewing, Returning, Rotating, Tasks, Under};
 
 /// A bug of one of the two simulators.
 enum Bug {
@@ -29,6 +29,8 @@ enum Bug {
     Returning(Mutant),
     /// The same, where certificates end soon and clocks are wrong.
     Renewing(Mutant),
+    /// The same, where keys are replaced all the time, in clusters that move into the mesh.
+    Rotating(Mutant),
     /// `mill sim --raft` finds it with its lists.
     Consensus(RaftMutant),
     /// The same, with its nodes.
@@ -40,7 +42,7 @@ fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
     match bug {
         Core(bug) | Busy(bug) | Tasks(bug) => mutant::choose(*bug),
         Lossy(bug) | Asking(bug) | Returning(bug) => mutant::choose(*bug),
-        Renewing(bug) => mutant::choose(*bug),
+        Renewing(bug) | Rotating(bug) => mutant::choose(*bug),
         Consensus(bug) | Under(bug) => raft::mutant::choose(*bug),
     }
     (0..seeds).find_map(|seed| {
@@ -52,6 +54,7 @@ fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
             Asking(_) => run(asking(seed)).violation,
             Returning(_) => run(returning(seed)).violation,
             Renewing(_) => run(renewing(seed)).violation,
+            Rotating(_) => run(rotating(seed)).violation,
             Consensus(_) => on_raft(seed, Subject::Lists),
             Under(_) => on_raft(seed, Subject::Nodes),
         };
@@ -147,6 +150,21 @@ fn renewing(seed: u64) -> Params {
         bad_images: 0,
         tasks: 0,
         certificate_life: Millis::mins(10),
+        ..Params::from_seed(seed)
+    }
+}
+
+/// Keys are replaced all the time, daemons die, and two nodes of some clusters never meet.
+fn rotating(seed: u64) -> Params {
+    Params {
+        nodes: 4,
+        people: 1,
+        pause: Millis::secs(30),
+        faults: [FaultKind::RotateKey, FaultKind::Crash].into(),
+        fault_gap: Millis::secs(8),
+        tasks: 0,
+        mesh_after: Millis::secs(30),
+        firewall: seed.is_multiple_of(2),
         ..Params::from_seed(seed)
     }
 }
@@ -269,6 +287,12 @@ bugs! {
         within 20, by ["liveness"];
     what_failed_goes_on: Core(Mutant::FailedGoesOn),
         within 60, by ["whole"];
+    two_nodes_have_one_address: Core(Mutant::MeshAddressTwice),
+        within 5, by ["mesh"];
+    greetings_are_not_heard: Rotating(Mutant::GreetedUnheard),
+        within 5, by ["liveness"];
+    a_cluster_moves_into_the_mesh_unmet: Rotating(Mutant::MeshUsedUnmet),
+        within 5, by ["mesh"];
     images_in_use_are_removed: Core(Mutant::ImagesInUsePruned),
         within 5, by ["commanded"];
     a_vote_does_not_survive: Consensus(RaftMutant::VoteNotSynced),

@@ -337,6 +337,8 @@ pub struct Scale {
 /// `mill doctor`.
 #[derive(Debug, ClapArgs)]
 pub struct Doctor {
+    #[command(flatten)]
+    pub target: Target,
     /// The container engine; unix:///var/run/docker.sock by default.
     #[arg(long, env = "DOCKER_HOST", value_name = "ADDRESS")]
     pub engine: Option<String>,

@@ -137,6 +137,9 @@ pub enum NodeCommand {
     /// Let a node take containers again.
     #[command(after_help = "Example:\n  mill node undrain b")]
     Undrain(NodeName),
+    /// Let a node make another key for the mesh, in place of the one that it has.
+    #[command(after_help = "Example:\n  mill node rotate-key b")]
+    RotateKey(NodeName),
     /// Remove a node from the cluster for good.
     #[command(after_help = "Example:\n  mill node rm b")]
     Rm(NodeRm),

@@ -37,8 +37,8 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// What the daemon logs: all that an operator would care about. Of openraft only what it cannot go
 /// on from: its warnings are about its inner workings, and `consensus` says what matters in
-/// words of its own.
-const LOG: &str = "info,openraft=off";
+/// words of its own. The same of boringtun, which calls a lost datagram an error.
+const LOG: &str = "info,openraft=off,boringtun=off";
 
 /// Logs to standard error; `MILL_LOG` or `RUST_LOG` says how much.
 pub fn log(json: bool, default: &str) {

@@ -35,7 +35,7 @@ use crate::render::progress::Waiting;
 use crate::render::{self, painted};
 
 /// What is logged: what goes wrong, in Mill's words.
-const LOG: &str = "warn,openraft=off";
+const LOG: &str = "warn,openraft=off,boringtun=off";
 /// An answer that takes longer fails `--once`.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 

@@ -31,6 +31,7 @@ pub async fn node(command: NodeCommand, json: bool) -> Outcome {
         NodeCommand::Ls(args) => ls(args, json).await,
         NodeCommand::Inspect(args) => inspect(args, json).await,
         NodeCommand::Label(args) => label(args, json).await,
+        NodeCommand::RotateKey(args) => rotate_key(args, json).await,
         NodeCommand::Drain(args) => drain(args, json).await,
         NodeCommand::Undrain(args) => undrain(args, json).await,
         NodeCommand::Rm(args) => rm(args, json).await,
@@ -102,6 +103,12 @@ async fn drain(args: NodeDrain, json: bool) -> Outcome {
         }
     };
     said(&text, json)
+}
+
+async fn rotate_key(args: NodeName, json: bool) -> Outcome {
+    let client = Client::new(&args.target.address)?;
+    change(&client, &path(&args.node, "/rotate-key")?, json!({})).await?;
+    said(&format!("{} makes another key for the mesh and tells the others", args.node), json)
 }
 
 async fn undrain(args: NodeName, json: bool) -> Outcome {
@@ -285,6 +292,9 @@ fn print_detail(detail: &NodeDetail) {
     println!("node {} (number {}): {}", node.name, node.id.0, state(node));
     println!("  roles      {}{}", node.roles, if node.votes { ", votes" } else { "" });
     println!("  address    {}, for nodes {}", node.advertise, detail.rpc);
+    if let (Some(mesh), Some(address)) = (&detail.mesh, detail.mesh_address) {
+        println!("  mesh       {address}, at {}, key {}", mesh.endpoint, mesh.key);
+    }
     println!("  cpu        {} of {} set aside", node.cpu.0, node.cpu.1);
     println!("  memory     {} of {} set aside", node.memory.0, node.memory.1);
     println!("  labels     {}", labels(&node.labels));

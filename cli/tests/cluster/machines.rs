@@ -214,11 +214,20 @@ impl Machines {
     }
 
     fn daemon(&mut self, machine: usize, what: &[&str]) {
+        self.daemon_by(machine, &[], what);
+    }
+
+    /// A daemon that may make no network interfaces, so that it is in no mesh.
+    pub fn daemon_outside(&mut self, machine: usize, what: &[&str]) {
+        self.daemon_by(machine, &["setpriv", "--bounding-set", "-net_admin"], what);
+    }
+
+    fn daemon_by(&mut self, machine: usize, by: &[&str], what: &[&str]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/hosts.sh");
         let mut command = Command::new(script);
         forget_surroundings(&mut command);
         command.arg("exec").arg(self.dir()).arg(machine.to_string());
-        command.arg(env!("CARGO_BIN_EXE_mill")).args(what);
+        command.args(by).arg(env!("CARGO_BIN_EXE_mill")).args(what);
         command.arg("--foreground");
         if !what.contains(&"--name") {
             command.args(["--name", &format!("m{machine}")]);
@@ -369,6 +378,11 @@ impl Machines {
     /// Drops what one machine sends to another; the way back stays open.
     pub fn block(&self, from: usize, to: usize) {
         check(&self.tool("block", &[&from.to_string(), &to.to_string()]));
+    }
+
+    /// The same of one kind of packet only: `tcp/PORT` or `udp/PORT`.
+    pub fn block_only(&self, from: usize, to: usize, what: &str) {
+        check(&self.tool("block", &[&from.to_string(), &to.to_string(), what]));
     }
 
     pub fn unblock(&self) {

@@ -11,6 +11,7 @@ mod callers;
 mod faults;
 mod ingress;
 mod members;
+mod mesh;
 mod names;
 mod pebble;
 mod recovery;

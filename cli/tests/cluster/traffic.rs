@@ -87,10 +87,10 @@ fn an_update_under_load_of_new_connections_drops_no_request() {
     all_answered(&callers.stop());
 }
 
-/// Each request has a connection of its own: one that is kept goes on for as long as the drain says.
-#[test]
-fn an_update_under_load_through_the_service_address_drops_no_request() {
-    let Some(mut machines) = Machines::start(NODES) else { return };
+/// Through the service's address on the first node. Each request has a connection of its own: one
+/// that is kept goes on for as long as the drain says.
+fn through_the_address() -> Option<(Machines, Callers)> {
+    let mut machines = Machines::start(NODES)?;
     machines.load_server();
     machines.form(NODES);
     machines.deploy(1, &web(1));
@@ -99,10 +99,54 @@ fn an_update_under_load_through_the_service_address_drops_no_request() {
     let (network, rate) = (machines.network(1), said("MILL_RATE", RATE));
     let callers = Callers::start(&network, Called::Address(address), "web", (rate, Keep::None));
     pause(1_000);
+    Some((machines, callers))
+}
+
+#[test]
+fn an_update_under_load_through_the_service_address_drops_no_request() {
+    let Some((mut machines, callers)) = through_the_address() else { return };
     update(&mut machines, |_| ());
-    let tally = callers.stop();
-    println!("{} requests were answered", tally.answered);
-    assert_eq!(tally.failed, 0, "{} of {} failed: {:#?}", tally.failed, tally.answered, tally.told);
+    none_failed(&callers.stop());
+}
+
+#[test]
+fn a_drain_under_load_through_the_service_address_drops_no_request() {
+    let Some((machines, callers)) = through_the_address() else { return };
+    drain(&machines);
+    none_failed(&callers.stop());
+}
+
+/// What was in flight to it may fail; a connection that was not made yet is made elsewhere.
+#[test]
+fn a_lost_node_costs_no_request_through_the_service_address_but_those_in_flight_to_it() {
+    let Some((mut machines, callers)) = through_the_address() else { return };
+    lose_the_last(&mut machines);
+    few_failed(&callers.stop());
+}
+
+/// Empties the second node.
+fn drain(machines: &Machines) {
+    machines.done(1, &["node", "drain", "m2"]);
+    machines.eventually("nothing runs there", |machines| {
+        machines.allocs(1).iter().all(|alloc| alloc["node"] != "m2")
+    });
+}
+
+/// The last node has no power any more, and its replica is elsewhere.
+fn lose_the_last(machines: &mut Machines) {
+    machines.power_off(NODES);
+    machines.eventually("its replica is elsewhere", |machines| {
+        let allocs = machines.allocs(1);
+        let here = allocs.iter().filter(|alloc| alloc["node"] != "m3");
+        here.filter(|alloc| alloc["phase"] == "healthy").count() == NODES
+    });
+}
+
+fn few_failed(tally: &Tally) {
+    println!("{} requests were answered, {} failed", tally.answered, tally.failed);
+    // Each worker of two nodes may have had one under way.
+    let in_flight = 2 * std::thread::available_parallelism().unwrap().get() as u64;
+    assert!(tally.failed <= in_flight, "{} failed: {:#?}", tally.failed, tally.told);
     assert!(tally.answered > RATE, "too little was seen: {tally:?}");
 }
 
@@ -139,10 +183,7 @@ fn an_update_under_load_through_ingress_drops_no_request() {
 #[test]
 fn a_drain_under_load_through_ingress_drops_no_request() {
     let Some((machines, callers)) = from_outside() else { return };
-    machines.done(1, &["node", "drain", "m2"]);
-    machines.eventually("nothing runs there", |machines| {
-        machines.allocs(1).iter().all(|alloc| alloc["node"] != "m2")
-    });
+    drain(&machines);
     none_failed(&callers.stop());
 }
 
@@ -158,18 +199,8 @@ fn a_lost_node_costs_no_request_through_ingress_but_those_in_flight_to_it() {
     let network = machines.network(NODES + 1);
     let callers = Callers::start(&network, called, "web", (said("MILL_RATE", RATE), Keep::Half));
     pause(1_000);
-    machines.power_off(NODES);
-    machines.eventually("its replica is elsewhere", |machines| {
-        let allocs = machines.allocs(1);
-        let here = allocs.iter().filter(|alloc| alloc["node"] != "m3");
-        here.filter(|alloc| alloc["phase"] == "healthy").count() == NODES
-    });
-    let tally = callers.stop();
-    println!("{} requests were answered, {} failed", tally.answered, tally.failed);
-    // Each worker of two nodes may have had one under way.
-    let in_flight = 2 * std::thread::available_parallelism().unwrap().get() as u64;
-    assert!(tally.failed <= in_flight, "{} failed: {:#?}", tally.failed, tally.told);
-    assert!(tally.answered > RATE, "too little was seen: {tally:?}");
+    lose_the_last(&mut machines);
+    few_failed(&callers.stop());
 }
 
 #[test]

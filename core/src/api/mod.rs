@@ -11,9 +11,10 @@ use crate::cluster::FeatureLevel;
 use crate::cluster::admission::Roles;
 use crate::cluster::certificates::Imported;
 use crate::cluster::history::Happened;
+use crate::cluster::mesh::MeshFacts;
 use crate::cluster::task::Overrides;
 use crate::config::model::Project;
-use crate::effect::Peer;
+use crate::effect::Book;
 use crate::name::{Name, NodeId};
 use crate::plan::Plan;
 use crate::time::Wall;
@@ -140,6 +141,11 @@ pub enum Request {
         /// Whether it is to be emptied.
         on: bool,
     },
+    /// Let a node make another key for the mesh.
+    RotateKey {
+        /// Its name or number.
+        node: String,
+    },
     /// Change a node's labels.
     Label {
         /// Its name or number.
@@ -240,6 +246,9 @@ pub struct JoinAsk {
     /// The highest feature level that its program supports.
     #[serde(default)]
     pub supports: FeatureLevel,
+    /// How it is reached through the mesh, if its machine can be part of one.
+    #[serde(default)]
+    pub mesh: Option<MeshFacts>,
     /// Its wall clock.
     pub wall: Wall,
 }
@@ -270,6 +279,7 @@ impl Request {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::RotateKey { .. }
             | Request::ImportCertificate(_)
             | Request::RemoveCertificate { .. }
             | Request::RenewCertificate { .. }
@@ -307,6 +317,7 @@ impl Request {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::RotateKey { .. }
             | Request::ImportCertificate(_)
             | Request::RemoveCertificate { .. }
             | Request::RenewCertificate { .. }
@@ -381,9 +392,7 @@ pub enum Answer {
         /// What it does.
         roles: Roles,
         /// Where every member is, itself included.
-        members: BTreeMap<NodeId, Peer>,
-        /// Numbers below it that are not among them were of nodes that are no more.
-        known_below: NodeId,
+        book: Book,
     },
     /// To what changes nodes and tokens, and to `Kill`: it is so now.
     Done,

@@ -1,5 +1,6 @@
 //! What people and programs are shown: stable documents made from the replicated state.
 
+use core::net::Ipv4Addr;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::admission::Roles;
 use crate::cluster::alloc::{Ending, Phase, StopReason, Trouble};
 use crate::cluster::deploy::{DeployKind, DeployState};
+use crate::cluster::mesh::MeshFacts;
 use crate::cluster::task::{Cause, Outcome};
 use crate::config::model::RouteSpec;
 use crate::name::{AllocId, Name, NodeId, Slot};
@@ -97,6 +99,12 @@ pub struct NodeDetail {
     pub key: String,
     /// Address and port that other nodes reach it at.
     pub rpc: String,
+    /// How it is reached through the mesh, if its machine can be part of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<MeshFacts>,
+    /// Its address there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh_address: Option<Ipv4Addr>,
     /// How often it has started.
     pub boot: u64,
     /// Since when it is down, by the clock of the leader that said so.

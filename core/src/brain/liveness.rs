@@ -6,7 +6,7 @@
 //! and hears as little goes ahead after its own full window, and nothing goes back and forth.
 //! Tested in `sim-tests/tests/scenarios/gray.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,8 @@ pub(crate) struct Said {
     pub reports: BTreeMap<AllocId, Status>,
     /// What became of images that it was asked about.
     pub images: BTreeMap<String, ImageReport>,
+    /// Peers in the mesh with whom it has a session.
+    pub met: BTreeSet<NodeId>,
 }
 
 /// What this leader makes of silence.

@@ -12,6 +12,7 @@ mod keep_going;
 mod liveness;
 mod lost;
 mod members;
+mod mesh;
 mod release;
 mod runs;
 pub(crate) mod services;
@@ -230,6 +231,7 @@ impl Brain {
         let mut entry = self.forgiven(now.mono, cluster);
         self.judge_nodes(&mut facts);
         raise_features(&mut facts, config);
+        self.use_mesh(&mut facts);
         self.pass_on_reports(&mut facts);
         self.release(&mut facts);
         self.record_certificates(&mut facts);

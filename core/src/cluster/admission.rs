@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alloc::{Desired, Phase, StopReason};
 use super::apply::{missing, stale};
+use super::mesh::MeshFacts;
 use super::node::{Capacity, Liveness, NodeFacts, NodeRecord, PortPool, Trust};
 use super::{Cluster, FeatureLevel, Refusal, Reply};
 use crate::mutant::{self, Mutant};
@@ -84,6 +85,9 @@ pub struct Admission {
     /// The highest feature level that its program supports.
     #[serde(default)]
     pub supports: FeatureLevel,
+    /// How it is reached through the mesh, if its machine can be part of one.
+    #[serde(default)]
+    pub mesh: Option<MeshFacts>,
 }
 
 /// A right to join, known by the hash of its secret.
@@ -121,7 +125,8 @@ impl Admission {
         if !self.roles.primary && !self.roles.secondary {
             return Some("a node needs a role: primary, secondary or both".to_owned());
         }
-        labels_problem(&self.labels)
+        let mesh = self.mesh.as_ref().and_then(MeshFacts::problem);
+        mesh.or_else(|| labels_problem(&self.labels))
     }
 }
 
@@ -191,6 +196,9 @@ impl Cluster {
             return Err(Refusal::Invalid(problem));
         }
         self.is_known_to(admission.supports)?;
+        if self.mesh_only && admission.mesh.is_none() {
+            return Err(Refusal::NoMesh);
+        }
         if let Some((node, _)) = self.node_named(&admission.name) {
             return Err(Refusal::NameTaken { name: admission.name.clone(), node });
         }
@@ -223,7 +231,7 @@ impl Cluster {
             node = NodeId(last.0 + 1);
         }
         self.next_node += 1;
-        let Admission { name, key, roles, labels, advertise, rpc, version, supports } =
+        let Admission { name, key, roles, labels, advertise, rpc, version, supports, mesh } =
             admission.clone();
         let nothing = Capacity {
             cpu: Millicores(0),
@@ -232,7 +240,7 @@ impl Cluster {
         };
         self.history.record(wall, node, format!("node {name} was admitted"));
         let (boot, capacity, unrouted) = (0, nothing, None);
-        let facts = NodeFacts { boot, advertise, rpc, capacity, version, supports, unrouted };
+        let facts = NodeFacts { boot, advertise, rpc, capacity, version, supports, unrouted, mesh };
         let record = NodeRecord {
             name,
             key,
@@ -244,8 +252,11 @@ impl Cluster {
             next_port: 0,
             returns: 0,
             trust: Trust::Full,
+            address: 0,
+            rotate_to: 0,
         };
         self.nodes.insert(node, record);
+        self.give_mesh_address(node);
         node
     }
 

@@ -85,6 +85,9 @@ pub enum Refusal {
         /// What the cluster uses.
         level: FeatureLevel,
     },
+    /// Nobody could speak with it.
+    #[error("the nodes of this cluster speak through WireGuard only, and this machine cannot")]
+    NoMesh,
     /// No such token, or it was revoked.
     #[error("this join token is not known here, or was revoked")]
     NoToken,
@@ -168,6 +171,8 @@ impl Cluster {
             Command::SetLabels { node, set, remove } => self.set_labels(wall, *node, set, remove),
             Command::PutToken { hash, token } => self.put_token(wall, hash, token),
             Command::RevokeTokens => self.revoke_tokens(wall),
+            Command::UseMesh => self.use_mesh(wall),
+            Command::RotateKey { node, to } => self.rotate_key(wall, *node, *to),
             Command::RaiseFeatures { to } => self.raise_features(wall, *to),
             Command::RegisterNode { node, facts } => self.register_node(*node, facts),
             Command::SetLiveness { node, up } => self.set_liveness(wall, *node, *up),
@@ -256,6 +261,7 @@ impl Cluster {
             record.next_port = facts.capacity.ports.first;
         }
         record.facts = facts.clone();
+        self.give_mesh_address(node);
         Ok(Reply::Done)
     }
 

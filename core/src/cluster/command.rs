@@ -72,6 +72,8 @@ impl Command {
             | Command::SetLabels { .. }
             | Command::PutToken { .. }
             | Command::RevokeTokens
+            | Command::UseMesh
+            | Command::RotateKey { .. }
             | Command::RaiseFeatures { .. }
             | Command::RegisterNode { .. }
             | Command::SetLiveness { .. }
@@ -109,6 +111,8 @@ impl Command {
             | Command::SetLabels { .. }
             | Command::PutToken { .. }
             | Command::RevokeTokens
+            | Command::UseMesh
+            | Command::RotateKey { .. }
             | Command::RaiseFeatures { .. }
             | Command::RegisterNode { .. }
             | Command::SetLiveness { .. }
@@ -192,6 +196,16 @@ pub enum Command {
     RaiseFeatures {
         /// The level.
         to: FeatureLevel,
+    },
+    /// Nodes speak with each other through the mesh only from here on. Refused if they do, and while
+    /// a member is not in it.
+    UseMesh,
+    /// A node is to make another key for the mesh. Refused if it is not in it, or was told so.
+    RotateKey {
+        /// Which.
+        node: NodeId,
+        /// The serial of its next key.
+        to: u64,
     },
     /// What a member says of itself changed. Refused if it is known, and for one that is no member.
     RegisterNode {

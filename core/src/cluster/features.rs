@@ -116,6 +116,7 @@ mod tests {
             rpc: "192.0.2.1:7433".to_owned(),
             version: "0.1.0".to_owned(),
             supports,
+            mesh: None,
         })
     }
 

@@ -14,6 +14,7 @@ pub mod deploy;
 mod features;
 pub mod history;
 mod keep_going;
+pub mod mesh;
 pub mod node;
 pub mod past;
 pub mod receipt;
@@ -105,6 +106,12 @@ pub struct Cluster {
     /// The service address that was given last: those that are free again rest for long.
     #[serde(default)]
     pub last_address: u16,
+    /// The same of nodes.
+    #[serde(default)]
+    pub last_node_address: u16,
+    /// Whether nodes speak with each other through the mesh only.
+    #[serde(default)]
+    pub mesh_only: bool,
     /// What deploys have set for all.
     #[serde(default)]
     pub settings: ClusterSettings,

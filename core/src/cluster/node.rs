@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::FeatureLevel;
 use crate::cluster::admission::Roles;
+use crate::cluster::mesh::MeshFacts;
 use crate::time::Wall;
 use crate::units::{Bytes, Millicores};
 
@@ -28,6 +29,9 @@ pub struct NodeFacts {
     /// Why it does not take requests from outside, or not all, while it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unrouted: Option<String>,
+    /// How it is reached through the mesh, if its machine can be part of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<MeshFacts>,
 }
 
 /// What a node has to give to containers.
@@ -81,6 +85,13 @@ pub struct NodeRecord {
     /// Whether it gets anything new.
     #[serde(default)]
     pub trust: Trust,
+    /// Which of the network's node addresses is its own; 0 until it can use one.
+    #[serde(default)]
+    pub address: u16,
+    /// The serial of the key that people want it to have at least, see
+    /// [`MeshFacts::serial`].
+    #[serde(default)]
+    pub rotate_to: u64,
 }
 
 /// Whether a node gets anything new.

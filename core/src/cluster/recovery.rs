@@ -46,6 +46,8 @@ impl Cluster {
         for other in others {
             next.remove_node(wall, other, true)?;
         }
+        // Nobody could join a machine that is in no mesh.
+        next.mesh_only &= next.nodes.values().all(|record| next.mesh_address(record).is_some());
         // Whoever holds one may hold it since before.
         next.tokens.clear();
         let revision = next.revision;

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::certificates::Shown;
-pub use self::network::{Network, SERVICE_ADDRESSES};
+pub use self::network::{NODE_ADDRESSES, Network, SERVICE_ADDRESSES};
 pub use self::routes::RouteTable;
 pub use self::zone::{Data, Kind, Lookup, TTL_SECONDS, ZONE};
 use crate::acme::Challenge;
@@ -77,7 +77,7 @@ pub struct Replica {
 pub struct NodeTable {
     /// What people call it.
     pub name: String,
-    /// Where its containers are reached.
+    /// Where its containers are reached: in the mesh, once nodes speak through nothing else.
     pub host: IpAddr,
 }
 
@@ -85,7 +85,9 @@ impl Tables {
     /// The tables that a state means.
     pub fn of(cluster: &Cluster) -> Tables {
         let nodes = cluster.nodes.iter().filter_map(|(id, record)| {
-            let host = record.facts.advertise.parse().ok()?;
+            let advertised = || record.facts.advertise.parse().ok();
+            let inside = cluster.mesh_address(record).filter(|_| cluster.mesh_only);
+            let host = inside.map(IpAddr::V4).or_else(advertised)?;
             Some((*id, NodeTable { name: record.name.clone(), host }))
         });
         let nodes: BTreeMap<NodeId, NodeTable> = nodes.collect();

@@ -1,6 +1,6 @@
 //! Addresses of a cluster's own: a range that its nodes and services share, the same on all nodes.
 //!
-//! The lower half is for nodes, the upper for services. An address of a service is good on each
+//! The first quarter is for nodes, in the mesh; the upper half for services. An address of a service is good on each
 //! node, where it leads to that node's own forwarder; it is never seen between machines.
 
 use core::net::Ipv4Addr;
@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Addresses that services can be given, counted from 1.
 pub const SERVICE_ADDRESSES: u16 = 32_000;
+/// Addresses that nodes can be given, counted from 1.
+pub const NODE_ADDRESSES: u16 = 16_000;
 
 /// The first address of the upper half.
 const UPPER: u16 = 1 << 15;
@@ -35,6 +37,9 @@ impl Network {
     /// Bits that all addresses share which are good on one node only.
     pub const LOCAL_PREFIX: u8 = Network::PREFIX + 1;
 
+    /// Bits that all addresses of nodes share.
+    pub const NODE_PREFIX: u8 = Network::PREFIX + 2;
+
     fn at(self, number: u16) -> Ipv4Addr {
         let [high, low] = number.to_be_bytes();
         Ipv4Addr::new(self.0, self.1, high, low)
@@ -48,6 +53,11 @@ impl Network {
     /// The first address of those that are good on one node only.
     pub fn first_local(self) -> Ipv4Addr {
         self.at(UPPER)
+    }
+
+    /// The address of a node in the mesh.
+    pub fn of_node(self, address: u16) -> Ipv4Addr {
+        self.at(address)
     }
 
     /// The address at which a service is called.
@@ -92,6 +102,18 @@ mod tests {
             assert_eq!(network.service_at(at), Some(address));
         }
         assert_eq!(network.of_service(1), Ipv4Addr::new(10, 77, 128, 1));
+    }
+
+    #[test]
+    fn addresses_of_nodes_share_a_prefix_with_nothing_else() {
+        let network = Network(10, 77);
+        let part = |address: Ipv4Addr| u32::from(address) >> (32 - u32::from(Network::NODE_PREFIX));
+        for address in [1, NODE_ADDRESSES] {
+            assert_eq!(part(network.of_node(address)), part(network.first()));
+        }
+        for other in [network.gateway(), network.resolver(), network.of_service(1)] {
+            assert_ne!(part(other), part(network.first()), "{other}");
+        }
     }
 
     #[test]

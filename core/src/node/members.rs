@@ -41,7 +41,11 @@ impl Node {
             rpc: ask.rpc.clone(),
             version: ask.version.clone(),
             supports: ask.supports,
+            mesh: ask.mesh.clone(),
         };
+        if self.cluster.mesh_only && ask.mesh.is_none() {
+            return Err(refused(&Refusal::NoMesh));
+        }
         if ask.supports < self.cluster.features {
             let (supports, level) = (ask.supports, self.cluster.features);
             return Err(refused(&Refusal::TooOld { supports, level }));
@@ -89,8 +93,7 @@ impl Node {
             cluster: self.cluster.id.clone().unwrap_or_default(),
             name: record.name.clone(),
             roles: record.roles,
-            members: self.members_at(),
-            known_below: NodeId(self.cluster.next_node),
+            book: self.book(),
         })
     }
 
@@ -222,6 +225,8 @@ impl Node {
             node: self.node_view(id, record),
             key: record.key.clone(),
             rpc: record.facts.rpc.clone(),
+            mesh: record.facts.mesh.clone(),
+            mesh_address: self.cluster.mesh_address(record),
             boot: record.facts.boot,
             down_since: match record.liveness {
                 Liveness::Joining | Liveness::Up => None,

@@ -9,6 +9,7 @@ mod deploying;
 mod forwarding;
 mod freshness;
 mod members;
+mod mesh;
 mod past;
 mod requests;
 mod routing;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use self::freshness::Freshness;
+use self::mesh::Whereabouts;
 use self::requests::Requests;
 pub(crate) use self::routing::Routing;
 use crate::agent::Agent;
@@ -30,9 +32,9 @@ use crate::brain::{Brain, Said};
 use crate::cluster::admission::{Admission, Roles};
 use crate::cluster::alloc::Alloc;
 use crate::cluster::command::{Command, Entry};
-use crate::cluster::node::{NodeFacts, NodeRecord};
+use crate::cluster::node::NodeFacts;
 use crate::cluster::{Cluster, Revision};
-use crate::effect::{Effect, Peer};
+use crate::effect::{Book, Effect};
 use crate::event::{Event, Leadership};
 use crate::message::Message;
 use crate::mutant::{self, Mutant};
@@ -57,9 +59,9 @@ pub struct NodeConfig {
     pub facts: NodeFacts,
     /// The clockwork.
     pub timing: Timing,
-    /// Whether it has an address book, from when it last knew where the others are. Without one it
-    /// gives out what it reads in its log, however old: it has nothing better to find them by.
-    pub has_book: bool,
+    /// Its address book, from when it last knew where the others are. Without one it gives out what it
+    /// reads in its log, however old: it has nothing better to find them by.
+    pub book: Option<Book>,
 }
 
 /// What the first node of a cluster is, which nobody admits.
@@ -145,10 +147,7 @@ pub struct Node {
     members_changed: bool,
     /// Whether this node was told to end, because it was removed.
     retired: bool,
-    /// The address book that was given out last.
-    peers: BTreeMap<NodeId, Peer>,
-    /// Whether that was given out as what is so now.
-    peers_current: bool,
+    whereabouts: Whereabouts,
     routing: Routing,
     freshness: Freshness,
     next_heartbeat: Mono,
@@ -168,8 +167,8 @@ impl NodeConfig {
     /// The command that begins the cluster with this node.
     pub(crate) fn founding(&self) -> Option<Command> {
         let Founder { name, key, roles, labels, network } = self.founder.clone()?;
-        let NodeFacts { advertise, rpc, version, supports, .. } = self.facts.clone();
-        let first = Admission { name, key, roles, labels, advertise, rpc, version, supports };
+        let NodeFacts { advertise, rpc, version, supports, mesh, .. } = self.facts.clone();
+        let first = Admission { name, key, roles, labels, advertise, rpc, version, supports, mesh };
         let cluster = self.cluster.clone();
         Some(Command::Found { cluster, node: self.id, first: Box::new(first), network })
     }
@@ -191,8 +190,7 @@ impl Node {
             members: None,
             members_changed: false,
             retired: false,
-            peers: BTreeMap::new(),
-            peers_current: false,
+            whereabouts: Whereabouts::from(config.book.clone()),
             routing: Routing::default(),
             freshness: Freshness::default(),
             next_heartbeat: now.mono,
@@ -213,7 +211,7 @@ impl Node {
             Event::Restored { at, bytes } => self.restored(at, &bytes),
             Event::CaughtUp => {
                 self.caught_up = true;
-                self.publish_peers();
+                self.publish_book();
             }
             Event::SnapshotWanted => {
                 let (at, bytes) = (self.cluster.revision, self.cluster.encode());
@@ -262,6 +260,9 @@ impl Node {
                 self.config.facts.unrouted = why;
                 self.next_heartbeat = now.mono;
             }
+            Event::Greeted { peers, .. } => self.greeted(peers),
+            Event::Met { met, unmet } => self.met(met, &unmet),
+            Event::MeshChanged { mesh } => self.mesh_changed(now, mesh),
             Event::EngineConnected => self.agent.engine_connected(),
             Event::Wake => {}
         }
@@ -347,7 +348,7 @@ impl Node {
     }
 
     fn members_applied(&mut self) {
-        self.publish_peers();
+        self.publish_book();
         let id = self.config.id;
         // Numbers are never given again: one that was given and is not there was removed.
         if id.0 < self.cluster.next_node && !self.cluster.nodes.contains_key(&id) {
@@ -372,36 +373,6 @@ impl Node {
         );
     }
 
-    /// Gives out the address book, if it is another; not while the state is one of long ago and
-    /// there is a better book.
-    fn publish_peers(&mut self) {
-        if !self.caught_up && self.config.has_book {
-            return;
-        }
-        let members = self.cluster.nodes.iter();
-        let mut known = self.peers.iter();
-        let same = members.clone().all(|(id, record)| {
-            known.next().is_some_and(|(known, peer)| {
-                known == id && peer.rpc == record.facts.rpc && peer.key == record.key
-            })
-        });
-        if same && known.next().is_none() && self.peers_current == self.caught_up {
-            return;
-        }
-        self.peers = self.members_at();
-        self.peers_current = self.caught_up;
-        let known_below = NodeId(self.cluster.next_node);
-        let (peers, current) = (self.peers.clone(), self.caught_up);
-        self.out.push(Effect::Peers { peers, known_below, current });
-    }
-
-    /// Where every member is.
-    fn members_at(&self) -> BTreeMap<NodeId, Peer> {
-        let peer =
-            |record: &NodeRecord| Peer { rpc: record.facts.rpc.clone(), key: record.key.clone() };
-        self.cluster.nodes.iter().map(|(id, record)| (*id, peer(record))).collect()
-    }
-
     /// Another node should lead, if this one does.
     fn hand_on(&mut self, now: Now) {
         if let (Some(brain), Some(members)) = (&mut self.brain, &self.members) {
@@ -423,7 +394,7 @@ impl Node {
         self.brain = match leadership {
             Leadership::Leader { term } => {
                 self.caught_up = true;
-                self.publish_peers();
+                self.publish_book();
                 let rng = self.rng.child(&format!("term {term}"));
                 self.members_changed = true;
                 Some(Brain::new(self.config.id, now, self.config.timing, rng))
@@ -440,8 +411,8 @@ impl Node {
 
     fn message(&mut self, now: Now, from: NodeId, message: Message) {
         match message {
-            Message::Heartbeat { seq, facts, revision, trouble, reports, images } => {
-                let said = Said { trouble, reports, images };
+            Message::Heartbeat { seq, facts, revision, trouble, reports, images, met } => {
+                let said = Said { trouble, reports, images, met };
                 let Some(brain) = &mut self.brain else { return };
                 if !brain.heartbeat(now, from, (seq, revision), *facts, said) {
                     return;
@@ -469,6 +440,7 @@ impl Node {
         if !self.caught_up {
             return;
         }
+        self.renew_key();
         self.routing.publish(&self.cluster, &mut self.out);
         self.agent.step(now, &self.cluster, &mut self.out);
         self.heartbeat(now);
@@ -494,6 +466,7 @@ impl Node {
             trouble: self.agent.trouble().cloned(),
             reports: self.agent.reports(&self.cluster),
             images: self.agent.image_reports(&self.cluster),
+            met: self.whereabouts.met.clone(),
         };
         let awaited = self.cluster.allocs.values().filter_map(Alloc::awaits_release).max();
         let awaited = awaited.max(Some(self.routing.whole_since));
@@ -503,7 +476,7 @@ impl Node {
         }
         self.let_go = self.let_go.max(awaited);
         self.said = said.clone();
-        let Said { trouble, reports, images } = said;
+        let Said { trouble, reports, images, met } = said;
         self.heartbeat_seq += 1;
         if due {
             self.next_heartbeat = now.mono + self.config.timing.heartbeat;
@@ -511,7 +484,7 @@ impl Node {
         let (seq, facts) = (self.heartbeat_seq, Box::new(self.config.facts.clone()));
         self.freshness.sent(now.mono, seq);
         let revision = self.cluster.revision;
-        let message = Message::Heartbeat { seq, facts, revision, trouble, reports, images };
+        let message = Message::Heartbeat { seq, facts, revision, trouble, reports, images, met };
         match self.leadership {
             Leadership::Leader { .. } => self.message(now, self.config.id, message),
             Leadership::Follower { leader, .. } => {

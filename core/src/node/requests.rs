@@ -319,6 +319,7 @@ impl Node {
             Request::RevokeTokens => Ok(self.revoke_tokens(now, id)),
             Request::Drain { node, on } => self.drain(now, id, &node, on),
             Request::Label { node, set, remove } => self.label(now, id, &node, set, remove),
+            Request::RotateKey { node } => self.rotate_key(now, id, &node),
             Request::ImportCertificate(imported) => Ok(self.import_certificate(now, id, *imported)),
             Request::RemoveCertificate { name } => self.remove_certificate(now, id, name),
             Request::RenewCertificate { name } => self.renew_certificate(now, id, name),
@@ -376,6 +377,7 @@ impl Node {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::RotateKey { .. }
             | Request::ImportCertificate(_)
             | Request::RemoveCertificate { .. }
             | Request::RenewCertificate { .. }
@@ -461,7 +463,7 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
             ErrorCode::Forbidden
         }
         Refusal::Invalid(_) => ErrorCode::Invalid,
-        Refusal::TooOld { .. } => ErrorCode::Unsupported,
+        Refusal::TooOld { .. } | Refusal::NoMesh => ErrorCode::Unsupported,
         Refusal::Founded(_)
         | Refusal::Missing { .. }
         | Refusal::Stale(_)
@@ -496,6 +498,10 @@ pub(super) fn refused(refusal: &Refusal) -> ApiError {
         Refusal::TooOld { .. } => {
             error.hint("install the version that the other nodes run, and join again")
         }
+        Refusal::NoMesh => error.hint(
+            "`mill doctor` on this machine says what it lacks: the right to make network interfaces, \
+             or an --advertise that others reach",
+        ),
         Refusal::LastPrimary(_) => error.hint("let another primary join first"),
         Refusal::NotEmpty { name, .. } | Refusal::NotDrained(name) => error.hint(format!(
             "drain it first with `mill node drain {name}`; if the machine is gone for good, \

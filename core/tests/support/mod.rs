@@ -35,6 +35,7 @@ fn facts() -> NodeFacts {
         version: "0.1.0".to_owned(),
         supports: FeatureLevel::NEWEST,
         unrouted: None,
+        mesh: None,
     }
 }
 
@@ -58,7 +59,14 @@ impl Leader {
             labels: BTreeMap::new(),
             network: Network::default(),
         });
-        let config = NodeConfig { id, cluster, founder, facts: facts(), timing, has_book: true };
+        let config = NodeConfig {
+            id,
+            cluster,
+            founder,
+            facts: facts(),
+            timing,
+            book: Some(Default::default()),
+        };
         let mut leader = Leader { node: Node::new(config, 1, now), now, log: 0, said: 0 };
         leader.handle(Event::CaughtUp);
         leader.handle(Event::Leadership(Leadership::Leader { term: 1 }));
@@ -98,6 +106,7 @@ impl Leader {
             rpc: "10.0.0.1:7000".to_owned(),
             version: "0.1.0".to_owned(),
             supports: FeatureLevel::NEWEST,
+            mesh: None,
         });
         let id = ProposalId { node: NodeId(9), boot: 1, seq: 1 };
         let commands = vec![Command::AdmitNode { admission, token: None }];
@@ -117,6 +126,7 @@ impl Leader {
             trouble: None,
             reports: BTreeMap::new(),
             images: BTreeMap::new(),
+            met: Default::default(),
         };
         self.handle(Event::Message { from: OTHER, message });
     }

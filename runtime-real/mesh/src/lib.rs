@@ -22,7 +22,7 @@ mod userspace;
 pub use error::{Error, KeyError, PeersError, PrefixError};
 pub use explain::{Diagnosis, explain};
 pub use keys::{PrivateKey, PublicKey};
-pub use mesh::{Mesh, MeshOptions, Prefer};
+pub use mesh::{Mesh, MeshOptions, Prefer, probe};
 pub use peers::{MAX_ALLOWED, MAX_PEERS, Peer};
 pub use prefix::Prefix;
 pub use status::{Kind, PeerStatus, Status, Strangers, Underlay};

@@ -27,7 +27,10 @@ use tokio::task::JoinHandle;
 use crate::backup::Sealing;
 use crate::daemon::{Handle, StartError};
 use crate::identity::token_hash;
+use crate::ingress::Front;
+use crate::mesh::Meshing;
 use crate::streams::Streams;
+use crate::traffic::Carried;
 use crate::vault::Vault;
 
 /// What the API needs.
@@ -43,6 +46,11 @@ pub(crate) struct Serving {
     pub inviting: Option<(String, String)>,
     /// Seals what people bring.
     pub vault: Vault,
+    /// This node's part of the mesh.
+    pub meshing: Meshing,
+    /// What it carries to services, and takes from outside.
+    pub carried: Carried,
+    pub front: Front,
 }
 
 /// Serves on a unix socket that only root can use.

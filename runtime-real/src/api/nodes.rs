@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
+use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,6 +17,7 @@ use serde_json::json;
 use super::routes::{StaleQuery, ask};
 use super::{Serving, refusal};
 use crate::daemon::{TokenWish, create_token};
+use crate::metrics::{self, Counts};
 
 pub(super) fn router() -> Router<Serving> {
     Router::new()
@@ -23,6 +25,9 @@ pub(super) fn router() -> Router<Serving> {
         .route("/v1/nodes/{node}/drain", post(drain))
         .route("/v1/nodes/{node}/labels", post(label))
         .route("/v1/nodes/{node}/remove", post(remove))
+        .route("/v1/nodes/{node}/rotate-key", post(rotate_key))
+        .route("/v1/mesh", get(mesh))
+        .route("/v1/metrics", get(counted))
         .route("/v1/tokens", post(token))
         .route("/v1/tokens/revoke", post(revoke))
 }
@@ -33,6 +38,25 @@ async fn node(
     Query(query): Query<StaleQuery>,
 ) -> Response {
     ask(&serving, Request::Node { node, stale: query.stale }).await
+}
+
+/// The mesh as this very node sees it.
+async fn mesh(State(serving): State<Serving>) -> Response {
+    Json(serving.meshing.report()).into_response()
+}
+
+/// What this very node counts, for Prometheus.
+async fn counted(State(serving): State<Serving>) -> Response {
+    let counts = Counts {
+        forwarders: serving.carried.counted(),
+        ingress: serving.front.counted(),
+        mesh: serving.meshing.report(),
+    };
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&counts)).into_response()
+}
+
+async fn rotate_key(State(serving): State<Serving>, Path(node): Path<String>) -> Response {
+    ask(&serving, Request::RotateKey { node }).await
 }
 
 #[derive(Deserialize)]

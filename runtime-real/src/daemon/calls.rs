@@ -1,6 +1,7 @@
 //! What other nodes say to this one: who may, was decided by `rpc`; what it means, here.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -15,11 +16,13 @@ use mill_core::api::Request;
 use mill_core::event::Origin;
 use mill_core::message::Message;
 use mill_core::name::NodeId;
-use tokio::sync::mpsc;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 
 use super::Consensus;
 use super::joining::{Admitting, to_json};
-use crate::rpc::{Accept, BODY_MAX, Caller, Dial, JOIN_PATH, Server, Tcp};
+use crate::rpc::{Accept, BODY_MAX, Caller, Dial, Ends, GREET_PATH, JOIN_PATH, Server, Tcp};
+use mill_core::effect::Book;
 
 pub(super) const MESSAGE_PATH: &str = "/rpc/1/message";
 pub(super) const REQUEST_PATH: &str = "/rpc/1/request";
@@ -63,6 +66,8 @@ impl Answerer for Consensus {
 pub(super) struct Answering<C = Consensus, D = Tcp> {
     pub(super) consensus: C,
     pub(super) events: mpsc::Sender<Event>,
+    /// Where the others are, as far as this node knows.
+    pub(super) known: watch::Receiver<Book>,
     pub(super) admitting: Admitting<C, D>,
 }
 
@@ -73,6 +78,7 @@ pub(super) fn router<C: Answerer, D: Dial>(answering: Answering<C, D>) -> Router
         .route("/rpc/1/raft/{call}", post(consensus::<C, D>))
         .route(MESSAGE_PATH, post(message::<C, D>))
         .route(REQUEST_PATH, post(request::<C, D>))
+        .route(GREET_PATH, post(greet::<C, D>))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .route(JOIN_PATH, joining)
         .with_state(answering)
@@ -109,6 +115,21 @@ async fn message<C: Answerer, D: Dial>(
     }
 }
 
+async fn greet<C: Answerer, D: Dial>(
+    State(answering): State<Answering<C, D>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
+    let (Caller::Node(from), Ok(peers)) = (caller, serde_json::from_slice(&body)) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let answer = to_json(&answering.known.borrow().peers);
+    match answering.events.try_send(Event::Greeted { from, peers }) {
+        Ok(()) => answer.into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
 async fn request<C: Answerer, D: Dial>(
     State(answering): State<Answering<C, D>>,
     Extension(caller): Extension<Caller>,
@@ -133,14 +154,27 @@ async fn join<C: Answerer, D: Dial>(
     answering.admitting.answer(caller, body.into()).await.into_response()
 }
 
+/// The same at an address of this node in the mesh, as soon as it can be listened on.
+pub(super) async fn serve_inside(address: SocketAddr, server: Server) {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return serve(listener, server).await,
+            Err(error) => {
+                tracing::warn!(%address, %error, "other nodes cannot come in through the mesh");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
 /// Serves other nodes for as long as it is let.
 pub(super) async fn serve(listener: impl Accept, server: Server) {
     loop {
         match listener.accept().await {
-            Ok((stream, from)) => {
+            Ok((stream, Ends { from, to })) => {
                 let server = server.clone();
                 drop(tokio::spawn(async move {
-                    if let Err(error) = server.serve(stream).await {
+                    if let Err(error) = server.serve(stream, to.ip()).await {
                         tracing::debug!(%from, %error, "a connection of another node ended");
                     }
                 }));

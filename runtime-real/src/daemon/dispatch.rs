@@ -19,11 +19,12 @@ use tokio::time::timeout;
 use super::Consensus;
 use super::wire::Wire;
 use crate::acme::{self, Certifier};
-use crate::book::Book;
 use crate::docker::Engine;
 use crate::ingress::Front;
+use crate::mesh::Meshing;
 use crate::rpc::Server;
 use mill_consensus::Proposal;
+use mill_core::effect::Book;
 
 /// A change of members that takes longer is given up.
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
@@ -36,10 +37,7 @@ pub(super) struct Dispatch {
     consensus: Consensus,
     engine: Engine,
     /// What this node says to others, and whom it listens to.
-    wire: Wire,
-    server: Server,
-    /// Where the others are, to be kept on disk.
-    book: watch::Sender<Book>,
+    ends: Ends,
     /// What traffic is carried by.
     tables: watch::Sender<Arc<Tables>>,
     /// Where requests from outside come in.
@@ -57,8 +55,18 @@ pub(super) struct Dispatch {
     operations: JoinSet<()>,
 }
 
-/// What this node says to others, whom it listens to, and where they are kept.
-pub(super) type Ends = (Wire, Server, watch::Sender<Book>);
+/// What this node says to others, and whom it listens to.
+pub(super) struct Ends {
+    pub(super) wire: Wire,
+    pub(super) server: Server,
+    /// Where the others are, as far as this node knows.
+    pub(super) known: watch::Sender<Book>,
+    /// The same, to be kept on disk.
+    pub(super) kept: watch::Sender<Book>,
+    /// Its part of the mesh.
+    pub(super) meshing: Meshing,
+}
+
 /// What traffic is carried by, from inside and from outside, and who gets its certificates.
 pub(super) type Carriers = (watch::Sender<Arc<Tables>>, Front, Certifier);
 
@@ -66,7 +74,7 @@ impl Dispatch {
     pub fn new(
         consensus: Consensus,
         engine: Engine,
-        (wire, server, book): Ends,
+        ends: Ends,
         (tables, front, certifier): Carriers,
         events: mpsc::Sender<Event>,
         retired: oneshot::Sender<()>,
@@ -74,9 +82,7 @@ impl Dispatch {
         Dispatch {
             consensus,
             engine,
-            wire,
-            server,
-            book,
+            ends,
             tables,
             front,
             certifier,
@@ -137,24 +143,28 @@ impl Dispatch {
                 }
             }
             Effect::Send { to, message } => {
-                let wire = self.wire.clone();
+                let wire = self.ends.wire.clone();
                 tokio::spawn(async move { wire.send(to, &message).await });
             }
             Effect::Forward { to, id, request } => {
-                let (wire, events) = (self.wire.clone(), self.events.clone());
+                let (wire, events) = (self.ends.wire.clone(), self.events.clone());
                 tokio::spawn(async move {
                     let outcome = wire.forward(to, &request).await;
                     let outcome = outcome.map(Box::new);
                     send(events, Event::Forwarded { id, outcome }).await;
                 });
             }
-            Effect::Peers { peers, known_below, current } => {
-                let book = Book { peers, known_below: known_below.0 };
+            Effect::Peers { book, current } => {
                 self.open_book(&book);
                 if current {
-                    self.book.send_replace(book);
+                    self.ends.kept.send_replace(book);
                 }
             }
+            Effect::Greet { to } => {
+                let (wire, book) = (self.ends.wire.clone(), self.ends.known.borrow().clone());
+                tokio::spawn(async move { wire.greet(to, &book).await });
+            }
+            Effect::RotateKey { serial } => self.ends.meshing.rotate(serial),
             Effect::Publish { tables } => {
                 self.front.publish(&tables);
                 self.tables.send_replace(tables);
@@ -170,9 +180,9 @@ impl Dispatch {
 
     /// Whom this node speaks to and listens to from now on.
     pub fn open_book(&self, book: &Book) {
-        self.wire.set(&book.peers);
-        let keys = book.peers.iter().map(|(node, peer)| (*node, peer.key.clone()));
-        self.server.set_book(keys.collect(), book.known_below);
+        self.ends.wire.set(book);
+        self.ends.server.set_book(book.clone());
+        self.ends.known.send_replace(book.clone());
     }
 
     /// The loop is told in a moment: whoever asked for this is still to be answered.

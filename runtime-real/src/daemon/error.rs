@@ -63,6 +63,9 @@ pub enum StartError {
     /// The container engine's address.
     #[error("{0}")]
     Engine(String),
+    /// Its part of the mesh, without which nobody speaks with it.
+    #[error("the nodes of this cluster speak through WireGuard only, and this one cannot: {0}")]
+    Mesh(String),
     /// The authority of this machine's own, for development.
     #[error("{0}")]
     LocalAuthority(String),

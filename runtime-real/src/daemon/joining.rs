@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +14,19 @@ use std::time::Duration;
 use mill_core::api::{Answer, ApiError, ErrorCode, JoinAsk, Outcome, Request};
 use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
+use mill_core::cluster::mesh::MeshFacts;
 use mill_core::name::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::calls::Answerer;
 use super::wire::Wire;
 use super::{Consensus, Handle};
-use crate::book::Book;
 use crate::clock;
 use crate::pki::{self, Authority, AuthorityPem, NodeKey, PkiError};
 use crate::rpc::{self, Caller, Dial, JOIN_PATH, Tcp};
 use crate::token::{JoinToken, hash_of};
 use crate::vault::ClusterKey;
+use mill_core::effect::Book;
 
 /// To be admitted takes two rounds of consensus, at most one of them with a new leader.
 const ADMITTED_WITHIN: Duration = Duration::from_secs(15);
@@ -145,17 +147,19 @@ pub(super) struct Joiner {
     pub(super) advertise: String,
     pub(super) rpc: String,
     pub(super) version: String,
+    /// Where its datagrams come in, if it can be part of a mesh.
+    pub(super) mesh: Option<SocketAddr>,
 }
 
 /// Asks to be a node.
 pub(super) async fn ask(
     dial: impl Dial,
     key: &NodeKey,
-    invitation: &Invitation,
-    joiner: &Joiner,
+    mesh: Option<MeshFacts>,
+    (invitation, joiner): (&Invitation, &Joiner),
 ) -> Result<Welcome, JoinError> {
     let Invitation { address, token, roles, labels } = invitation.clone();
-    let Joiner { name, advertise, rpc, version } = joiner.clone();
+    let Joiner { name, advertise, rpc, version, mesh: _ } = joiner.clone();
     let ask = JoinAsk {
         // Made from the secret by whoever admits.
         token: String::new(),
@@ -167,6 +171,7 @@ pub(super) async fn ask(
         rpc,
         version,
         supports: FeatureLevel::NEWEST,
+        mesh,
         wall: clock::wall(),
     };
     let unreachable = |source| JoinError::Unreachable { address: address.clone(), source };
@@ -221,7 +226,7 @@ impl<C: Answerer, D: Dial> Admitting<C, D> {
         // Whoever asks has that key, whatever they say.
         ask.key = pki::key_of_request(&certificate).map_err(refused)?;
         let admitted = self.handle.ask(Request::Join(Box::new(ask))).await?;
-        let Answer::Admitted { node, cluster, name, roles, members, known_below } = admitted else {
+        let Answer::Admitted { node, cluster, name, roles, book } = admitted else {
             return Err(ApiError::new(ErrorCode::Internal, "the node answered something else"));
         };
         let signed = authority.sign(&certificate, node, &cluster).map_err(refused)?;
@@ -236,7 +241,7 @@ impl<C: Answerer, D: Dial> Admitting<C, D> {
             cluster_key: self.cluster_key.reveal(),
             token_hash: self.token_hash.clone(),
             recovery: self.recovery.clone(),
-            book: Book { peers: members, known_below: known_below.0 },
+            book,
         })
     }
 

@@ -2,6 +2,7 @@
 //! the authority. Made by founding a cluster or by joining one, and read again at every start.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +14,10 @@ use mill_core::cluster::recovery::Survivor;
 use super::StartError;
 use super::joining::{self, Invitation, JoinError, Joiner, Welcome};
 use crate::backup::Backup;
+use crate::book;
 use crate::clock;
 use crate::identity::{self, Claimed, Identity, Opened, PKI_FOLDER};
+use crate::mesh::MeshKey;
 use crate::pki::{self, Authority, Credentials, PkiError, Store};
 use crate::recovery::{self, RecoveryError};
 use crate::recovery_key::RecoveryKey;
@@ -30,6 +33,8 @@ pub(super) struct Membership {
     pub(super) authority: Option<Arc<Authority>>,
     /// What the cluster seals with.
     pub(super) cluster_key: ClusterKey,
+    /// This machine's key for the mesh, if it can be part of one.
+    pub(super) mesh: Option<MeshKey>,
 }
 
 impl Membership {
@@ -38,6 +43,7 @@ impl Membership {
         data: &Path,
         log: &Path,
         name: Option<String>,
+        mesh: Option<SocketAddr>,
     ) -> Result<Membership, StartError> {
         let claimed = identity::claim(data)?;
         recovery::finish_swap(&claimed)?;
@@ -54,7 +60,7 @@ impl Membership {
         if store.cluster_key()?.is_none() && !identity.joined {
             store.keep_cluster_key(&ClusterKey::generate()?)?;
         }
-        Membership::read(opened, &store)
+        Membership::read(opened, &store, mesh)
     }
 
     /// The node that `data` is of, or a new one of the cluster that the invitation is from.
@@ -75,12 +81,13 @@ impl Membership {
             }
             None => {
                 let key = store.node_key()?;
-                let welcome = joining::ask(dial, &key, invitation, joiner).await?;
+                let mesh = mesh_key(&store, joiner.mesh)?.map(|mesh| mesh.facts());
+                let welcome = joining::ask(dial, &key, mesh, (invitation, joiner)).await?;
                 keep(data, &store, &welcome, invitation)?
             }
         };
         let opened = claimed.open(log, || Ok(identity))?;
-        Membership::read(opened, &store)
+        Membership::read(opened, &store, joiner.mesh)
     }
 
     /// A new machine, as the only node of a cluster that was backed up.
@@ -98,7 +105,8 @@ impl Membership {
         let authority = Authority::from_pem(&backup.authority(key)?)?;
         let store = Store::open(&data.join(PKI_FOLDER))?;
         let node_key = store.node_key()?;
-        let Joiner { name, advertise, rpc, version } = joiner.clone();
+        let Joiner { name, advertise, rpc, version, mesh } = joiner.clone();
+        let mesh_key = mesh_key(&store, mesh)?;
         let admission = Admission {
             name: name.clone(),
             key: node_key.fingerprint(),
@@ -108,6 +116,7 @@ impl Membership {
             rpc,
             version,
             supports: FeatureLevel::NEWEST,
+            mesh: mesh_key.map(|key| key.facts()),
         };
         let state = Cluster::decode(backup.state.as_bytes()).map_err(RecoveryError::State)?;
         let survivor = Survivor::New(Box::new(admission));
@@ -122,17 +131,27 @@ impl Membership {
         recovery::make_beside(data, &identity, &cluster)?;
         let opened = claimed.open(log, || Ok(identity))?;
         recovery::swap(data)?;
-        Membership::read(opened, &store)
+        Membership::read(opened, &store, mesh)
     }
 
-    fn read(opened: Opened, store: &Store) -> Result<Membership, StartError> {
+    fn read(
+        opened: Opened,
+        store: &Store,
+        mesh: Option<SocketAddr>,
+    ) -> Result<Membership, StartError> {
         let credentials = store.credentials(&opened.identity.cluster)?;
         let lost = || PkiError::Lost { folder: store.folder().to_path_buf() };
         let credentials = credentials.ok_or_else(lost)?;
         let authority = store.authority()?.map(Arc::new);
         let cluster_key = store.cluster_key()?.ok_or_else(lost)?;
-        Ok(Membership { opened, credentials, authority, cluster_key })
+        let mesh = mesh_key(store, mesh)?;
+        Ok(Membership { opened, credentials, authority, cluster_key, mesh })
     }
+}
+
+/// This machine's key for the mesh, for datagrams that come in there.
+fn mesh_key(store: &Store, endpoint: Option<SocketAddr>) -> Result<Option<MeshKey>, PkiError> {
+    endpoint.map(|endpoint| MeshKey::open(store.folder(), endpoint)).transpose()
 }
 
 /// The first node's certificate, under an authority that begins with it.
@@ -165,7 +184,8 @@ fn keep(
     let garbled = || JoinError::Garbled { address: invitation.address.clone() };
     store.keep_cluster_key(&ClusterKey::read(&welcome.cluster_key).ok_or_else(garbled)?)?;
     store.keep(&authority, &certificate)?;
-    welcome.book.keep(data).map_err(|source| StartError::Disk { path: data.to_owned(), source })?;
+    book::keep(&welcome.book, data)
+        .map_err(|source| StartError::Disk { path: data.to_owned(), source })?;
     let Welcome { cluster, node, name, token_hash, recovery, .. } = welcome.clone();
     Ok(Identity::joined(cluster, node, name, (token_hash, recovery)))
 }

@@ -12,6 +12,7 @@ mod dispatch;
 mod door;
 mod error;
 mod event_loop;
+mod inside;
 mod joining;
 mod membership;
 #[cfg(test)]
@@ -30,13 +31,13 @@ use mill_core::event::Origin;
 use mill_core::node::Founder;
 use mill_core::timing::Timing;
 use mill_core::{Event, Node, NodeConfig};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::calls::Answering;
 pub use self::clearing::clear_left_behind;
 use self::clearing::remove_all;
-use self::dispatch::Dispatch;
+use self::dispatch::{Dispatch, Ends};
 use self::door::Door;
 pub use self::error::StartError;
 use self::event_loop::{Ended, EventLoop};
@@ -48,12 +49,13 @@ use self::wire::Wire;
 use crate::acme::{Certifier, LocalFiles};
 use crate::api;
 use crate::backup::{Backup, Sealing};
-use crate::book::{self, Book};
+use crate::book;
 use crate::clock::Clock;
 use crate::docker::{Engine, EngineOptions, PULLED_FILE};
 use crate::host;
 use crate::identity::{self, Identity, LOG_FOLDER, Opened};
 use crate::ingress::{Front, IngressOptions};
+use crate::mesh::{self, MeshKey, Meshing};
 use crate::pki::{self, Authority};
 use crate::recorder::Recorder;
 use crate::recovery_key::RecoveryKey;
@@ -109,6 +111,7 @@ pub struct Daemon {
     engine: Engine,
     tasks: Vec<JoinHandle<()>>,
     front: Front,
+    meshing: Meshing,
     /// `None` once it has ended.
     event_loop: Option<JoinHandle<Ended>>,
     /// Stops the event loop.
@@ -216,7 +219,7 @@ impl Daemon {
     pub async fn start(options: DaemonOptions) -> Result<Daemon, StartError> {
         let door = Door::open(&options).await?;
         let (data, name) = (&options.data, options.name.clone());
-        let membership = Membership::found(data, &log_file(data), name)?;
+        let membership = Membership::found(data, &log_file(data), name, door.mesh.clone().ok())?;
         Daemon::run(options, door, membership).await
     }
 
@@ -231,7 +234,7 @@ impl Daemon {
         show: impl FnOnce(&Beginning),
     ) -> Result<Beginning, StartError> {
         let (data, name) = (&options.data, options.name.clone());
-        let mut opened = Membership::found(data, &log_file(data), name)?.opened;
+        let mut opened = Membership::found(data, &log_file(data), name, None)?.opened;
         let beginning = Beginning::of(&mut opened);
         show(&beginning);
         opened.announce()?;
@@ -293,7 +296,11 @@ impl Daemon {
         door: Door,
         membership: Membership,
     ) -> Result<Daemon, StartError> {
-        let Membership { mut opened, credentials, authority, cluster_key } = membership;
+        let Membership { mut opened, credentials, authority, cluster_key, mesh } = membership;
+        let book = book::read(&options.data);
+        let mesh = inside::key(mesh, &door, book.as_ref())?;
+        let mesh_facts = mesh.as_ref().ok().map(MeshKey::facts);
+        let known = watch::Sender::new(book.clone().unwrap_or_default());
         let vault = Vault::new(&cluster_key);
         let local =
             options.ingress.authority.as_deref().map(|folder| LocalFiles::new(folder).open());
@@ -309,7 +316,7 @@ impl Daemon {
             pulled: Some(options.data.join(PULLED_FILE)),
         })
         .map_err(|error| StartError::Engine(error.detail))?;
-        let (tables, names, carrying) = traffic::start(identity.node);
+        let traffic::Started { tables, names, carried, carrying } = traffic::start(identity.node);
         let engine = engine.with_names(names);
         let raft = options.data.join(LOG_FOLDER);
         let disk =
@@ -329,6 +336,10 @@ impl Daemon {
         let authority_print = pki::fingerprint(&credentials.authority);
         let me = (identity.node, identity.name.as_str());
         let streams = Streams::new(handle.clone(), engine.clone(), wire.peers(), me);
+        let (meshing, end) = mesh::prepare(identity.node, mesh, known.subscribe(), events.clone());
+        let ingress = options.ingress.clone();
+        let front =
+            Front::new(identity.node, ingress, vault.clone(), &options.data, events.clone());
         let serving = api::Serving {
             handle: handle.clone(),
             streams: streams.clone(),
@@ -339,6 +350,9 @@ impl Daemon {
                 .map(|authority| Arc::new(sealing(&identity, authority, &cluster_key))),
             vault: vault.clone(),
             inviting: door.address.clone().map(|rpc| (rpc, authority_print.clone())),
+            meshing: meshing.clone(),
+            carried,
+            front: front.clone(),
         };
         let mut tasks = vec![api::serve_unix(&options.socket, serving.clone())?, carrying];
         if let Some(address) = &options.listen {
@@ -353,29 +367,30 @@ impl Daemon {
             wire: wire.clone(),
             consensus: consensus.clone(),
         };
-        let answering =
-            Answering { consensus: consensus.clone(), events: events.clone(), admitting };
+        let answering = Answering {
+            consensus: consensus.clone(),
+            events: events.clone(),
+            known: known.subscribe(),
+            admitting,
+        };
         let paths = calls::router(answering).merge(streams.router());
         let server = Server::new(&credentials, paths, Limits::default());
         let server = server.map_err(StartError::Certificates)?;
         // Nothing that can fail for the operator's reasons follows: this start counts.
         opened.begin()?;
         let clock = Clock::start();
-        let book = Book::read(&options.data);
-        let config = NodeConfig {
-            has_book: book.is_some(),
-            ..node_config(&opened, &options, &credentials.fingerprint(), door.told())
-        };
+        let mut config = node_config(&opened, &options, &credentials.fingerprint(), door.told());
+        config.book.clone_from(&book);
+        config.facts.mesh = mesh_facts;
         let node = Node::new(config, identity::entropy()?, clock.now());
         let recorder = record(&options, &opened, &node);
         let (retired, is_retired) = oneshot::channel();
         let (keeper, keeping) = book::keeper(options.data.clone());
-        let ingress = options.ingress.clone();
-        let front = Front::new(identity.node, ingress, vault, &options.data, events.clone());
+        tasks.extend(end.map(|end| inside::begin(end, &door, &server)));
         let dispatch = Dispatch::new(
             consensus.clone(),
             engine.clone(),
-            (wire, server.clone(), keeper),
+            Ends { wire, server: server.clone(), known, kept: keeper, meshing: meshing.clone() },
             (tables, front.clone(), certifier),
             events.clone(),
             retired,
@@ -402,6 +417,7 @@ impl Daemon {
             engine,
             tasks,
             front,
+            meshing,
             event_loop: Some(event_loop),
             stop,
             _identity: opened,
@@ -460,6 +476,7 @@ impl Daemon {
             let _ = event_loop.await;
         }
         self.consensus.shutdown().await;
+        self.meshing.stop();
         // The socket may be gone already.
         let _ = std::fs::remove_file(&self.socket);
     }
@@ -487,6 +504,7 @@ impl Joiner {
             advertise: options.advertise.clone(),
             rpc: door.told(),
             version: options.version.clone(),
+            mesh: door.mesh.clone().ok(),
         }
     }
 }
@@ -526,9 +544,10 @@ fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String)
             version: options.version.clone(),
             supports: FeatureLevel::NEWEST,
             unrouted: None,
+            mesh: None,
         },
         timing: Timing::default(),
-        has_book: false,
+        book: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What this node says to others: calls of consensus, messages, and requests that it passes on.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -17,12 +17,16 @@ use tokio::sync::mpsc;
 use super::calls::{MESSAGE_PATH, REQUEST_PATH, consensus_path};
 use super::joining::to_json;
 use crate::pki::Credentials;
-use crate::rpc::{CallError, Dial, Peer, Peers, Tcp};
+use crate::rpc::{CallError, Dial, GREET_PATH, Peer, Peers, Tcp};
+use mill_core::effect::Book;
 
 /// A message that was not taken by then is lost: the next one says more.
 const MESSAGE_WITHIN: Duration = Duration::from_secs(2);
 /// The leader answers a request by then, after what it was asked to hold it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// A greeting that was not answered by then is lost.
+const GREETED_WITHIN: Duration = Duration::from_secs(4);
 
 /// The way to the other nodes. Clones share the connections.
 #[derive(Clone, Debug)]
@@ -46,12 +50,37 @@ impl<D: Dial> Wire<D> {
     }
 
     /// Who can be called from now on.
-    pub(super) fn set(&self, peers: &BTreeMap<NodeId, effect::Peer>) {
-        let reachable = peers.iter().filter(|(_, peer)| !peer.rpc.is_empty());
-        let peers = reachable.map(|(node, effect::Peer { rpc, key })| {
-            (*node, Peer { address: rpc.clone(), key: key.clone() })
+    pub(super) fn set(&self, book: &Book) {
+        let reachable = book.peers.iter().filter(|(_, peer)| !peer.rpc.is_empty());
+        let peers = reachable.map(|(node, peer)| {
+            let inside = inside(peer).filter(|_| book.mesh_only);
+            let address = inside.unwrap_or_else(|| peer.rpc.clone());
+            (*node, Peer { address, key: peer.key.clone() })
         });
         self.peers.set(peers.collect());
+    }
+
+    /// Tells a node from outside the mesh whom this one knows, and asks the same.
+    pub(super) async fn greet(&self, to: NodeId, book: &Book) {
+        let Some(peer) = book.peers.get(&to).filter(|peer| !peer.rpc.is_empty()) else { return };
+        let peer = Peer { address: peer.rpc.clone(), key: peer.key.clone() };
+        let body = to_json(&book.peers);
+        let event = match self.peers.call_at(to, &peer, GREET_PATH, body, GREETED_WITHIN).await {
+            Ok(answer) => match serde_json::from_slice(&answer) {
+                Ok(peers) => Event::Greeted { from: to, peers },
+                Err(error) => {
+                    tracing::warn!(%to, %error, "the answer to a greeting cannot be read");
+                    return;
+                }
+            },
+            Err(CallError::Removed) => Event::Dismissed { by: to },
+            Err(error) => {
+                tracing::debug!(%to, %error, "a greeting was lost");
+                return;
+            }
+        };
+        // Where too much waits, the next greeting says it again.
+        let _ = self.events.try_send(event);
     }
 
     pub(super) async fn call(
@@ -104,6 +133,7 @@ impl<D: Dial> Wire<D> {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::RotateKey { .. }
             | Request::Certificates { .. }
             | Request::ImportCertificate(_)
             | Request::RemoveCertificate { .. }
@@ -131,6 +161,13 @@ impl<D: Dial> Wire<D> {
             }
         }
     }
+}
+
+/// Where a node is reached through the mesh: at its address there, on the port that it has outside.
+fn inside(peer: &effect::Peer) -> Option<String> {
+    let address = IpAddr::V4(peer.mesh.as_ref()?.address);
+    let (_, port) = peer.rpc.rsplit_once(':')?;
+    Some(SocketAddr::new(address, port.parse().ok()?).to_string())
 }
 
 impl<D: Dial> Transport for Wire<D> {

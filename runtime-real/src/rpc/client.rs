@@ -174,6 +174,30 @@ impl<D: Dial> Peers<D> {
         })
     }
 
+    /// The same at another address than the one that is known, on a connection of its own.
+    ///
+    /// # Errors
+    /// As [`Peers::call`].
+    pub async fn call_at(
+        &self,
+        to: NodeId,
+        peer: &Peer,
+        path: &str,
+        body: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Bytes, CallError> {
+        let calling = async {
+            let (with, inner) = (self.dial.clone(), self.shared.clone());
+            let dialled = dial(with, inner, to, peer.clone()).await;
+            exchange(dialled.map_err(CallError::NotAsked)?, path, body).await
+        };
+        let slow = |_| {
+            let text = format!("node {to} did not answer within {limit:?}");
+            CallError::NoAnswer(io::Error::new(io::ErrorKind::TimedOut, text))
+        };
+        timeout(limit, calling).await.map_err(slow)?
+    }
+
     /// Opens a stream to a path of a node, on a connection of its own.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 pub use self::client::{CallError, Peer, Peers, call_stranger};
-pub use self::server::{Caller, JOIN_PATH, Limits, Server};
+pub use self::server::{Caller, GREET_PATH, JOIN_PATH, Limits, Server};
 pub use self::stream::{Pieces, PiecesBody, Stream, only_streams, pieces};
 pub use self::tls::is_wrong_authority;
 
@@ -48,8 +48,17 @@ pub trait Accept: Send + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Waits for the next one; says from where it is.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+    /// Waits for the next one; says from where and to where it is.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Ends)>> + Send;
+}
+
+/// The ends of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// Who opened it.
+    pub from: SocketAddr,
+    /// Which address of this machine it came to.
+    pub to: SocketAddr,
 }
 
 /// The machine's own network.
@@ -70,10 +79,11 @@ impl Dial for Tcp {
 impl Accept for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    async fn accept(&self) -> io::Result<(TcpStream, Ends)> {
         let (stream, from) = TcpListener::accept(self).await?;
+        let to = stream.local_addr()?;
         // Small messages must not wait for more; one that is gone already is found out later.
         let _ = stream.set_nodelay(true);
-        Ok((stream, from))
+        Ok((stream, Ends { from, to }))
     }
 }

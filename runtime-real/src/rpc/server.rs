@@ -3,10 +3,11 @@
 //! A certificate of the cluster's authority says which node calls; the address book says which
 //! nodes there are, and with which keys. A node that the book does not have yet is let in, since a
 //! book may lag behind; one that was removed is not. Without a certificate only [`JOIN_PATH`] is
-//! there, for a few callers at a time.
+//! there, for a few callers at a time. Once nodes speak through the mesh only, that and
+//! [`GREET_PATH`] is all that is there for whoever comes from outside of it.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use axum::response::{IntoResponse as _, Response};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use mill_core::effect::Book;
 use mill_core::name::NodeId;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -33,6 +35,8 @@ use crate::pki::{Credentials, key_in, node_in};
 
 /// The one path that is there without a certificate.
 pub const JOIN_PATH: &str = "/rpc/1/join";
+/// The one path besides that nodes find outside the mesh, once they speak through it only.
+pub const GREET_PATH: &str = "/rpc/1/greet";
 
 /// A connection on which nothing comes is pinged this often.
 const PING_EVERY: Duration = Duration::from_secs(1);
@@ -82,6 +86,8 @@ pub struct Server {
     tls: Arc<ServerConfig>,
     cluster: Arc<str>,
     book: watch::Sender<Book>,
+    /// This node's address in the mesh, once it is there.
+    inside: watch::Sender<Option<IpAddr>>,
     router: Router,
     limits: Limits,
     unproven: Arc<Semaphore>,
@@ -96,18 +102,19 @@ enum Refused {
     Because(String),
 }
 
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+enum Comes {
+    /// Through the mesh.
+    Inside,
+    /// From anywhere else.
+    Outside,
+}
+
 /// What a certificate says of who shows it.
 struct Proven {
     node: NodeId,
     key: String,
-}
-
-/// Which nodes there are.
-#[derive(Debug, Default)]
-struct Book {
-    keys: BTreeMap<NodeId, String>,
-    /// Below this number, who is not in the book was removed.
-    known_below: u64,
 }
 
 impl std::fmt::Debug for Server {
@@ -127,6 +134,7 @@ impl Server {
             tls: tls::server(credentials)?,
             cluster: credentials.cluster.as_str().into(),
             book: watch::Sender::default(),
+            inside: watch::Sender::default(),
             router,
             limits,
             unproven: Arc::new(Semaphore::new(limits.unproven)),
@@ -134,17 +142,21 @@ impl Server {
         })
     }
 
-    /// Which nodes there are, with the fingerprints of their keys; every number below
-    /// `known_below` that is not among them is of a node that was removed.
-    pub fn set_book(&self, keys: BTreeMap<NodeId, String>, known_below: u64) {
-        self.book.send_replace(Book { keys, known_below });
+    /// Which nodes there are, and whether they speak through the mesh only.
+    pub fn set_book(&self, book: Book) {
+        self.book.send_replace(book);
     }
 
-    /// Serves one connection until it ends.
+    /// What comes to this address comes through the mesh.
+    pub fn set_inside(&self, address: IpAddr) {
+        self.inside.send_replace(Some(address));
+    }
+
+    /// Serves one connection, which came to that address, until it ends.
     ///
     /// # Errors
     /// When it is not from somebody who may speak, or breaks.
-    pub async fn serve<S>(&self, stream: S) -> io::Result<()>
+    pub async fn serve<S>(&self, stream: S, to: IpAddr) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -157,11 +169,15 @@ impl Server {
         let proven = shown.map(|certificate| self.proven(certificate)).transpose()?;
         drop(place);
         let is_stranger = proven.is_none();
+        let comes = match *self.inside.borrow() == Some(to) {
+            true => Comes::Inside,
+            false => Comes::Outside,
+        };
         let carries = match connection.get_ref().1.alpn_protocol() == Some(stream::ALPN) {
             true => Carries::Stream,
             false => Carries::Calls,
         };
-        let serving = self.answer(connection, proven, carries);
+        let serving = self.answer(connection, proven, (carries, comes));
         match is_stranger {
             false => serving.await,
             true => {
@@ -196,21 +212,29 @@ impl Server {
     /// Asked again with every request: a node may have been removed since it connected.
     fn may_speak(&self, Proven { node, key }: &Proven) -> Result<(), Refused> {
         let book = self.book.borrow();
-        match book.keys.get(node) {
-            Some(known) if known == key => Ok(()),
+        match book.peers.get(node) {
+            Some(known) if known.key == *key => Ok(()),
             Some(_) => {
                 let text = format!("node {node} shows another key than it joined with");
                 Err(Refused::Because(text))
             }
-            None if node.0 < book.known_below => Err(Refused::Removed),
+            None if *node < book.known_below => Err(Refused::Removed),
             None => Ok(()),
         }
     }
 
     /// Who makes this request; or why it is not answered.
-    fn caller(&self, proven: Option<&Proven>, path: &str) -> Result<Caller, Refused> {
+    fn caller(&self, proven: Option<&Proven>, comes: Comes, path: &str) -> Result<Caller, Refused> {
+        let outside = self.book.borrow().mesh_only && matches!(comes, Comes::Outside);
         match proven {
-            Some(proven) => self.may_speak(proven).map(|()| Caller::Node(proven.node)),
+            Some(proven) => {
+                self.may_speak(proven)?;
+                if outside && path != GREET_PATH && path != JOIN_PATH {
+                    let text = "nodes of this cluster speak through the mesh only";
+                    return Err(Refused::Because(text.to_owned()));
+                }
+                Ok(Caller::Node(proven.node))
+            }
             None if path == JOIN_PATH => Ok(Caller::Stranger),
             None => {
                 let text = "this needs a certificate of the cluster: join it first";
@@ -234,7 +258,7 @@ impl Server {
         &self,
         connection: S,
         proven: Option<Proven>,
-        carries: Carries,
+        (carries, comes): (Carries, Comes),
     ) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -242,7 +266,7 @@ impl Server {
         let streams = if proven.is_some() { NODE_STREAMS } else { STRANGER_STREAMS };
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
             let mut router = self.router.clone();
-            let caller = self.caller(proven.as_ref(), request.uri().path());
+            let caller = self.caller(proven.as_ref(), comes, request.uri().path());
             async move {
                 let mut request = request.map(|body| Body::new(Whole(body)));
                 match caller {

@@ -48,7 +48,9 @@ impl Node {
         drop(tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let server = server.clone();
-                drop(tokio::spawn(async move { server.serve(stream).await }));
+                drop(tokio::spawn(
+                    async move { server.serve(stream, [127, 0, 0, 1].into()).await },
+                ));
             }
         }));
         Node { streams, peer: Peer { address, key } }

@@ -132,7 +132,7 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         Command::Report { .. } | Command::Forget { .. } => None,
         Command::StartRun { .. } | Command::PlaceRun { .. } => None,
         Command::SkipDue { .. } | Command::KillRun { .. } | Command::Certificates(_) => None,
-        Command::RaiseFeatures { .. } => None,
+        Command::RaiseFeatures { .. } | Command::UseMesh | Command::RotateKey { .. } => None,
     });
     services.collect()
 }
@@ -154,6 +154,7 @@ fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
         Command::StartRun { .. } | Command::PlaceRun { .. } => false,
         Command::SkipDue { .. } | Command::KillRun { .. } | Command::Certificates(_) => false,
         Command::Forget { .. } | Command::RaiseFeatures { .. } => false,
+        Command::UseMesh | Command::RotateKey { .. } => false,
     }
 }
 

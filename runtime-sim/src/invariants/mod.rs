@@ -18,6 +18,7 @@ mod forward;
 mod gates;
 mod gradual;
 mod members;
+mod mesh;
 mod once;
 mod one_leader;
 mod outlives;
@@ -126,6 +127,7 @@ impl Default for Invariants {
             Box::new(gates::Gates),
             Box::new(gradual::Gradual),
             Box::new(members::Members::default()),
+            Box::new(mesh::Mesh),
             Box::new(once::Once::default()),
             Box::new(one_leader::OneLeader::default()),
             Box::new(outlives::Outlives::default()),

@@ -48,6 +48,8 @@ fn may_change(command: &Command) -> bool {
         | Command::SetLabels { .. }
         | Command::PutToken { .. }
         | Command::RevokeTokens
+        | Command::UseMesh
+        | Command::RotateKey { .. }
         | Command::RaiseFeatures { .. }
         | Command::RegisterNode { .. }
         | Command::SetLiveness { .. }

@@ -45,6 +45,8 @@ impl Invariant for Whole {
                 | Command::SetLabels { .. }
                 | Command::PutToken { .. }
                 | Command::RevokeTokens
+                | Command::UseMesh
+                | Command::RotateKey { .. }
                 | Command::RaiseFeatures { .. }
                 | Command::RegisterNode { .. }
                 | Command::SetLiveness { .. }

@@ -102,6 +102,8 @@ impl RaftParams {
             engine: (Millis(5), Millis(100)),
             pull: (Millis(100), Millis(1_000)),
             drift: self.drift,
+            mesh_after: Millis::secs(if rng.chance(300) { rng.between(4, 16) } else { 0 }),
+            firewall: false,
             bad_images: if rng.chance(300) { 100 } else { 0 },
             busy: 300,
             tasks: if rng.chance(500) { 200 } else { 0 },

@@ -113,7 +113,7 @@ impl World {
         let asks = strangers.filter(|host| host.is_up() && host.votes(host.id));
         let up: Vec<NodeId> = asks.map(|host| host.id).collect();
         for node in up {
-            if self.network.open(node, leader) {
+            if self.reaches(node, leader) {
                 self.dismissed(node, leader);
             }
         }

@@ -48,7 +48,7 @@ impl World {
 
     fn reaches_quorum(&self, node: NodeId) -> bool {
         let voters = self.log.voters().iter();
-        let heard = voters.filter(|v| self.alive(**v) && self.network.connected(node, **v));
+        let heard = voters.filter(|v| self.alive(**v) && self.connected(node, **v));
         self.alive(node) && heard.count() > self.log.voters().len() / 2
     }
 
@@ -88,7 +88,7 @@ impl World {
         let host = &self.hosts[&node];
         let known = host.members.as_ref().is_some_and(|(known, _)| *known == version);
         let Some(leader) = self.log.leader.filter(|_| !known && host.is_up()) else { return };
-        if self.log.is_member(node) && self.network.connected(leader, node) {
+        if self.log.is_member(node) && self.connected(leader, node) {
             let (members, boot) = (members.clone(), host.boots);
             self.learn_members(node, boot, version, members);
         }
@@ -109,7 +109,7 @@ impl World {
         let still = self.log.term == term && self.leads(leader);
         let heard = |voters: &BTreeSet<NodeId>| {
             let alive = voters.iter().filter(|v| self.alive(**v));
-            alive.filter(|v| self.network.connected(leader, **v)).count() > voters.len() / 2
+            alive.filter(|v| self.connected(leader, **v)).count() > voters.len() / 2
         };
         if !still || !heard(self.log.voters()) || !heard(&members.voters) {
             return;
@@ -179,7 +179,7 @@ impl World {
         if self.log.leader != Some(from) || !right {
             return;
         }
-        if let Some(delay) = self.network.carry(from, to).first() {
+        if let Some(delay) = self.carry(from, to).first() {
             self.after(*delay, Happening::Transfer { to, term });
         }
     }
@@ -310,14 +310,14 @@ impl World {
         let host = &self.hosts[&node];
         if !self.log.is_member(node) {
             // One that thinks that it votes asks for votes, and is told why it gets none.
-            if host.votes(node) && self.network.open(node, leader) {
+            if host.votes(node) && self.reaches(node, leader) {
                 self.dismissed(node, leader);
             }
             return;
         }
         let behind = host.fed.applied < end || !host.fed.caught_up;
         // Whether its answer arrives is nothing to who takes in what is committed.
-        let reachable = self.alive(leader) && self.network.open(leader, node);
+        let reachable = self.alive(leader) && self.reaches(leader, node);
         if !host.is_up() || !behind || host.fed.coming || host.lags_until > now || !reachable {
             return;
         }
@@ -391,7 +391,7 @@ impl World {
             return;
         }
         let Some(leader) = self.log.leader.filter(|leader| *leader != node) else { return };
-        let reaches = self.alive(leader) && self.network.open(leader, node);
+        let reaches = self.alive(leader) && self.reaches(leader, node);
         if self.log.is_member(node) && reaches {
             let (boot, delay) = (host.boots, self.network.delay());
             self.host_mut(node).fed.hearing = true;
@@ -419,7 +419,7 @@ impl World {
             // Told when it wins, and at no other time.
             Leadership::Leader { .. } => return,
             Leadership::Follower { leader, term } => {
-                let known = leader.filter(|leader| self.network.open(*leader, node));
+                let known = leader.filter(|leader| self.reaches(*leader, node));
                 Leadership::Follower { leader: known, term }
             }
         };

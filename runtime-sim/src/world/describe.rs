@@ -15,6 +15,8 @@ pub(super) fn describe(command: &Command) -> String {
         Command::PutToken { hash, .. } => format!("a new {hash}"),
         Command::RevokeTokens => "all tokens are revoked".to_owned(),
         Command::RaiseFeatures { to } => format!("feature level {to} is used"),
+        Command::UseMesh => "nodes speak through the mesh only".to_owned(),
+        Command::RotateKey { node, to } => format!("{node} is to make key {to}"),
         Command::RegisterNode { node, facts } => format!("{node} registers, boot {}", facts.boot),
         Command::SetLiveness { node, up: true } => format!("{node} is up"),
         Command::SetLiveness { node, up: false } => format!("{node} is down"),

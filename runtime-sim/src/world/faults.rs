@@ -68,11 +68,13 @@ pub enum FaultKind {
     Drain,
     /// A machine is lost for ever and replaced.
     Replace,
+    /// Somebody wants a node to have another key.
+    RotateKey,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 26] = [
+    pub const ALL: [FaultKind; 27] = [
         FaultKind::Crash,
         FaultKind::PowerOff,
         FaultKind::Freeze,
@@ -99,6 +101,7 @@ impl FaultKind {
         FaultKind::Stop,
         FaultKind::Drain,
         FaultKind::Replace,
+        FaultKind::RotateKey,
     ];
 
     /// Its name, for counting.
@@ -130,6 +133,7 @@ impl FaultKind {
             FaultKind::Stop => "fault: stop",
             FaultKind::Drain => "fault: drain",
             FaultKind::Replace => "fault: machine replaced",
+            FaultKind::RotateKey => "fault: key replaced",
         }
     }
 }
@@ -181,6 +185,8 @@ pub enum Fault {
     Drain(NodeId),
     /// That machine is lost for ever, and another bought.
     Replace(NodeId),
+    /// That node is to have another key.
+    RotateKey(NodeId),
 }
 
 /// Faults that are under way.
@@ -287,6 +293,7 @@ impl World {
             FaultKind::Drain => (Fault::Drain(node), between(rng, 10_000, 120_000)),
             FaultKind::Replace if !self.can_spare(node) => return None,
             FaultKind::Replace => (Fault::Replace(node), Millis(0)),
+            FaultKind::RotateKey => (Fault::RotateKey(node), Millis(0)),
         })
     }
 
@@ -397,6 +404,7 @@ impl World {
             }
             Fault::Drain(node) => self.order(Request::Drain { node: node.to_string(), on: true }),
             Fault::Replace(node) => self.take_away(*node),
+            Fault::RotateKey(node) => self.order(Request::RotateKey { node: node.to_string() }),
         }
         true
     }
@@ -438,7 +446,7 @@ impl World {
             }
             // These ended when they began, or end by themselves.
             Fault::Depose | Fault::Lag(_) | Fault::Snapshot(_) | Fault::ClockDrift(..) => {}
-            Fault::Replace(_) => {}
+            Fault::Replace(_) | Fault::RotateKey(_) => {}
             Fault::KillContainer(..) | Fault::RemoveContainer(..) | Fault::SickContainer(..) => {}
         }
     }

@@ -44,6 +44,7 @@ impl World {
             | Request::RevokeTokens
             | Request::Drain { .. }
             | Request::Label { .. }
+            | Request::RotateKey { .. }
             | Request::Certificates { .. }
             | Request::ImportCertificate(_)
             | Request::RemoveCertificate { .. }
@@ -60,7 +61,7 @@ impl World {
 
     /// A request that was passed on arrives, if somebody is there to take it.
     pub(super) fn passed_on(&mut self, asker: Forwarder, to: NodeId, request: Request) {
-        if !self.network.open(asker.node, to) {
+        if !self.reaches(asker.node, to) {
             return;
         }
         let host = self.hosts.get_mut(&to);
@@ -85,7 +86,7 @@ impl World {
         back: Millis,
         outcome: Option<Outcome>,
     ) {
-        if self.network.open(from, asker.node) && self.forwards.remove(&asker) {
+        if self.reaches(from, asker.node) && self.forwards.remove(&asker) {
             if outcome.is_none() {
                 self.observe(&unanswered(asker));
             }

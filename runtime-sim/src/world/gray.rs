@@ -70,6 +70,7 @@ impl World {
             | FaultKind::TakePort
             | FaultKind::Stop
             | FaultKind::Drain
+            | FaultKind::RotateKey
             | FaultKind::Replace => return None,
             FaultKind::KillContainer | FaultKind::RemoveContainer => return None,
             FaultKind::SickContainer => return None,

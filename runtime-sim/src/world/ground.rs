@@ -183,6 +183,9 @@ impl World {
         let moment = Moment::Committed { before: &before, entry, at, after, held };
         let observed = self.invariants.observe(&moment);
         super::record(&mut self.violation, now, observed);
+        if self.log.reference.mesh_only && !before.mesh_only {
+            self.moved_inside();
+        }
         if self.compares(at) {
             let hash = hash(&self.log.reference);
             self.trace.mark(&[21, at.index, hash]);

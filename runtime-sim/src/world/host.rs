@@ -19,6 +19,7 @@ use crate::models::engine::Engine;
 use crate::params::Params;
 use crate::time::SimTime;
 use crate::world::Asker;
+use crate::world::mesh::MeshEnd;
 
 /// What every daemon runs.
 pub(super) const VERSION: &str = "0.1.0";
@@ -27,6 +28,8 @@ pub(super) const VERSION: &str = "0.1.0";
 pub struct Host {
     /// Its number.
     pub id: NodeId,
+    /// The number under which it was bought.
+    pub(super) machine: u64,
     /// What its daemon says of it; `boot` is set at each start.
     pub facts: NodeFacts,
     /// Its clocks.
@@ -60,6 +63,8 @@ pub struct Host {
     pub(super) wake: Option<SimTime>,
     /// What its daemon carries traffic by, with the boot that said so.
     pub(super) tables: Option<(u64, Arc<Tables>)>,
+    /// What it knows of the encrypted network.
+    pub(super) mesh: MeshEnd,
     /// A flight recording of its daemon, line by line, while somebody wants one.
     pub(super) recording: Option<Vec<String>>,
     /// Who waits for which answer.
@@ -100,7 +105,7 @@ impl Fed {
 }
 
 impl Host {
-    pub(super) fn new(id: NodeId, params: &Params, clocks: &mut Rng) -> Host {
+    pub(super) fn new(id: NodeId, machine: u64, params: &Params, clocks: &mut Rng) -> Host {
         let drift = clocks.between(0, 2 * params.drift);
         let drift =
             i64::try_from(drift).expect("small") - i64::try_from(params.drift).expect("small");
@@ -116,9 +121,11 @@ impl Host {
             version: VERSION.to_owned(),
             supports: FeatureLevel::NEWEST,
             unrouted: None,
+            mesh: None,
         };
         Host {
             id,
+            machine,
             facts,
             clock: Clock::new(SimTime::default(), drift),
             engine: Engine::default(),
@@ -136,6 +143,7 @@ impl Host {
             had: 0,
             wake: None,
             tables: None,
+            mesh: MeshEnd::default(),
             recording: None,
             waiting: BTreeMap::new(),
             given_up: BTreeSet::new(),

@@ -13,6 +13,7 @@ use mill_core::rng::Rng;
 use mill_core::units::Millis;
 
 use super::host::{Host, VERSION};
+use super::mesh::first_key;
 use super::{Asker, Happening, World};
 
 /// Between two tries of a machine, at least and at most.
@@ -151,6 +152,7 @@ impl World {
             rpc: format!("10.0.0.{machine}:7433"),
             version: VERSION.to_owned(),
             supports: FeatureLevel::NEWEST,
+            mesh: self.knows_mesh().then(|| first_key(machine)),
             // Its clock is right, or as wrong as that of whom it asks.
             wall: self.host(node).clock.now(self.now).wall,
         }))
@@ -160,7 +162,7 @@ impl World {
     pub(super) fn machine_hears(&mut self, machine: u64, outcome: &Outcome) {
         let Some(state) = self.joining.machines.get_mut(&machine) else { return };
         match outcome {
-            Ok(Answer::Admitted { node, .. }) => {
+            Ok(Answer::Admitted { node, book, .. }) => {
                 let node = *node;
                 self.joining.machines.remove(&machine);
                 let record = self.log.reference.nodes.get(&node);
@@ -169,7 +171,8 @@ impl World {
                     super::record(&mut self.violation, self.now, Err(("joining", lost)));
                 }
                 self.stats.count("machines joined");
-                let host = Host::new(node, &self.params, &mut self.draw.clocks);
+                let mut host = Host::new(node, machine, &self.params, &mut self.draw.clocks);
+                host.mesh.book.clone_from(book);
                 self.hosts.insert(node, host);
                 let after = Millis(self.joining.rng.between(10, 500));
                 self.after(after, Happening::Boot { node });

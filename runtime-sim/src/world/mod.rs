@@ -16,6 +16,7 @@ mod gray;
 pub(crate) mod ground;
 pub mod host;
 mod joining;
+mod mesh;
 mod nodes;
 pub mod people;
 mod queue;
@@ -26,7 +27,7 @@ use mill_core::acme::AcmeOp;
 use mill_core::api::{Request, RequestId};
 use mill_core::cluster::Cluster;
 use mill_core::container::{ContainerOp, Exit};
-use mill_core::effect::OpId;
+use mill_core::effect::{OpId, Peer};
 use mill_core::message::Message;
 use mill_core::name::{AllocId, NodeId};
 use mill_core::node::Members;
@@ -86,6 +87,12 @@ enum Happening {
     Retire { node: NodeId },
     /// A machine tries to join.
     Join { machine: u64 },
+    /// Nodes look whom they have met.
+    Meet,
+    /// A greeting from outside the mesh arrives.
+    Greet { from: NodeId, to: NodeId, peers: BTreeMap<NodeId, Peer> },
+    /// A machine gets a program that knows the mesh; all do, one after the other.
+    Upgrade { node: Option<NodeId> },
     /// A node that won may lead.
     Leads { node: NodeId, boot: u64, term: u64 },
     /// A node hears who leads.
@@ -191,7 +198,7 @@ impl World {
         let root = Rng::new(params.seed);
         let first = NodeId(1);
         let mut clocks = root.child("clocks");
-        let hosts = BTreeMap::from([(first, Host::new(first, &params, &mut clocks))]);
+        let hosts = BTreeMap::from([(first, Host::new(first, 1, &params, &mut clocks))]);
         let mut world = World {
             now: SimTime::default(),
             queue: Queue::default(),
@@ -224,6 +231,8 @@ impl World {
         world.after(after, Happening::Boot { node: first });
         world.begin_joining();
         world.after(TICK, Happening::Tick);
+        world.watch_mesh();
+        world.begin_upgrades();
         world
     }
 
@@ -360,6 +369,9 @@ impl World {
             Happening::Join { machine } => self.join(machine),
             Happening::Leads { node, boot, term } => self.begins_to_lead(node, boot, term),
             Happening::HearOfLeader { node, boot } => self.hear_of_leader(node, boot),
+            Happening::Meet => self.watch_mesh(),
+            Happening::Greet { from, to, peers } => self.is_greeted(from, to, peers),
+            Happening::Upgrade { node } => self.upgrade(node),
             Happening::Tick => self.tick(),
             Happening::Boot { node } => self.boot(node),
             Happening::NextFault => self.next_fault(),

@@ -17,6 +17,7 @@ use mill_core::{Effect, Node, NodeConfig};
 
 use super::ground::Ask;
 use super::host::Fed;
+use super::mesh::first_key;
 use super::{Asker, Happening, World, daemon};
 use crate::invariants::Moment;
 
@@ -24,19 +25,24 @@ impl World {
     /// A daemon is started, if there is power and none runs.
     pub(super) fn boot(&mut self, node: NodeId) {
         let (now, seed, end) = (self.now, self.params.seed, self.log.end());
+        let knows_mesh = self.knows_mesh();
         let host = self.host_mut(node);
         if !host.powered || host.gone || host.is_up() {
             return;
         }
         host.boots += 1;
         host.facts.boot = host.boots;
+        host.mesh.restarted();
+        if knows_mesh {
+            host.facts.mesh.get_or_insert_with(|| first_key(host.machine));
+        }
         let config = NodeConfig {
             id: node,
             cluster: "sim".to_owned(),
             founder: (node == NodeId(1)).then(founder),
             facts: host.facts.clone(),
             timing: Timing::default(),
-            has_book: true,
+            book: Some(host.mesh.book.clone()),
         };
         let seed = seed ^ node.0.rotate_left(32);
         host.daemon = Some(Node::new(config, seed, host.clock.now(now)));
@@ -213,7 +219,7 @@ impl World {
             }
             Effect::Send { to, message } => {
                 self.trace.mark(&[5, to.0]);
-                for delay in self.network.carry(node, to) {
+                for delay in self.carry(node, to) {
                     let message = message.clone();
                     self.after(delay, Happening::Arrive { from: node, to, message });
                 }
@@ -234,7 +240,18 @@ impl World {
                 self.trace.mark(&[12]);
                 self.end_for_good(node);
             }
-            Effect::Peers { peers, .. } => self.trace.mark(&[9, peers.len() as u64]),
+            Effect::Peers { book, .. } => {
+                self.trace.mark(&[9, book.peers.len() as u64, u64::from(book.mesh_only)]);
+                self.host_mut(node).mesh.book = book;
+            }
+            Effect::Greet { to } => {
+                self.trace.mark(&[15, to.0]);
+                self.greet(node, to);
+            }
+            Effect::RotateKey { serial } => {
+                self.trace.mark(&[16, serial]);
+                self.makes_key(node, boot, serial);
+            }
             Effect::Publish { tables } => {
                 self.trace.mark(&[13, tables.services.len() as u64]);
                 self.carries(node, tables);
@@ -332,5 +349,8 @@ fn number(event: &Event) -> u64 {
         Event::AcmeDone { id, result } => 21 << 32 | id.seq << 1 | u64::from(result.is_ok()),
         Event::Stopping => 18 << 32,
         Event::Dismissed { by } => 19 << 32 | by.0,
+        Event::Greeted { from, .. } => 22 << 32 | from.0,
+        Event::Met { met, unmet } => 23 << 32 | (met.len() as u64) << 8 | unmet.len() as u64,
+        Event::MeshChanged { mesh } => 24 << 32 | mesh.serial,
     }
 }

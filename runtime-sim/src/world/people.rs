@@ -467,6 +467,7 @@ fn brief(request: &Request) -> String {
         Request::Drain { node, on: true } => format!("drain {node}"),
         Request::Drain { node, on: false } => format!("undrain {node}"),
         Request::Label { node, .. } => format!("label {node}"),
+        Request::RotateKey { node } => format!("another key for {node}"),
         Request::Certificates { .. } => "certificates".to_owned(),
         Request::ImportCertificate(_) => "import a certificate".to_owned(),
         Request::RemoveCertificate { name } => format!("remove a certificate for {name}"),

@@ -52,7 +52,7 @@ impl Play {
                 founder: None,
                 facts: cluster.nodes[&id].facts.clone(),
                 timing: Timing::default(),
-                has_book: true,
+                book: Some(Default::default()),
             };
             play.nodes.insert(id, Node::new(config, id.0, play.time()));
             let here = cluster.allocs_on(id).filter(|(_, alloc)| alloc.is_live());
@@ -140,8 +140,8 @@ impl Play {
                 self.happening.push_back((from, Event::OpDone { id, result }));
             }
             Effect::Peers { .. } | Effect::Publish { .. } | Effect::Retire => {}
-            // What a plan says does not hang on certificates.
-            Effect::Acme { .. } => {}
+            // What a plan says does not hang on certificates and keys.
+            Effect::Acme { .. } | Effect::Greet { .. } | Effect::RotateKey { .. } => {}
             Effect::Forward { .. } | Effect::ChangeMembers { .. } | Effect::TransferLead { .. } => {
                 panic!("nobody asked for that")
             }

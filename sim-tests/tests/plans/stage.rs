@@ -285,10 +285,10 @@ impl Stage {
 
 impl NodeCase {
     fn admission(&self) -> Box<Admission> {
-        let NodeFacts { advertise, rpc, version, supports, .. } = self.facts();
+        let NodeFacts { advertise, rpc, version, supports, mesh, .. } = self.facts();
         let (name, key) = (self.name.clone(), self.name.clone());
         let (roles, labels) = (Roles::default(), self.labels.clone());
-        Box::new(Admission { name, key, roles, labels, advertise, rpc, version, supports })
+        Box::new(Admission { name, key, roles, labels, advertise, rpc, version, supports, mesh })
     }
 
     fn facts(&self) -> NodeFacts {
@@ -306,6 +306,7 @@ impl NodeCase {
             version: "test".to_owned(),
             supports: FeatureLevel::NEWEST,
             unrouted: None,
+            mesh: None,
         }
     }
 }

@@ -12,6 +12,7 @@ mod gray;
 mod images;
 mod keep_going;
 mod members;
+mod mesh;
 mod nodes;
 mod past;
 mod recordings;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mill_core::api::{Answer, ApiError, ErrorCode, JoinAsk, Request};
 use mill_core::cluster::FeatureLevel;
 use mill_core::cluster::admission::Roles;
+use mill_core::cluster::mesh::MeshFacts;
 use mill_core::effect::Peer;
 use mill_core::name::NodeId;
 use mill_core::time::Wall;
@@ -22,6 +23,12 @@ fn wall(scenario: &Scenario) -> Wall {
     scenario.world.host(leader).clock.now(scenario.world.now()).wall
 }
 
+/// How a machine is reached in the mesh.
+pub fn mesh(name: &str) -> MeshFacts {
+    let (key, endpoint) = (format!("mesh key of {name}"), "192.0.2.9:7433".to_owned());
+    MeshFacts { key, endpoint, serial: 1 }
+}
+
 pub fn ask(scenario: &Scenario, token: &str, name: &str) -> JoinAsk {
     JoinAsk {
         token: token.to_owned(),
@@ -33,6 +40,7 @@ pub fn ask(scenario: &Scenario, token: &str, name: &str) -> JoinAsk {
         rpc: "192.0.2.9:7433".to_owned(),
         version: "0.1.0".to_owned(),
         supports: FeatureLevel::NEWEST,
+        mesh: Some(mesh(name)),
         wall: wall(scenario),
     }
 }
@@ -78,19 +86,22 @@ fn a_machine_is_admitted_once_however_often_it_asks() {
 #[test]
 fn who_is_admitted_is_told_where_the_others_are() {
     let mut scenario = one_with_token();
+    scenario.settled();
     let asks = ask(&scenario, "t", "b");
     let answer = scenario.ask(Request::Join(Box::new(asks)));
-    let Ok(Answer::Admitted { node, cluster, name, roles, members, known_below }) = answer else {
+    let Ok(Answer::Admitted { node, cluster, name, roles, book }) = answer else {
         panic!("{answer:?}")
     };
     assert_eq!((node, name.as_str(), roles), (NodeId(2), "b", Roles::default()));
     assert_eq!(cluster, "sim");
     let at = |(id, peer): (&NodeId, &Peer)| (id.0, peer.key.clone(), peer.rpc.clone());
-    let at: Vec<_> = members.iter().map(at).collect();
+    let at: Vec<_> = book.peers.iter().map(at).collect();
     let told = |id, key: &str, rpc: &str| (id, key.to_owned(), rpc.to_owned());
     assert_eq!(at[0], told(1, "key 1", "10.0.0.1:7433"));
     assert_eq!(at[1..], [told(2, "key of b", "192.0.2.9:7433")]);
-    assert_eq!(known_below, NodeId(3));
+    assert_eq!((book.known_below, book.mesh_only), (NodeId(3), true));
+    let inside = book.peers.values().map(|peer| peer.mesh.as_ref().unwrap().address.octets()[3]);
+    assert_eq!(inside.collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use mill_core::name::NodeId;
 use mill_core::recording::{CORE_VERSION, EffectHash, ReplayError, replay};
 use mill_core::units::Millis;
 use mill_runtime_sim::{Params, World};
+use mill_sim_tests::Scenario;
 
 /// A world in turmoil on few nodes.
 fn turmoil(seed: u64) -> World {
@@ -43,11 +44,13 @@ fn a_recording_begun_at_any_moment_is_reproduced() {
     assert!(events > 5_000, "{events} events prove little");
 }
 
-/// A short recording.
+/// A short recording of a node that follows.
 fn recorded() -> Vec<String> {
-    let mut world = turmoil(1);
-    world.run_for(Millis::secs(20));
-    let node = running(&world);
+    let mut scenario = Scenario::nodes(3);
+    scenario.settled();
+    let leader = scenario.world.leader();
+    let world = &mut scenario.world;
+    let node = (1..=3).map(NodeId).find(|node| Some(*node) != leader).expect("two follow");
     world.begin_recording(node);
     world.run_for(Millis::secs(20));
     world.end_recording(node)

@@ -6,6 +6,7 @@ use mill_core::cluster::admission::{Admission, Roles};
 use mill_core::cluster::alloc::{Desired, Phase};
 use mill_core::cluster::recovery::Survivor;
 use mill_core::cluster::{Cluster, FeatureLevel, Refusal, Revision};
+use mill_core::effect::Book;
 use mill_core::name::NodeId;
 use mill_core::time::{Mono, Now, Wall};
 use mill_core::timing::Timing;
@@ -63,11 +64,13 @@ fn a_new_machine_goes_on_with_a_number_of_its_own_and_nothing_that_runs() {
         rpc: "192.0.2.1:7400".to_owned(),
         version: "0.1.0".to_owned(),
         supports: FeatureLevel::NEWEST,
+        mesh: None,
     };
     let survivor = Survivor::New(Box::new(admission));
     let (after, node) = world.cluster().recovered(NOW, &survivor).unwrap();
     assert_eq!((node, after.nodes.len()), (NodeId(1_004), 1));
     assert!(live_on(&after).is_empty());
+    assert!(world.cluster().mesh_only && !after.mesh_only, "it is in no mesh");
     let (again, _) = after.recovered(NOW, &Survivor::Node(node)).unwrap();
     assert_eq!(again.revision.epoch, 2);
 }
@@ -97,7 +100,7 @@ fn a_node_takes_the_epoch_from_the_state_and_knows_who_was_removed() {
             founder: None,
             facts,
             timing: Timing::default(),
-            has_book: true,
+            book: Some(Default::default()),
         };
         let now = Now { mono: Mono(0), wall: NOW };
         let mut node = Node::new(config, 1, now);
@@ -116,14 +119,14 @@ fn a_node_takes_the_epoch_from_the_state_and_knows_who_was_removed() {
 fn a_node_without_an_address_book_takes_what_its_own_log_says_until_it_knows_better() {
     let scenario = three();
     let world = &scenario.world;
-    let given_out = |has_book| {
+    let given_out = |book: Option<Book>| {
         let config = NodeConfig {
             id: NodeId(2),
             cluster: "sim".to_owned(),
             founder: None,
             facts: world.host(NodeId(2)).facts.clone(),
             timing: Timing::default(),
-            has_book,
+            book,
         };
         let now = Now { mono: Mono(0), wall: NOW };
         let mut node = Node::new(config, 1, now);
@@ -132,11 +135,15 @@ fn a_node_without_an_address_book_takes_what_its_own_log_says_until_it_knows_bet
         node.handle(now, Event::CaughtUp);
         let effects = std::iter::from_fn(move || node.poll_effect());
         let books = effects.filter_map(|effect| match effect {
-            mill_core::Effect::Peers { peers, current, .. } => Some((peers.len(), current)),
+            mill_core::Effect::Peers { book, current } => Some((book.peers.len(), current)),
             _ => None,
         });
         books.collect::<Vec<_>>()
     };
-    assert_eq!(given_out(true), [(3, true)], "the one that it has is as good or better");
-    assert_eq!(given_out(false), [(3, false), (3, true)]);
+    assert_eq!(
+        given_out(Some(Default::default())),
+        [(3, true)],
+        "the one that it has is as good or better"
+    );
+    assert_eq!(given_out(None), [(3, false), (3, true)]);
 }

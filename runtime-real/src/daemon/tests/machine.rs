@@ -15,7 +15,7 @@ use mill_core::event::{Fate, Leadership, Origin};
 use mill_core::name::NodeId;
 use mill_core::{Effect, Event, Node};
 use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
 use super::super::calls::{self, Answering};
@@ -28,12 +28,13 @@ use super::super::{
 };
 use super::log::{Log, Told};
 use super::stage::{PORT, Record, Turmoil, name_of};
-use crate::book::Book;
+use crate::book;
 use crate::clock::Clock;
 use crate::identity::{Opened, PKI_FOLDER};
 use crate::pki::{Store, fingerprint};
 use crate::rpc::{Limits, Server};
 use crate::token::JoinToken;
+use mill_core::effect::Book;
 
 const VERSION: &str = "0.1.0";
 /// The one term of the log.
@@ -88,7 +89,7 @@ impl Machine {
     /// Begins a cluster.
     pub(super) async fn found(&self) {
         let (data, name) = (self.data.path(), Some(name_of(self.number)));
-        self.start(Membership::found(data, &log_file(data), name).unwrap()).await;
+        self.start(Membership::found(data, &log_file(data), name, None).unwrap()).await;
     }
 
     /// Asks to be a node, and is one.
@@ -96,7 +97,7 @@ impl Machine {
         let data = self.data.path();
         let (log, joiner) = (log_file(data), self.joiner());
         let membership = Membership::join(Turmoil, data, &log, invitation, &joiner).await?;
-        let book = Book::read(data).unwrap();
+        let book = book::read(data).unwrap();
         assert!(book.peers.contains_key(&NodeId(1)), "it knows where the others are");
         self.start(membership).await;
         Ok(self.running().node)
@@ -105,7 +106,7 @@ impl Machine {
     /// Asks to be a node, with its key, and does no more.
     pub(super) async fn apply(&self, invitation: &Invitation) -> Result<Welcome, JoinError> {
         let store = Store::open(&self.data.path().join(PKI_FOLDER)).unwrap();
-        joining::ask(Turmoil, &store.node_key().unwrap(), invitation, &self.joiner()).await
+        joining::ask(Turmoil, &store.node_key().unwrap(), None, (invitation, &self.joiner())).await
     }
 
     fn joiner(&self) -> Joiner {
@@ -114,6 +115,7 @@ impl Machine {
             advertise: name_of(self.number),
             rpc: format!("{}:{PORT}", name_of(self.number)),
             version: VERSION.to_owned(),
+            mesh: None,
         }
     }
 
@@ -134,7 +136,8 @@ impl Machine {
 
     /// As `Daemon::run` does, without containers, API and consensus.
     async fn start(&self, membership: Membership) {
-        let Membership { mut opened, credentials, authority, cluster_key } = membership;
+        let Membership { mut opened, credentials, authority, cluster_key, mesh: _ } = membership;
+        let known = watch::Sender::default();
         let identity = opened.identity.clone();
         let (events, happened) = mpsc::channel(EVENTS_WAITING);
         let (requests, asked) = mpsc::channel(REQUESTS_WAITING);
@@ -156,7 +159,12 @@ impl Machine {
             wire: wire.clone(),
             consensus: log.clone(),
         };
-        let answering = Answering { consensus: log.clone(), events: events.clone(), admitting };
+        let answering = Answering {
+            consensus: log.clone(),
+            events: events.clone(),
+            known: known.subscribe(),
+            admitting,
+        };
         let router = calls::router(answering);
         let server = Server::new(&credentials, router, Limits::default()).unwrap();
         let listener = turmoil::net::TcpListener::bind(("0.0.0.0", PORT)).await.unwrap();
@@ -171,7 +179,8 @@ impl Machine {
         let node = Node::new(config, self.seed, clock.now());
         *self.running.borrow_mut() = Some(running);
         let (machine, waiting, _opened) = (self.clone(), BTreeMap::new(), opened);
-        let seat = Seat { machine, node, clock, log, wire, server, events, waiting, _opened };
+        let seat =
+            Seat { machine, node, clock, log, wire, server, known, events, waiting, _opened };
         tokio::task::spawn_local(seat.run(told, happened, asked));
     }
 }
@@ -184,6 +193,7 @@ struct Seat {
     log: Log,
     wire: Wire<Turmoil>,
     server: Server,
+    known: watch::Sender<Book>,
     events: mpsc::Sender<Event>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Outcome>>,
     /// Holds the machine's directory.
@@ -292,11 +302,15 @@ impl Seat {
                     let _ = events.send(Event::Forwarded { id, outcome }).await;
                 }));
             }
-            Effect::Peers { peers, known_below, current: _ } => {
-                self.wire.set(&peers);
-                self.log.set_members(&peers, &self.wire);
-                let keys = peers.into_iter().map(|(node, peer)| (node, peer.key));
-                self.server.set_book(keys.collect(), known_below.0);
+            Effect::Peers { book, current: _ } => {
+                self.wire.set(&book);
+                self.log.set_members(&book.peers, &self.wire);
+                self.server.set_book(book.clone());
+                self.known.send_replace(book);
+            }
+            Effect::Greet { to } => {
+                let (wire, book) = (self.wire.clone(), self.known.borrow().clone());
+                drop(tokio::spawn(async move { wire.greet(to, &book).await }));
             }
             // The script says who votes and who leads, there are no snapshots of its state, nobody
             // deploys anything, and `handle` sees to the end.
@@ -306,6 +320,7 @@ impl Seat {
             | Effect::Container { .. }
             | Effect::Publish { .. }
             | Effect::Acme { .. }
+            | Effect::RotateKey { .. }
             | Effect::Retire => {}
         }
     }

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,7 +13,7 @@ use mill_core::rng::Rng;
 use tokio::sync::mpsc;
 
 use super::machine::Machine;
-use crate::rpc::{Accept, Dial};
+use crate::rpc::{Accept, Dial, Ends};
 
 pub(super) const PORT: u16 = 7000;
 
@@ -36,8 +35,10 @@ impl Dial for Turmoil {
 impl Accept for turmoil::net::TcpListener {
     type Stream = turmoil::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<(turmoil::net::TcpStream, SocketAddr)> {
-        turmoil::net::TcpListener::accept(self).await
+    async fn accept(&self) -> io::Result<(turmoil::net::TcpStream, Ends)> {
+        let (stream, from) = turmoil::net::TcpListener::accept(self).await?;
+        let to = stream.local_addr()?;
+        Ok((stream, Ends { from, to }))
     }
 }
 

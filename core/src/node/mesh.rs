@@ -1,0 +1,208 @@
+//! Where the other nodes are, as this node gives it out; and what it does when one of them is not
+//! met in the mesh.
+//!
+//! The replicated state says who is where. What it cannot say in time is a key that has just
+//! changed: the entry that tells would have to come through the mesh. So nodes also greet each
+//! other from outside of it and tell whom they know; of two that say something else of the same
+//! node, that with the higher serial is newer, since only the node itself counts it up. Tested in
+//! `sim-tests/tests/scenarios/mesh.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::Node;
+use super::requests::Then;
+use crate::api::{Answer, ApiError, ErrorCode, RequestId};
+use crate::cluster::command::Command;
+use crate::cluster::mesh::MeshFacts;
+use crate::cluster::node::NodeRecord;
+use crate::effect::{Book, Effect, MeshPeer, Peer};
+use crate::mutant::{self, Mutant};
+use crate::name::NodeId;
+use crate::time::Now;
+
+/// What this node knows of where others are, beside the state.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Whereabouts {
+    /// The address book that was given out last, and whether as what is so now.
+    told: Book,
+    current: bool,
+    /// What other nodes said and the state does not say yet.
+    greeted: BTreeMap<NodeId, Peer>,
+    /// Peers in the mesh with whom there is a session.
+    pub(super) met: BTreeSet<NodeId>,
+    /// The serial of the key that the runtime was asked for.
+    asked_for: u64,
+}
+
+impl From<Option<Book>> for Whereabouts {
+    /// Of a node that has that book, so that it need not be given out.
+    fn from(book: Option<Book>) -> Whereabouts {
+        Whereabouts { told: book.unwrap_or_default(), ..Whereabouts::default() }
+    }
+}
+
+impl Node {
+    /// Gives out the address book, if it is another.
+    pub(super) fn publish_book(&mut self) {
+        if self.is_published() {
+            return;
+        }
+        self.forget_greeted();
+        let book = self.book();
+        if book == self.whereabouts.told && self.caught_up == self.whereabouts.current {
+            return;
+        }
+        self.whereabouts.told = book.clone();
+        self.whereabouts.current = self.caught_up;
+        self.out.push(Effect::Peers { book, current: self.caught_up });
+    }
+
+    /// Where every member is, and whoever this node only heard of. While the state is one of long
+    /// ago and there is a better book, by that.
+    pub(super) fn book(&self) -> Book {
+        let mut book = match &self.config.book {
+            Some(book) if !self.caught_up => book.clone(),
+            Some(_) | None => Book {
+                peers: self
+                    .cluster
+                    .nodes
+                    .iter()
+                    .map(|(id, record)| self.peer(*id, record))
+                    .collect(),
+                known_below: NodeId(self.cluster.next_node),
+                mesh_only: self.cluster.mesh_only,
+            },
+        };
+        for (id, peer) in &mut book.peers {
+            let (address, known) = match &peer.mesh {
+                Some(mesh) => (mesh.address, &mesh.facts),
+                None => continue,
+            };
+            let facts = self.newest(*id, known).clone();
+            peer.mesh = Some(MeshPeer { address, facts });
+        }
+        let strangers = self.whereabouts.greeted.range(book.known_below..);
+        book.peers.extend(strangers.map(|(id, peer)| (*id, peer.clone())));
+        book
+    }
+
+    fn peer(&self, id: NodeId, record: &NodeRecord) -> (NodeId, Peer) {
+        let facts = record.facts.mesh.clone().zip(self.cluster.mesh_address(record));
+        let mesh = facts.map(|(facts, address)| MeshPeer { address, facts });
+        (id, Peer { rpc: record.facts.rpc.clone(), key: record.key.clone(), mesh })
+    }
+
+    /// The newest that is known of how a node is reached in the mesh.
+    fn newest<'a>(&'a self, id: NodeId, known: &'a MeshFacts) -> &'a MeshFacts {
+        let own = self.config.facts.mesh.as_ref().filter(|_| id == self.config.id);
+        let greeted = self.whereabouts.greeted.get(&id).and_then(|peer| peer.mesh.as_ref());
+        let said = [own, greeted.map(|mesh| &mesh.facts)].into_iter().flatten();
+        said.fold(known, |newest, said| if said.serial > newest.serial { said } else { newest })
+    }
+
+    /// Whether the book that was given out says what the state says, without making one: that is
+    /// asked with every entry.
+    fn is_published(&self) -> bool {
+        let Whereabouts { told, current, greeted, .. } = &self.whereabouts;
+        if !self.caught_up || !current || !greeted.is_empty() {
+            return false;
+        }
+        let mut peers = told.peers.iter();
+        let members = self.cluster.nodes.iter().all(|(id, record)| {
+            peers.next().is_some_and(|(known, peer)| {
+                let facts = record.facts.mesh.as_ref().map(|facts| self.newest(*id, facts));
+                let mesh = facts.zip(self.cluster.mesh_address(record));
+                known == id
+                    && peer.rpc == record.facts.rpc
+                    && peer.key == record.key
+                    && peer.mesh.as_ref().map(|mesh| (&mesh.facts, mesh.address)) == mesh
+            })
+        });
+        members && peers.next().is_none() && told.mesh_only == self.cluster.mesh_only
+    }
+
+    /// Drops what the state says by now, and nodes that were removed.
+    fn forget_greeted(&mut self) {
+        if !self.caught_up {
+            return;
+        }
+        let cluster = &self.cluster;
+        self.whereabouts.greeted.retain(|id, peer| match cluster.nodes.get(id) {
+            Some(record) => {
+                let known = record.facts.mesh.as_ref().map(|facts| facts.serial);
+                serial(peer) > known
+            }
+            None => id.0 >= cluster.next_node,
+        });
+    }
+
+    /// Another node says whom it knows.
+    pub(super) fn greeted(&mut self, peers: BTreeMap<NodeId, Peer>) {
+        if mutant::is(Mutant::GreetedUnheard) {
+            return;
+        }
+        for (id, peer) in peers.into_iter().filter(|(id, _)| *id != self.config.id) {
+            let known = self.whereabouts.greeted.get(&id);
+            if known.is_none_or(|known| serial(known) < serial(&peer)) {
+                self.whereabouts.greeted.insert(id, peer);
+            }
+        }
+        self.publish_book();
+    }
+
+    /// Who is not met in the mesh may know another key of this node, or this one of theirs.
+    pub(super) fn met(&mut self, met: BTreeSet<NodeId>, unmet: &BTreeSet<NodeId>) {
+        self.out.extend(unmet.iter().map(|to| Effect::Greet { to: *to }));
+        self.whereabouts.met = met;
+    }
+
+    /// This node has another key or endpoint: the others cannot be told through the mesh.
+    pub(super) fn mesh_changed(&mut self, now: Now, mesh: MeshFacts) {
+        self.config.facts.mesh = Some(mesh);
+        self.publish_book();
+        let others = self.whereabouts.told.peers.keys().copied();
+        let others = others.filter(|id| *id != self.config.id);
+        self.out.extend(others.map(|to| Effect::Greet { to }));
+        self.next_heartbeat = now.mono;
+    }
+
+    /// Asks for another key, once, if people want one.
+    pub(super) fn renew_key(&mut self) {
+        let Some(record) = self.cluster.nodes.get(&self.config.id) else { return };
+        let wanted = record.rotate_to;
+        let has = self.config.facts.mesh.as_ref().map_or(u64::MAX, |facts| facts.serial);
+        if wanted > has && wanted > self.whereabouts.asked_for {
+            self.whereabouts.asked_for = wanted;
+            self.out.push(Effect::RotateKey { serial: wanted });
+        }
+    }
+
+    /// A person wants a node to have another key.
+    pub(super) fn rotate_key(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        node: &str,
+    ) -> Result<Option<Answer>, ApiError> {
+        let (node, record) = self.find_node(node)?;
+        let name = &record.name;
+        let Some(mesh) = &record.facts.mesh else {
+            let message = format!("node {name} is not in the mesh: it has no key to replace");
+            let error = ApiError::new(ErrorCode::Conflict, message);
+            return Err(error.hint(format!("`mill doctor` on {name} says why")));
+        };
+        if record.rotate_to > mesh.serial {
+            return Ok(Some(Answer::Done));
+        }
+        let to = mesh.serial + 1;
+        self.propose(now, id, Command::RotateKey { node, to }, Then::Done);
+        Ok(None)
+    }
+}
+
+/// None is older than any.
+fn serial(peer: &Peer) -> Option<u64> {
+    peer.mesh.as_ref().map(|mesh| mesh.facts.serial)
+}
