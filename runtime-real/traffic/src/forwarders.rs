@@ -177,6 +177,12 @@ pub(crate) struct Callee {
 }
 
 impl Callee {
+    /// Of a test's tables.
+    #[cfg(test)]
+    pub fn new(here: NodeId, tables: watch::Receiver<Arc<Tables>>, called: (Name, u16)) -> Callee {
+        Callee { here, tables, called }
+    }
+
     /// Replicas that there are now.
     pub fn replicas(&mut self) -> Vec<Replica> {
         let (name, port) = &self.called;

@@ -15,6 +15,8 @@ mod carry;
 mod forwarders;
 mod names;
 mod namespace;
+#[cfg(test)]
+mod simulated;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

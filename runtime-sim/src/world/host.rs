@@ -151,6 +151,12 @@ impl Host {
         }
     }
 
+    /// What its daemon carries traffic by, once that has said so.
+    pub fn tables(&self) -> Option<&Tables> {
+        let (boot, tables) = self.tables.as_ref()?;
+        (*boot == self.boots).then_some(tables)
+    }
+
     /// Whether its daemon runs, also if it is frozen.
     pub fn is_up(&self) -> bool {
         self.daemon.is_some()

@@ -13,6 +13,7 @@ mod images;
 mod keep_going;
 mod members;
 mod mesh;
+mod names;
 mod nodes;
 mod past;
 mod recordings;
