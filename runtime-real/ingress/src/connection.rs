@@ -38,6 +38,9 @@ const LEAVING_GRACE: Duration = Duration::from_secs(1);
 /// Bytes read to tell the protocols apart, at most.
 const SNIFF: usize = 4_096;
 
+/// Header fields that hyper takes where nothing else is said (its documentation of `max_headers`).
+const HYPER_HEADERS: usize = 100;
+
 /// What is known of the other end of a connection.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -226,9 +229,12 @@ fn http1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
-        .max_headers(limits.header_count)
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(MIN_BUFFER) * 2);
+    // Up to its own limit hyper needs no memory for it; fewer are counted in `proxy.rs`.
+    if limits.header_count > HYPER_HEADERS {
+        builder.max_headers(limits.header_count);
+    }
     builder
 }
 

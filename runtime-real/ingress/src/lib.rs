@@ -16,6 +16,7 @@ mod body;
 mod cidr;
 mod clock;
 mod connection;
+mod decode;
 mod exchange;
 mod framing;
 #[cfg(feature = "fuzzing")]
@@ -36,10 +37,12 @@ mod pool;
 mod proxy;
 mod rate;
 mod retry;
+mod sending;
 mod table;
 mod tcp;
 mod tls;
 mod tunnel;
+mod upstream;
 mod worker;
 
 pub use access_log::AccessRecord;

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::access_log::AccessRecord;
@@ -24,8 +24,7 @@ use crate::headers;
 use crate::host;
 use crate::path;
 use crate::plan::{Route, longest};
-use crate::pool::Lease;
-use crate::retry::{Failure, Outgoing};
+use crate::retry::{Answered, Failure, Outgoing};
 use crate::worker::{Local, Worker};
 
 const CHALLENGE: &str = "/.well-known/acme-challenge/";
@@ -41,8 +40,7 @@ struct Admitted {
 
 /// A backend's answer, and what must be kept until it has been passed back.
 struct Reply {
-    response: Response<Incoming>,
-    lease: Lease,
+    answer: Answered,
     deadline: Option<Pin<Box<Sleep>>>,
     route: Arc<Route>,
     client_side: Option<hyper::upgrade::OnUpgrade>,
@@ -260,13 +258,15 @@ async fn forward(
     headers::to_backend(&mut parts.headers, client, host, trusted);
     headers::change(&mut parts.headers, &route.request_headers);
     let mut client_side = None;
+    let asks = upgrade.is_some();
     if let Some(protocol) = upgrade {
         headers::ask_for_upgrade(&mut parts.headers, protocol);
         client_side = parts.extensions.remove();
     }
     let stall = worker.options.limits.body_read_stall;
     let upload = Upload::new(body, route.table.max_body, stall);
-    let outgoing = Outgoing { method: parts.method, uri, headers: parts.headers, upload };
+    let Parts { method, headers, .. } = parts;
+    let outgoing = Outgoing { method, uri, headers, upload, upgrade: asks };
     let service = &local.services[route.service];
     let deadline = route.table.timeout.map(|timeout| began + timeout);
     let answer = async {
@@ -279,9 +279,9 @@ async fn forward(
         Some(deadline) => timeout_at(deadline, answer).await.unwrap_or(Err(Failure::TimedOut)),
         None => answer.await,
     };
-    let (response, lease) = answer.map_err(failure)?;
+    let answer = answer.map_err(failure)?;
     let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-    Ok(Reply { response, lease, deadline, route, client_side })
+    Ok(Reply { answer, deadline, route, client_side })
 }
 
 fn failure(failure: Failure) -> Answer {
@@ -316,25 +316,21 @@ fn upload_problem(problem: UploadProblem) -> Answer {
 }
 
 fn pass_back(reply: Reply, exchange: Exchange, client: &Rc<Client>) -> Response<ReplyBody> {
-    let Reply { mut response, mut lease, deadline, route, client_side } = reply;
+    let Reply { answer, deadline, route, client_side } = reply;
+    let Answered { mut response, protocol, mut lease } = answer;
     exchange.answered(response.status().as_u16());
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let protocol = headers::upgrade(response.headers(), Version::HTTP_11);
-    headers::strip_hop_by_hop(response.headers_mut());
     headers::change(response.headers_mut(), &route.response_headers);
-    *response.version_mut() = Version::HTTP_11;
-    if !switched {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
         let body = ReplyBody::backend(body, lease, deadline, exchange);
         return Response::from_parts(parts, body);
     }
-    let backend_side = hyper::upgrade::on(&mut response);
     if let Some(protocol) = protocol {
         headers::ask_for_upgrade(response.headers_mut(), protocol);
     }
-    lease.connection = None;
-    if let Some(client_side) = client_side {
+    if let (Some(client_side), Some(connection)) = (client_side, lease.connection.take()) {
         client.goes_over();
+        let backend_side = connection.into_stream();
         crate::tunnel::start(client_side, backend_side, lease, Rc::clone(client));
     }
     response.map(|_| ReplyBody::page(bytes::Bytes::new(), exchange))
