@@ -5,7 +5,6 @@
 //! so that a request costs no timer.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -211,8 +210,7 @@ where
     let service = {
         let (worker, client) = (Rc::clone(&worker), Rc::clone(&client));
         service_fn(move |request| {
-            let (worker, client) = (Rc::clone(&worker), Rc::clone(&client));
-            async move { Ok::<_, Infallible>(crate::proxy::handle(worker, client, request).await) }
+            crate::proxy::handle(Rc::clone(&worker), Rc::clone(&client), request)
         })
     };
     if http2 {

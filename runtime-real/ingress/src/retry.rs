@@ -81,7 +81,7 @@ enum Attempt {
 pub(crate) async fn send(
     worker: &Worker,
     service: &Service,
-    mut outgoing: Outgoing,
+    outgoing: &mut Outgoing,
 ) -> Result<Answered, Failure> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut failure = Failure::NoReplica;
@@ -94,9 +94,9 @@ pub(crate) async fn send(
         }
         let mut lease = replica.lease();
         let attempt = if replica.backend.h2c {
-            over_http2(worker, &lease, &mut outgoing).await
+            Box::pin(over_http2(worker, &lease, outgoing)).await
         } else {
-            over_http1(worker, &mut lease, &mut outgoing, attempt > 0).await
+            over_http1(worker, &mut lease, outgoing, attempt > 0).await
         };
         match attempt {
             Ok(Attempt::Answered(response, protocol)) => {
@@ -137,7 +137,7 @@ async fn over_http1(
         Some(connection) => connection,
         None => {
             worker.counters.upstream_connects.add(1);
-            lease.replica.connect(&worker.options.limits).await?
+            Box::pin(lease.replica.connect(&worker.options.limits)).await?
         }
     };
     let asked = Asked { head: outgoing.method == Method::HEAD, upgrade: outgoing.upgrade };

@@ -4,6 +4,7 @@
 //! After an answer another request may follow only if both were whole and nothing is left over.
 //! What is sent is in `sending.rs`, how answers are read in `decode.rs`.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
@@ -23,14 +24,18 @@ use crate::io::Watched;
 use crate::retry::Outgoing;
 use crate::sending::{Sending, Unsent};
 
-/// Bytes that are read at once where a head is awaited; a small answer fits.
-const HEAD_ROOM: usize = 8 * 1024;
+/// Bytes that are read at once where no more are known to come; a small answer fits.
+const SMALL: usize = 8 * 1024;
 
 /// Bytes of a body that are read at once.
 const BODY_ROOM: usize = 64 * 1024;
 
 /// Room that is worth filling before a new buffer is made.
 const LEAST_ROOM: usize = 2 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<[u8; SMALL]> = const { RefCell::new([0; SMALL]) };
+}
 
 /// A connection.
 #[derive(Debug)]
@@ -115,7 +120,7 @@ impl Connection {
                 }
                 return Poll::Ready(Ok(head));
             }
-            match self.poll_read(cx, HEAD_ROOM) {
+            match self.poll_read(cx, SMALL) {
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(Trouble::Answer(BadAnswer::Ended)));
                 }
@@ -167,11 +172,21 @@ impl Connection {
         Poll::Ready(Some(Err(error)))
     }
 
+    /// Reads at most so much. What is small goes through memory that all connections of the thread
+    /// share: it is in the processor's cache, and a connection that waits holds none.
     fn poll_read(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < room.min(LEAST_ROOM) {
-            self.buffer.reserve(room);
+        if room > SMALL {
+            if self.buffer.capacity() - self.buffer.len() < LEAST_ROOM {
+                self.buffer.reserve(room);
+            }
+            return pin!(self.stream.read_buf(&mut self.buffer)).poll(cx);
         }
-        pin!(self.stream.read_buf(&mut self.buffer)).poll(cx)
+        SHARED.with_borrow_mut(|shared| {
+            let mut read = ReadBuf::new(shared);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            self.buffer.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
     }
 
     pub(crate) fn body_is_done(&self) -> bool {
@@ -201,9 +216,7 @@ impl Connection {
     /// What a connection holds while it waits for its next request.
     pub(crate) fn rest(&mut self) {
         self.reused = true;
-        if self.buffer.capacity() > HEAD_ROOM {
-            self.buffer = BytesMut::new();
-        }
+        self.buffer = BytesMut::new();
     }
 
     /// Whether it is still there, and has said nothing that nobody asked for.
