@@ -5,10 +5,13 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use common::*;
-use mill_ingress::HttpRoute;
+use mill_ingress::{HttpRoute, Ingress, Limits, Options};
 
 /// Answers every request with these bytes, and stays or goes.
 fn saying_raw(bytes: &'static str, stays: bool) -> Server {
@@ -45,6 +48,39 @@ fn what_is_left_over_is_never_the_answer_to_the_next_request() {
             assert!(!answer[..length].windows(6).any(|part| part == b"hidden"));
         }
         assert_eq!(web.connections.load(Ordering::SeqCst), 2);
+    }
+}
+
+/// A POST is never sent twice, so it comes through only if the connection is known to be no good.
+#[test]
+fn a_kept_connection_that_has_ended_or_says_more_is_not_used_again() {
+    let hidden = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 6\r\n\r\nhidden";
+    for more in ["", hidden] {
+        let (go, told) = std::sync::mpsc::channel();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let channels = Mutex::new((told, done));
+        let web = Server::new(move |stream, head| {
+            read_body(stream, head);
+            say(stream, "answer");
+            if head.starts_with("get") {
+                let channels = channels.lock().unwrap();
+                channels.0.recv().unwrap();
+                stream.write_all(more.as_bytes()).unwrap();
+                if more.is_empty() {
+                    stream.shutdown(Shutdown::Both).unwrap();
+                }
+                channels.1.send(()).unwrap();
+            }
+            true
+        });
+        let ingress = start(&[&web]);
+        assert_eq!(ask(&ingress, &get("/")).body, "answer");
+        go.send(()).unwrap();
+        is_done.recv().unwrap();
+        let post = "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 2\r\n\r\nhi";
+        assert_eq!(ask(&ingress, post).body, "answer");
+        assert_eq!(web.connections.load(Ordering::SeqCst), 2);
+        assert_eq!(ingress.metrics().retries, 0);
     }
 }
 
@@ -159,6 +195,27 @@ fn a_request_says_once_how_long_it_is_and_is_sent_as_it_comes() {
         assert!(expect.is_none_or(|expect| head.contains(expect)), "{head}");
         assert!(!head.contains("transfer-encoding"), "{head}");
     }
+}
+
+#[test]
+fn a_head_that_takes_too_long_is_a_timeout_on_a_new_connection_and_on_a_kept_one() {
+    let web = Server::new(|stream, head| {
+        let answers = head.starts_with("get /fast");
+        if answers {
+            say(stream, "fast");
+        } else {
+            let _ = stream.read(&mut [0]);
+        }
+        answers
+    });
+    let limits = Limits { answer_timeout: Duration::from_millis(50), ..Limits::default() };
+    let ingress = Ingress::start(Options { limits, ..options() }).unwrap();
+    ingress.publish(table(vec![route()], vec![backend(web.address)])).unwrap();
+    assert_eq!(ask(&ingress, &get("/slow")).status(), 504);
+    assert_eq!(ask(&ingress, &get("/fast")).status(), 200);
+    assert_eq!(ask(&ingress, &get("/slow")).status(), 504);
+    assert_eq!(web.connections.load(Ordering::SeqCst), 2);
+    wait_for("its connections end", || web.open.load(Ordering::SeqCst) == 0);
 }
 
 #[test]
