@@ -46,13 +46,20 @@ def fail_late(request, context):
 
 def never(request, context):
     """Says that it is there, and then nothing until the call is given up."""
-    yield b"here"
     gone = threading.Event()
-    if context.add_callback(gone.set):
+
+    def note():
+        with someone_left:
+            left.add(request)
+            someone_left.notify_all()
+        gone.set()
+
+    # Before anything is sent: a call that ends while it says something never gets further.
+    if context.add_callback(note):
+        yield b"here"
         gone.wait()
-    with someone_left:
-        left.add(request)
-        someone_left.notify_all()
+    else:
+        note()
 
 
 def was_left(request, context):
