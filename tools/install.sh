@@ -80,10 +80,30 @@ engine() {
   start_engine
 }
 
+# Clients that the ingress is tested with; the tests look for them here.
+clients() {
+  local home=/opt/mill-clients wanted="websockets==15.0.1 grpcio==1.76.0"
+  [ "$(cat "$home/installed" 2>/dev/null)" != "$wanted" ] || return 0
+  [ "$(id -u)" = 0 ] || die "$home lacks $wanted; run this as root"
+  packages /usr/bin/python3=python3
+  # Debian has this part of Python in a package without a command.
+  /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages no-command=python3-venv
+  busy "installing $wanted" fill_clients "$home" "$wanted"
+}
+
+fill_clients() {
+  rm -rf "$1"
+  /usr/bin/python3 -m venv "$1"
+  # shellcheck disable=SC2086 # several words
+  "$1/bin/pip" install --quiet --no-input --only-binary :all: $2
+  echo "$2" >"$1/installed"
+}
+
 tools() {
   packages docker-registry=docker-registry htpasswd=apache2-utils ip=iproute2 dockerd=docker.io \
     curl=curl busybox=busybox-static docker=docker.io pgrep=procps nft=nftables nsenter=util-linux
   packages wireguard-go=wireguard-go wg=wireguard-tools iperf3=iperf3 pebble=pebble dig=bind9-dnsutils openssl=openssl
+  clients
   crate cargo-nextest 0.9.143
   crate cargo-deny 0.20.2 --debug
 }

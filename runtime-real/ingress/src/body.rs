@@ -77,7 +77,10 @@ impl Upload {
         Poll::Ready(Some(Err("the client's body cannot be passed on".into())))
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    pub(crate) fn poll(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let poll = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
         let Poll::Ready(frame) = poll else {
             let mut stalled = self.stalled.borrow_mut();
@@ -139,7 +142,49 @@ pub(crate) struct ReplyBody {
 
 enum Source {
     Page(Option<Bytes>),
-    Backend { body: Incoming, lease: Option<Lease>, deadline: Option<Pin<Box<Sleep>>> },
+    Backend { body: BackendBody, lease: Option<Lease>, deadline: Option<Pin<Box<Sleep>>> },
+}
+
+/// Where the body of a backend's answer comes from.
+#[derive(Debug)]
+pub(crate) enum BackendBody {
+    /// From the connection that the request has to itself.
+    Http1,
+    Http2(Incoming),
+}
+
+impl BackendBody {
+    fn poll(
+        &mut self,
+        lease: Option<&mut Lease>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            BackendBody::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
+            BackendBody::Http1 => match lease.and_then(|lease| lease.connection.as_mut()) {
+                Some(connection) => connection.poll_frame(cx),
+                None => Poll::Ready(None),
+            },
+        }
+    }
+
+    fn is_end_stream(&self, lease: Option<&Lease>) -> bool {
+        match self {
+            BackendBody::Http2(body) => body.is_end_stream(),
+            BackendBody::Http1 => lease
+                .and_then(|lease| lease.connection.as_ref())
+                .is_none_or(|connection| connection.body_is_done()),
+        }
+    }
+
+    fn size_hint(&self, lease: Option<&Lease>) -> SizeHint {
+        match self {
+            BackendBody::Http2(body) => body.size_hint(),
+            BackendBody::Http1 => lease
+                .and_then(|lease| lease.connection.as_ref())
+                .map_or(SizeHint::with_exact(0), |connection| connection.body_size()),
+        }
+    }
 }
 
 impl ReplyBody {
@@ -148,12 +193,12 @@ impl ReplyBody {
     }
 
     pub(crate) fn backend(
-        body: Incoming,
+        body: BackendBody,
         lease: Lease,
         deadline: Option<Pin<Box<Sleep>>>,
         exchange: Exchange,
     ) -> ReplyBody {
-        if body.is_end_stream() {
+        if body.is_end_stream(Some(&lease)) {
             lease.finished();
             return ReplyBody::page(Bytes::new(), exchange);
         }
@@ -172,23 +217,21 @@ impl Body for ReplyBody {
         let this = &mut *self;
         let frame = match &mut this.source {
             Source::Page(page) => page.take().map(|page| Ok(Frame::data(page))),
-            Source::Backend { body, lease, deadline } => {
-                match Pin::new(&mut *body).poll_frame(cx) {
-                    Poll::Ready(frame) => {
-                        if frame.is_none() || body.is_end_stream() {
-                            lease.take().into_iter().for_each(Lease::finished);
-                        }
-                        frame.map(|frame| frame.map_err(BodyError::from))
+            Source::Backend { body, lease, deadline } => match body.poll(lease.as_mut(), cx) {
+                Poll::Ready(frame) => {
+                    if frame.is_none() || body.is_end_stream(lease.as_ref()) {
+                        lease.take().into_iter().for_each(Lease::finished);
                     }
-                    Poll::Pending => {
-                        let Some(timer) = deadline else {
-                            return Poll::Pending;
-                        };
-                        ready!(timer.as_mut().poll(cx));
-                        Some(Err("the route's timeout is over".into()))
-                    }
+                    frame
                 }
-            }
+                Poll::Pending => {
+                    let Some(timer) = deadline else {
+                        return Poll::Pending;
+                    };
+                    ready!(timer.as_mut().poll(cx));
+                    Some(Err("the route's timeout is over".into()))
+                }
+            },
         };
         if let Some(Ok(frame)) = &frame {
             this.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
@@ -199,14 +242,14 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Page(page) => page.is_none(),
-            Source::Backend { body, .. } => body.is_end_stream(),
+            Source::Backend { body, lease, .. } => body.is_end_stream(lease.as_ref()),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Page(page) => SizeHint::with_exact(page.as_ref().map_or(0, Bytes::len) as u64),
-            Source::Backend { body, .. } => body.size_hint(),
+            Source::Backend { body, lease, .. } => body.size_hint(lease.as_ref()),
         }
     }
 }

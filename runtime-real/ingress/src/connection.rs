@@ -5,7 +5,6 @@
 //! so that a request costs no timer.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -37,6 +36,9 @@ const LEAVING_GRACE: Duration = Duration::from_secs(1);
 
 /// Bytes read to tell the protocols apart, at most.
 const SNIFF: usize = 4_096;
+
+/// Header fields that hyper takes where nothing else is said (its documentation of `max_headers`).
+const HYPER_HEADERS: usize = 100;
 
 /// What is known of the other end of a connection.
 #[derive(Debug)]
@@ -208,8 +210,7 @@ where
     let service = {
         let (worker, client) = (Rc::clone(&worker), Rc::clone(&client));
         service_fn(move |request| {
-            let (worker, client) = (Rc::clone(&worker), Rc::clone(&client));
-            async move { Ok::<_, Infallible>(crate::proxy::handle(worker, client, request).await) }
+            crate::proxy::handle(Rc::clone(&worker), Rc::clone(&client), request)
         })
     };
     if http2 {
@@ -226,9 +227,12 @@ fn http1_builder(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
-        .max_headers(limits.header_count)
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(MIN_BUFFER) * 2);
+    // Up to its own limit hyper needs no memory for it; fewer are counted in `proxy.rs`.
+    if limits.header_count > HYPER_HEADERS {
+        builder.max_headers(limits.header_count);
+    }
     builder
 }
 

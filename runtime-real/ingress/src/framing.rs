@@ -162,13 +162,13 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// RFC 9112 section 7.1: digits, then what may be left out.
-fn chunk_size(line: &[u8]) -> Option<u64> {
+pub(crate) fn chunk_size(line: &[u8]) -> Option<u64> {
     let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let goes_on = line.get(end).is_none_or(|byte| b"; \t".contains(byte));
     digits(&line[..end], 16).filter(|_| goes_on)
 }
 
-fn digits(text: &[u8], radix: u32) -> Option<u64> {
+pub(crate) fn digits(text: &[u8], radix: u32) -> Option<u64> {
     let digit = |byte: &u8| char::from(*byte).is_digit(radix);
     let text = std::str::from_utf8(text).ok().filter(|text| text.as_bytes().iter().all(digit))?;
     u64::from_str_radix(text, radix).ok()

@@ -17,8 +17,8 @@ use crate::cidr::Cidr;
 use crate::connection::Client;
 use crate::plan::Change;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -76,8 +76,39 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Fields that are taken out of requests or changed, but for those that every request gets.
+const LOOKED_AT: [HeaderName; 11] = [
+    CONNECTION,
+    TE,
+    EXPECT,
+    UPGRADE,
+    TRANSFER_ENCODING,
+    COOKIE,
+    PROXY_AUTHORIZATION,
+    FORWARDED,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    REAL_IP,
+];
+
 /// Makes a client's header fields those of a request to a backend.
 pub(crate) fn to_backend(headers: &mut HeaderMap, client: &Client, host: HeaderValue, trust: bool) {
+    // To go over the few that there are costs less than to look for each of those.
+    if headers.keys().any(|name| LOOKED_AT.contains(name)) {
+        take_out(headers, trust);
+    }
+    let chain = if trust { chain(headers, &client.peer_text) } else { None };
+    headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| client.peer_text.clone()));
+    if !(trust && headers.contains_key(FORWARDED_PROTO)) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(client.scheme()));
+    }
+    if !(trust && headers.contains_key(FORWARDED_HOST)) {
+        headers.insert(FORWARDED_HOST, host.clone());
+    }
+    headers.insert(HOST, host);
+}
+
+fn take_out(headers: &mut HeaderMap, trust: bool) {
     let trailers = headers.get(TE).is_some_and(|te| {
         te.to_str().is_ok_and(|te| te.split(',').any(|one| one.trim() == "trailers"))
     });
@@ -89,19 +120,10 @@ pub(crate) fn to_backend(headers: &mut HeaderMap, client: &Client, host: HeaderV
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let chain = if trust { chain(headers, &client.peer_text) } else { None };
-    headers.insert(FORWARDED_FOR, chain.unwrap_or_else(|| client.peer_text.clone()));
     if !trust {
         headers.remove(FORWARDED);
         headers.remove(REAL_IP);
     }
-    if !(trust && headers.contains_key(FORWARDED_PROTO)) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(client.scheme()));
-    }
-    if !(trust && headers.contains_key(FORWARDED_HOST)) {
-        headers.insert(FORWARDED_HOST, host.clone());
-    }
-    headers.insert(HOST, host);
 }
 
 fn chain(headers: &HeaderMap, peer: &HeaderValue) -> Option<HeaderValue> {

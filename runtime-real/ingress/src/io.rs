@@ -71,6 +71,12 @@ impl<S> Watched<S> {
         self
     }
 
+    /// Hands out these bytes first.
+    pub(crate) fn with_ahead(mut self, ahead: Bytes) -> Self {
+        self.ahead = ahead;
+        self
+    }
+
     /// Looks at what was read, and leaves only what may be read.
     fn look(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
         let Requests::Seen(framing) = &mut self.requests else { return };

@@ -3,10 +3,11 @@
 //! [`Ingress::start`] runs one thread for each core, each with its own listeners and its own
 //! connections to backends. [`Ingress::publish`] says what is routed where, as a plain [`Table`]
 //! that replaces the last one at once. What a request goes through is in `proxy.rs`; which replica
-//! it gets in `balance.rs`; when it may be sent again in `retry.rs`.
+//! it gets in `balance.rs`; when it may be sent again in `retry.rs`; how HTTP/1.1 replicas are
+//! spoken to in `upstream.rs`.
 //!
 //! It decides nothing about clusters: who is healthy and which certificate is valid, others say.
-//! Tests are in `tests/`, over real sockets.
+//! Tests are in `tests/`, over real sockets; with programs that others wrote in `tests/clients.rs`.
 
 mod access_log;
 mod answer;
@@ -16,6 +17,7 @@ mod body;
 mod cidr;
 mod clock;
 mod connection;
+mod decode;
 mod exchange;
 mod framing;
 #[cfg(feature = "fuzzing")]
@@ -36,10 +38,12 @@ mod pool;
 mod proxy;
 mod rate;
 mod retry;
+mod sending;
 mod table;
 mod tcp;
 mod tls;
 mod tunnel;
+mod upstream;
 mod worker;
 
 pub use access_log::AccessRecord;

@@ -87,7 +87,8 @@ pub struct Limits {
     pub http2_given_up: u32,
     /// Requests that wait for a replica, per worker.
     pub held: usize,
-    /// Idle connections kept to one backend, per worker.
+    /// Idle connections kept to one backend, per worker. With fewer than there are requests at
+    /// once, some of them wait for a new one.
     pub pool_idle: usize,
     /// How long a connection to a backend may be idle before it is closed.
     pub pool_idle_timeout: Duration,
@@ -111,7 +112,7 @@ impl Default for Limits {
             http2_pending_resets: 20,
             http2_given_up: 200,
             held: 1_024,
-            pool_idle: 256,
+            pool_idle: 1_024,
             pool_idle_timeout: Duration::from_secs(30),
         }
     }

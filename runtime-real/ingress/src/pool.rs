@@ -11,16 +11,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::body::ForwardBody;
-use crate::io::{Traffic, Watched};
+use crate::io::Watched;
 use crate::options::Limits;
 use crate::table::Backend;
+use crate::upstream::Connection;
 use crate::worker::LocalExecutor;
 
 #[derive(Debug)]
@@ -39,23 +40,15 @@ pub(crate) struct Replica {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
-}
-
-/// An HTTP/1.1 connection to a backend.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) sender: http1::SendRequest<ForwardBody>,
-    pub(crate) traffic: Arc<Traffic>,
-    pub(crate) reused: bool,
 }
 
 /// A request's place at a replica, and the connection that it has to itself, if any.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) replica: Rc<Replica>,
-    pub(crate) connection: Option<Connection>,
+    pub(crate) connection: Option<Box<Connection>>,
 }
 
 impl Replica {
@@ -99,7 +92,8 @@ impl Replica {
     }
 
     pub(crate) fn prune(&self, before: Instant) {
-        self.idle.borrow_mut().retain(|idle| idle.since >= before && !idle.connection.is_closed());
+        let usable = |idle: &mut Idle| idle.since >= before && idle.connection.is_quiet();
+        self.idle.borrow_mut().retain_mut(usable);
     }
 
     pub(crate) fn lease(self: &Rc<Self>) -> Lease {
@@ -107,40 +101,23 @@ impl Replica {
         Lease { replica: Rc::clone(self), connection: None }
     }
 
-    /// The idle connection that was used last and is ready.
-    pub(crate) fn take_idle(&self) -> Option<Connection> {
+    /// The idle connection that was used last and is still there.
+    pub(crate) fn take_idle(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle.borrow_mut();
-        let mut at = idle.len();
-        while at > 0 {
-            at -= 1;
-            let connection = &idle[at].connection;
-            if connection.is_closed() {
-                idle.remove(at);
-            } else if connection.sender.is_ready() {
-                let mut taken = idle.remove(at).connection;
-                taken.reused = true;
-                return Some(taken);
+        while let Some(Idle { mut connection, .. }) = idle.pop() {
+            if connection.is_quiet() {
+                return Some(connection);
             }
         }
         None
     }
 
     /// Opens a connection for HTTP/1.1.
-    pub(crate) async fn connect(&self, limits: &Limits) -> io::Result<Connection> {
+    pub(crate) async fn connect(&self, limits: &Limits) -> io::Result<Box<Connection>> {
         self.most_idle.set(limits.pool_idle);
         let stream = self.dial(limits).await?;
-        let traffic = Arc::new(Traffic::default());
-        let io = Watched::new(stream, Bytes::new(), Arc::clone(&traffic), limits.body_write_stall);
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(limits.header_bytes.max(MIN_BUFFER))
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(io::Error::other)?;
-        tokio::task::spawn_local(async move {
-            // Whoever sent a request on it learns of an error through the answer.
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(Connection { sender, traffic, reused: false })
+        let stream = Watched::new(stream, Bytes::new(), Arc::default(), limits.body_write_stall);
+        Ok(Box::new(Connection::new(stream, limits.header_bytes.max(MIN_BUFFER))))
     }
 
     /// The one HTTP/2 connection, opened if there is none.
@@ -154,8 +131,7 @@ impl Replica {
             return Ok(sender);
         }
         let stream = self.dial(limits).await?;
-        let traffic = Arc::new(Traffic::default());
-        let io = Watched::new(stream, Bytes::new(), traffic, limits.body_write_stall);
+        let io = Watched::new(stream, Bytes::new(), Arc::default(), limits.body_write_stall);
         let (sender, connection) = http2::Builder::new(LocalExecutor)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .initial_stream_window_size(HTTP2_WINDOW)
@@ -191,24 +167,19 @@ pub(crate) const MIN_BUFFER: usize = 8_192;
 /// Bytes that one HTTP/2 stream may have in flight.
 pub(crate) const HTTP2_WINDOW: u32 = 256 * 1024;
 
-impl Connection {
-    fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-}
-
 impl Lease {
     /// The answer is complete: the connection may serve the next request.
     pub(crate) fn finished(mut self) {
-        let Some(connection) = self.connection.take() else {
+        let Some(mut connection) = self.connection.take() else {
             return;
         };
         let replica = &self.replica;
         let mut idle = replica.idle.borrow_mut();
-        if replica.retired.get() || connection.is_closed() || idle.len() >= replica.most_idle.get()
-        {
+        let room = idle.len() < replica.most_idle.get();
+        if replica.retired.get() || !connection.may_go_on() || !room {
             return;
         }
+        connection.rest();
         idle.push(Idle { connection, since: crate::clock::now() });
     }
 }

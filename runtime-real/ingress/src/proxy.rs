@@ -3,17 +3,20 @@
 //! What is refused is refused in this order: a malformed request, an unknown host, one that is not
 //! the connection's, a path with two meanings; then what the route demands.
 
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use tokio::time::{Sleep, sleep_until};
 
 use crate::access_log::AccessRecord;
 use crate::answer::{Answer, REQUEST_ID, accepts_html};
@@ -24,8 +27,7 @@ use crate::headers;
 use crate::host;
 use crate::path;
 use crate::plan::{Route, longest};
-use crate::pool::Lease;
-use crate::retry::{Failure, Outgoing};
+use crate::retry::{Answered, Failure, Outgoing};
 use crate::worker::{Local, Worker};
 
 const CHALLENGE: &str = "/.well-known/acme-challenge/";
@@ -39,24 +41,26 @@ struct Admitted {
     uri: Uri,
 }
 
-/// A backend's answer, and what must be kept until it has been passed back.
-struct Reply {
-    response: Response<Incoming>,
-    lease: Lease,
-    deadline: Option<Pin<Box<Sleep>>>,
+/// What is kept of a request until its answer has been passed back.
+struct Kept {
     route: Arc<Route>,
+    deadline: Option<Deadline>,
     client_side: Option<hyper::upgrade::OnUpgrade>,
 }
 
-/// Answers one request.
+/// When a request's time is over.
+type Deadline = Pin<Box<Sleep>>;
+
+/// Answers one request. What it holds while it waits is small: each connection of a client keeps
+/// room for it.
 pub(crate) async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> Response<ReplyBody> {
+) -> Result<Response<ReplyBody>, Infallible> {
     let began = crate::clock::now();
     let local = worker.local();
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let counters = Arc::clone(&worker.unrouted);
     let mut exchange = Exchange::begin(Rc::clone(&worker), Rc::clone(&client), counters, began);
     let html = accepts_html(&parts.headers);
@@ -67,19 +71,40 @@ pub(crate) async fn handle(
     if worker.options.access_log.is_some() {
         exchange.record = Some(Box::new(record(&parts, &client, &id)));
     }
-    let deadline = began.into();
     let admitted = admit(&worker, &local, &client, &parts, &mut exchange).await;
-    let reply = match admitted {
-        Ok(admitted) => {
-            parts.headers.insert(REQUEST_ID, id.clone());
-            forward(&worker, &local, &client, admitted, parts, body, deadline).await
-        }
-        Err(answer) => Err(answer),
+    let (mut outgoing, mut kept) = match admitted {
+        Ok(admitted) => prepare(&worker, &client, admitted, (parts, body), &id, began),
+        Err(answer) => return Ok(answer.into_response(html, &id, exchange)),
     };
-    match reply {
-        Ok(reply) => pass_back(reply, exchange, &client),
-        Err(answer) => answer.into_response(html, &id, exchange),
-    }
+    let service = &local.services[kept.route.service];
+    let hold = kept.route.table.hold;
+    let answer = poll_within(&mut kept.deadline, async {
+        if service.is_empty() && !Box::pin(crate::hold::wait(&worker, service, hold)).await {
+            return Err(Failure::NoReplica);
+        }
+        crate::retry::send(&worker, service, &mut outgoing).await
+    });
+    Ok(match answer.await {
+        Ok(answer) => pass_back(answer, kept, exchange, &client),
+        Err(why) => failure(why).into_response(html, &id, exchange),
+    })
+}
+
+/// The answer, unless the time is over first.
+async fn poll_within(
+    deadline: &mut Option<Deadline>,
+    answer: impl Future<Output = Result<Answered, Failure>>,
+) -> Result<Answered, Failure> {
+    let mut answer = pin!(answer);
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+            return Poll::Ready(answer);
+        }
+        let Some(deadline) = deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(cx));
+        Poll::Ready(Err(Failure::TimedOut))
+    })
+    .await
 }
 
 async fn admit(
@@ -186,7 +211,7 @@ async fn demand(
         return Err(Answer::new(StatusCode::SERVICE_UNAVAILABLE, sentence.as_str()));
     }
     if let Some(gate) = &route.gate
-        && !gate.admits(parts.headers.get(AUTHORIZATION)).await
+        && !Box::pin(gate.admits(parts.headers.get(AUTHORIZATION))).await
     {
         return Err(Answer::who_are_you());
     }
@@ -247,41 +272,32 @@ fn uri(parts: &Parts, route: &Route, raw: &str, plain: &str) -> Result<Uri, Answ
     Ok(Uri::from(target))
 }
 
-async fn forward(
+/// Makes a request that was let in one for a backend.
+fn prepare(
     worker: &Worker,
-    local: &Local,
     client: &Client,
     admitted: Admitted,
-    mut parts: Parts,
-    body: Incoming,
+    (mut parts, body): (Parts, Incoming),
+    id: &HeaderValue,
     began: Instant,
-) -> Result<Reply, Answer> {
+) -> (Outgoing, Kept) {
     let Admitted { route, host, trusted, upgrade, uri } = admitted;
+    parts.headers.insert(REQUEST_ID, id.clone());
     headers::to_backend(&mut parts.headers, client, host, trusted);
     headers::change(&mut parts.headers, &route.request_headers);
     let mut client_side = None;
+    let asks = upgrade.is_some();
     if let Some(protocol) = upgrade {
         headers::ask_for_upgrade(&mut parts.headers, protocol);
         client_side = parts.extensions.remove();
     }
     let stall = worker.options.limits.body_read_stall;
     let upload = Upload::new(body, route.table.max_body, stall);
-    let outgoing = Outgoing { method: parts.method, uri, headers: parts.headers, upload };
-    let service = &local.services[route.service];
-    let deadline = route.table.timeout.map(|timeout| began + timeout);
-    let answer = async {
-        if !crate::hold::wait(worker, service, route.table.hold).await {
-            return Err(Failure::NoReplica);
-        }
-        crate::retry::send(worker, service, outgoing).await
-    };
-    let answer = match deadline {
-        Some(deadline) => timeout_at(deadline, answer).await.unwrap_or(Err(Failure::TimedOut)),
-        None => answer.await,
-    };
-    let (response, lease) = answer.map_err(failure)?;
-    let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-    Ok(Reply { response, lease, deadline, route, client_side })
+    let Parts { method, headers, .. } = parts;
+    let outgoing = Outgoing { method, uri, headers, upload, upgrade: asks };
+    let deadline =
+        route.table.timeout.map(|timeout| Box::pin(sleep_until((began + timeout).into())));
+    (outgoing, Kept { route, deadline, client_side })
 }
 
 fn failure(failure: Failure) -> Answer {
@@ -315,26 +331,27 @@ fn upload_problem(problem: UploadProblem) -> Answer {
     Answer::new(status, sentence).with(CONNECTION, HeaderValue::from_static("close"))
 }
 
-fn pass_back(reply: Reply, exchange: Exchange, client: &Rc<Client>) -> Response<ReplyBody> {
-    let Reply { mut response, mut lease, deadline, route, client_side } = reply;
+fn pass_back(
+    answer: Answered,
+    kept: Kept,
+    exchange: Exchange,
+    client: &Rc<Client>,
+) -> Response<ReplyBody> {
+    let Kept { route, deadline, client_side } = kept;
+    let Answered { mut response, protocol, mut lease } = answer;
     exchange.answered(response.status().as_u16());
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let protocol = headers::upgrade(response.headers(), Version::HTTP_11);
-    headers::strip_hop_by_hop(response.headers_mut());
     headers::change(response.headers_mut(), &route.response_headers);
-    *response.version_mut() = Version::HTTP_11;
-    if !switched {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (parts, body) = response.into_parts();
         let body = ReplyBody::backend(body, lease, deadline, exchange);
         return Response::from_parts(parts, body);
     }
-    let backend_side = hyper::upgrade::on(&mut response);
     if let Some(protocol) = protocol {
         headers::ask_for_upgrade(response.headers_mut(), protocol);
     }
-    lease.connection = None;
-    if let Some(client_side) = client_side {
+    if let (Some(client_side), Some(connection)) = (client_side, lease.connection.take()) {
         client.goes_over();
+        let backend_side = connection.into_stream();
         crate::tunnel::start(client_side, backend_side, lease, Rc::clone(client));
     }
     response.map(|_| ReplyBody::page(bytes::Bytes::new(), exchange))

@@ -4,19 +4,23 @@
 //! turned out closed before any byte of an answer, the method is idempotent (RFC 9110 section
 //! 9.2.2) and nothing of the body was taken. Everything else is the client's to decide.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
-use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderMap};
+use hyper::header::{HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, Uri, Version};
 use tokio::time::timeout;
 
 use crate::balance::Service;
-use crate::body::{ForwardBody, Upload, UploadProblem};
-use crate::pool::{Connection, Lease};
+use crate::body::{BackendBody, ForwardBody, Upload, UploadProblem};
+use crate::decode::{Asked, Head};
+use crate::headers;
+use crate::pool::Lease;
+use crate::sending::Unsent;
+use crate::upstream::{Connection, Trouble};
 use crate::worker::Worker;
 
 /// How often one request is tried in all.
@@ -29,6 +33,30 @@ pub(crate) struct Outgoing {
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) upload: Option<Rc<Upload>>,
+    /// Whether it asks for another protocol.
+    pub(crate) upgrade: bool,
+}
+
+impl Outgoing {
+    fn is_taken(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.is_taken())
+    }
+
+    fn received(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.received())
+    }
+
+    fn problem(&self) -> Option<UploadProblem> {
+        self.upload.as_ref().and_then(|upload| upload.problem())
+    }
+}
+
+/// A backend's answer, without what was for its connection alone.
+pub(crate) struct Answered {
+    pub(crate) response: Response<BackendBody>,
+    /// What the connection goes over to.
+    pub(crate) protocol: Option<HeaderValue>,
+    pub(crate) lease: Lease,
 }
 
 /// Why there is no answer.
@@ -43,9 +71,9 @@ pub(crate) enum Failure {
 
 /// What became of one attempt.
 enum Attempt {
-    Answered(Response<Incoming>),
-    /// Nothing was sent, or it can be sent again; the head comes back.
-    Again(HeaderMap),
+    Answered(Response<BackendBody>, Option<HeaderValue>),
+    /// Nothing was sent, or it can be sent again.
+    Again,
     Failed(Failure),
 }
 
@@ -53,8 +81,8 @@ enum Attempt {
 pub(crate) async fn send(
     worker: &Worker,
     service: &Service,
-    mut outgoing: Outgoing,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+    outgoing: &mut Outgoing,
+) -> Result<Answered, Failure> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut failure = Failure::NoReplica;
     for attempt in 0..MAX_ATTEMPTS {
@@ -66,16 +94,16 @@ pub(crate) async fn send(
         }
         let mut lease = replica.lease();
         let attempt = if replica.backend.h2c {
-            over_http2(worker, &lease, &mut outgoing).await
+            Box::pin(over_http2(worker, &lease, outgoing)).await
         } else {
-            over_http1(worker, &mut lease, &mut outgoing, attempt > 0).await
+            over_http1(worker, &mut lease, outgoing, attempt > 0).await
         };
         match attempt {
-            Ok(Attempt::Answered(response)) => {
+            Ok(Attempt::Answered(response, protocol)) => {
                 replica.succeeded();
-                return Ok((response, lease));
+                return Ok(Answered { response, protocol, lease });
             }
-            Ok(Attempt::Again(headers)) => outgoing.headers = headers,
+            Ok(Attempt::Again) => {}
             Ok(Attempt::Failed(failure @ Failure::Upload(_))) => return Err(failure),
             Ok(Attempt::Failed(failure)) => {
                 note_failure(worker, service, &lease);
@@ -109,42 +137,69 @@ async fn over_http1(
         Some(connection) => connection,
         None => {
             worker.counters.upstream_connects.add(1);
-            lease.replica.connect(&worker.options.limits).await?
+            Box::pin(lease.replica.connect(&worker.options.limits)).await?
         }
     };
-    let spare =
-        (connection.reused && is_idempotent(&outgoing.method)).then(|| outgoing.headers.clone());
-    let (read, written) = (connection.traffic.read(), connection.traffic.written());
-    let request = request(outgoing, outgoing.uri.clone(), Version::HTTP_11);
-    let answer = connection.sender.try_send_request(request);
-    let mut error = match within(worker, outgoing, answer).await {
-        Some(Ok(response)) => {
+    let asked = Asked { head: outgoing.method == Method::HEAD, upgrade: outgoing.upgrade };
+    let time = worker.options.limits.answer_timeout;
+    connection.begin(outgoing, time);
+    let answer = loop {
+        let before = outgoing.received();
+        // Only the head of an answer replaces the request's fields, and then it is not sent again.
+        let headers = &mut outgoing.headers;
+        let answer = poll_fn(|cx| connection.poll_answer(cx, asked, headers)).await;
+        match answer {
+            // An upload that moves is not waiting.
+            Err(Trouble::TimedOut) if outgoing.received() > before => connection.extend(time),
+            answer => break answer,
+        }
+    };
+    Ok(match answer {
+        Ok(head) => {
             lease.connection = Some(connection);
-            return Ok(Attempt::Answered(response));
+            answered(head, std::mem::take(&mut outgoing.headers))
         }
-        Some(Err(error)) => error,
-        None => return Ok(Attempt::Failed(Failure::TimedOut)),
-    };
-    if let Some(problem) = outgoing.upload.as_ref().and_then(|upload| upload.problem()) {
-        return Ok(Attempt::Failed(Failure::Upload(problem)));
+        Err(trouble) => unanswered(lease, outgoing, &connection, &trouble),
+    })
+}
+
+fn answered(head: Head, headers: HeaderMap) -> Attempt {
+    let mut response = Response::new(BackendBody::Http1);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = headers;
+    if let Some(reason) = head.reason {
+        response.extensions_mut().insert(reason);
     }
-    if let Some(unsent) = error.take_message() {
-        return Ok(Attempt::Again(unsent.into_parts().0.headers));
+    Attempt::Answered(response, head.upgrade)
+}
+
+fn unanswered(
+    lease: &Lease,
+    outgoing: &Outgoing,
+    connection: &Connection,
+    trouble: &Trouble,
+) -> Attempt {
+    if let Trouble::TimedOut = trouble {
+        return Attempt::Failed(Failure::TimedOut);
     }
-    let Connection { traffic, .. } = &connection;
-    let taken = outgoing.upload.as_ref().is_some_and(|upload| upload.is_taken());
-    match spare {
-        Some(headers) if !taken && traffic.read() == read => Ok(Attempt::Again(headers)),
-        _ => {
-            tracing::debug!(
-                backend = %lease.replica.backend.id,
-                sent = traffic.written() - written,
-                error = %error.into_error(),
-                "a backend ended its connection before it answered"
-            );
-            Ok(Attempt::Failed(Failure::Broken))
-        }
+    if let Some(problem) = outgoing.problem() {
+        return Attempt::Failed(Failure::Upload(problem));
     }
+    if let Trouble::Unsent(Unsent::Upload) = trouble {
+        return Attempt::Failed(Failure::Upload(UploadProblem::Broken));
+    }
+    let unsent = connection.written() == 0;
+    let harmless = unsent || (connection.reused && is_idempotent(&outgoing.method));
+    if harmless && !outgoing.is_taken() && !connection.heard() {
+        return Attempt::Again;
+    }
+    tracing::debug!(
+        backend = %lease.replica.backend.id,
+        sent = connection.written(),
+        error = trouble as &dyn std::error::Error,
+        "a backend ended its connection before it answered"
+    );
+    Attempt::Failed(Failure::Broken)
 }
 
 async fn over_http2(
@@ -160,31 +215,35 @@ async fn over_http2(
     let Ok(uri) = uri else {
         return Ok(Attempt::Failed(Failure::Broken));
     };
-    let request = request(outgoing, uri, Version::HTTP_2);
+    let request = request(outgoing, uri);
     let answer = sender.try_send_request(request);
     let mut error = match within(worker, outgoing, answer).await {
-        Some(Ok(response)) => return Ok(Attempt::Answered(response)),
+        Some(Ok(mut response)) => {
+            headers::strip_hop_by_hop(response.headers_mut());
+            *response.version_mut() = Version::HTTP_11;
+            return Ok(Attempt::Answered(response.map(BackendBody::Http2), None));
+        }
         Some(Err(error)) => error,
         None => return Ok(Attempt::Failed(Failure::TimedOut)),
     };
-    if let Some(problem) = outgoing.upload.as_ref().and_then(|upload| upload.problem()) {
+    if let Some(problem) = outgoing.problem() {
         return Ok(Attempt::Failed(Failure::Upload(problem)));
     }
     match error.take_message() {
         Some(unsent) => {
-            let mut headers = unsent.into_parts().0.headers;
-            headers.extend(host.map(|host| (HOST, host)));
-            Ok(Attempt::Again(headers))
+            outgoing.headers = unsent.into_parts().0.headers;
+            outgoing.headers.extend(host.map(|host| (HOST, host)));
+            Ok(Attempt::Again)
         }
         None => Ok(Attempt::Failed(Failure::Broken)),
     }
 }
 
-fn request(outgoing: &mut Outgoing, uri: Uri, version: Version) -> Request<ForwardBody> {
+fn request(outgoing: &mut Outgoing, uri: Uri) -> Request<ForwardBody> {
     let mut request = Request::new(ForwardBody(outgoing.upload.clone()));
     *request.method_mut() = outgoing.method.clone();
     *request.uri_mut() = uri;
-    *request.version_mut() = version;
+    *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = std::mem::take(&mut outgoing.headers);
     request
 }
@@ -192,12 +251,11 @@ fn request(outgoing: &mut Outgoing, uri: Uri, version: Version) -> Request<Forwa
 /// The head of the answer, unless it takes too long; an upload that moves is not waiting.
 async fn within<F: Future>(worker: &Worker, outgoing: &Outgoing, answer: F) -> Option<F::Output> {
     let mut answer = pin!(answer);
-    let received = || outgoing.upload.as_ref().map_or(0, |upload| upload.received());
     loop {
-        let before = received();
+        let before = outgoing.received();
         match timeout(worker.options.limits.answer_timeout, answer.as_mut()).await {
             Ok(answer) => return Some(answer),
-            Err(_) if received() > before => {}
+            Err(_) if outgoing.received() > before => {}
             Err(_) => return None,
         }
     }

@@ -8,21 +8,23 @@ use std::rc::Rc;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
 
 use crate::connection::Client;
+use crate::io::Watched;
 use crate::pool::Lease;
 
 pub(crate) fn start(
     client_side: OnUpgrade,
-    backend_side: OnUpgrade,
+    mut far: Watched<TcpStream>,
     lease: Lease,
     client: Rc<Client>,
 ) {
     tokio::task::spawn_local(async move {
-        let (Ok(near), Ok(far)) = (client_side.await, backend_side.await) else {
+        let Ok(near) = client_side.await else {
             return;
         };
-        let (mut near, mut far) = (TokioIo::new(near), TokioIo::new(far));
+        let mut near = TokioIo::new(near);
         // How a tunnel ends is between its two ends.
         let _ = copy_bidirectional(&mut near, &mut far).await;
         drop((lease, client));

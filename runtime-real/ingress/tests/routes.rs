@@ -1,14 +1,17 @@
-//! What routes may ask for: TLS, passwords, rates, addresses, headers, upgrades, TCP.
+//! What routes may ask for: TLS, passwords, rates, addresses, headers, upgrades, TCP; and ports that
+//! others have.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use common::*;
-use mill_ingress::{Challenges, HeaderRule, HttpRoute, Ingress, Login, RateLimit, TcpRoute};
+use mill_ingress::{
+    Challenges, HeaderRule, HttpRoute, Ingress, Login, Options, RateLimit, Service, TcpRoute,
+};
 
 fn with(route: HttpRoute, web: &Server) -> Ingress {
     let ingress = start(&[]);
@@ -155,4 +158,58 @@ fn a_tcp_route_passes_bytes_on_and_ends_with_its_table() {
     wait_for("the port is closed", || TcpStream::connect(free).is_err());
     assert!(ingress.publish(tables).unwrap().refused.is_empty());
     assert_eq!(&talk(free).unwrap(), b"hello\r\n\r\n");
+}
+
+#[test]
+fn a_port_that_another_program_has_costs_no_other_and_is_served_once_it_is_free() {
+    let echo = Server::new(|stream, head| {
+        stream.write_all(head.as_bytes()).unwrap();
+        true
+    });
+    let web = Server::saying("web");
+    let other_program = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other_program.local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ingress = Ingress::start(Options { workers: 2, ..options() }).unwrap();
+    let mut tables = table(vec![route()], vec![backend(web.address)]);
+    let backends = vec![backend(echo.address)];
+    tables.services.push(Service { name: "echo".into(), backends });
+    for listen in [taken, free] {
+        tables.tcp.push(TcpRoute { listen, server_name: None, service: "echo".into() });
+    }
+    let talk = |address: SocketAddr| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"hello\r\n\r\n").unwrap();
+        let mut heard = [0; 9];
+        stream.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"hello\r\n\r\n");
+    };
+    for _ in 0..2 {
+        let refused = ingress.publish(tables.clone()).unwrap().refused;
+        let [(address, error)] = refused.as_slice() else { panic!("{refused:?}") };
+        assert_eq!((*address, error.kind()), (taken, ErrorKind::AddrInUse));
+        assert!(mill_ingress::is_free(taken).is_err());
+        talk(free);
+        assert_eq!(ask(&ingress, &get("/")).body, "web");
+    }
+    drop(other_program);
+    assert!(ingress.publish(tables).unwrap().refused.is_empty());
+    talk(taken);
+    talk(free);
+}
+
+#[test]
+fn an_ingress_whose_port_is_taken_says_which_and_leaves_the_other_free() {
+    let other_program = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = other_program.local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let both = Options { http: Some(free), https: Some(taken), ..options() };
+    let refused = Ingress::start(both.clone()).unwrap_err();
+    assert!(refused.to_string().contains(&taken.to_string()), "{refused}");
+    mill_ingress::is_free(free).unwrap();
+    drop(other_program);
+    let ingress = Ingress::start(both).unwrap();
+    assert_eq!(ingress.https_address(), Some(taken));
+    assert_eq!(ask(&ingress, &get("/")).status(), 404);
 }
