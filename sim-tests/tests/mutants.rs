@@ -246,7 +246,7 @@ bugs! {
     a_return_keeps_the_new: Core(Mutant::ReturnKeepsTheNew),
         within 60, by ["returned"];
     a_return_resolves_anew: Returning(Mutant::ReturnResolvesAnew),
-        within 60, by ["returned"];
+        within 200, by ["returned"];
     replicas_do_not_wait_for_canaries: Core(Mutant::CanariesNotAwaited),
         within 60, by ["canaries"];
     canaries_are_promoted_too_early: Core(Mutant::PromotedTooEarly),
