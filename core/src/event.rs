@@ -3,7 +3,7 @@
 //! Closed on purpose: what is not here cannot influence a decision. Events may be lost, doubled
 //! or reordered wherever a network or an engine is involved; only the log's are exact.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::cluster::Revision;
 use crate::cluster::command::{Entry, ProposalId};
 use crate::cluster::mesh::MeshFacts;
 use crate::container::{Observed, OpError, OpOutput};
-use crate::effect::{OpId, Peer};
+use crate::effect::{Book, OpId};
 use crate::message::Message;
 use crate::name::NodeId;
 
@@ -126,7 +126,7 @@ pub enum Event {
         /// Who, authenticated.
         from: NodeId,
         /// All that it knows of, itself among them.
-        peers: BTreeMap<NodeId, Peer>,
+        book: Book,
     },
     /// With whom of its peers in the mesh this node has a session: a level, said when it changes,
     /// and again after a while for as long as there is one without.

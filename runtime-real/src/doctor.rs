@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::docker::{Engine, EngineOptions};
-use crate::mesh::{MeshReport, can_mesh};
+use crate::mesh::{MeshReport, PeerReport, can_mesh};
 
 /// Less space than this, and images and logs soon fill the disk.
 const SPACE_LOW: Bytes = Bytes(2 << 30);
@@ -72,7 +72,7 @@ pub async fn examine(engine: Option<String>, data: &Path, ports: PortPool) -> Ve
 
 /// Looks at what a daemon needs to find free, where none runs.
 pub fn before_a_daemon() -> Vec<Finding> {
-    let mesh = match can_mesh(0) {
+    let mesh = match can_mesh() {
         Ok(()) => fine("mesh", "this machine can be part of one"),
         Err(why) => bad("mesh", Grade::Warning, why, "nodes of a cluster speak through it"),
     };
@@ -88,7 +88,8 @@ pub fn of_mesh(report: &MeshReport) -> Vec<Finding> {
         .map(|problem| bad("mesh", Grade::Warning, problem.clone(), remedy))
         .collect();
     if let (Some(interface), true) = (&report.interface, found.is_empty()) {
-        let met = interface.peers.iter().filter(|peer| peer.handshake_seconds.is_some()).count();
+        let met = |peer: &&PeerReport| peer.handshake_seconds.is_some_and(|age| age < 180);
+        let met = interface.peers.iter().filter(met).count();
         let only = if report.only { ", and nodes speak through nothing else" } else { "" };
         found.push(fine(
             "mesh",
@@ -100,6 +101,11 @@ pub fn of_mesh(report: &MeshReport) -> Vec<Finding> {
                 interface.peers.len()
             ),
         ));
+    }
+    if found.is_empty() {
+        let seen = "this node does not know its address in the mesh yet";
+        let remedy = "wait until it has the cluster's state; `mill status` says whether it has";
+        found.push(bad("mesh", Grade::Warning, seen, remedy));
     }
     found
 }

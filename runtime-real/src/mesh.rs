@@ -12,19 +12,21 @@ mod key;
 mod meeting;
 mod report;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use mill_core::Event;
 use mill_core::effect::MeshPeer;
 use mill_core::name::NodeId;
 use mill_core::net::Network;
 use mill_mesh::{Mesh, MeshOptions, Peer, Prefer, Prefix, PublicKey};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub(crate) use self::key::MeshKey;
 use self::meeting::{Meeting, Met};
@@ -35,6 +37,8 @@ use mill_core::effect::Book;
 const LOOK: Duration = Duration::from_secs(1);
 /// Both sides keep a NAT between them open.
 const KEEPALIVE: Duration = Duration::from_secs(25);
+/// A node that was removed is a peer for so long still.
+const LINGER: Duration = Duration::from_secs(5);
 /// Wishes for another key that wait; one is enough.
 const ROTATIONS: usize = 4;
 
@@ -42,10 +46,10 @@ const ROTATIONS: usize = 4;
 ///
 /// # Errors
 /// Why not, in a sentence that says what to do.
-pub(crate) fn can_mesh(port: u16) -> Result<(), String> {
+pub(crate) fn can_mesh() -> Result<(), String> {
     // Told apart from those of other daemons that look at the same time.
     let interface = format!("millp{}", std::process::id());
-    mill_mesh::probe(&interface, port).map_err(|error| with_source(&error))
+    mill_mesh::probe(&interface).map_err(|error| with_source(&error))
 }
 
 fn with_source(error: &mill_mesh::Error) -> String {
@@ -84,7 +88,8 @@ impl Meshing {
             let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
             (shared.up.clone(), shared.why.clone())
         };
-        let book = self.known.borrow();
+        // Whoever tells of another does not wait for this.
+        let book = self.known.borrow().clone();
         match up {
             Some((mesh, address)) => report::report(&mesh, address, &book),
             None => MeshReport {
@@ -101,8 +106,8 @@ impl Meshing {
     }
 }
 
-/// Called once, when this node's address in the mesh can be reached.
-pub(crate) type WhenUp = Box<dyn FnOnce(Ipv4Addr) + Send + Sync>;
+/// What serves others at this node's address in the mesh, from when that can be reached.
+pub(crate) type Serving = Box<dyn FnOnce(Ipv4Addr) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// This node's part of the mesh, which begins with [`End::follow`]; or why it has none.
 pub(crate) fn prepare(
@@ -122,8 +127,11 @@ pub(crate) fn prepare(
         known,
         asked,
         shared,
-        when_up: None,
-        nodes: BTreeMap::new(),
+        serving: None,
+        served: JoinSet::new(),
+        peers: BTreeMap::new(),
+        leaving: BTreeMap::new(),
+        rotating: None,
         meeting: Meeting::default(),
     });
     (meshing, end)
@@ -137,16 +145,22 @@ pub(crate) struct End {
     known: watch::Receiver<Book>,
     asked: mpsc::Receiver<u64>,
     shared: Arc<Mutex<Shared>>,
-    when_up: Option<WhenUp>,
-    /// Whose keys the peers have.
-    nodes: BTreeMap<PublicKey, NodeId>,
+    serving: Option<Serving>,
+    /// Ends with this.
+    served: JoinSet<()>,
+    /// The other nodes, as the book has them.
+    peers: BTreeMap<NodeId, Peer>,
+    /// Nodes that were removed, until then: what they were asked last is still answered.
+    leaving: BTreeMap<NodeId, (Peer, Instant)>,
+    /// The key that this node is to have, until the interface has it.
+    rotating: Option<u64>,
     meeting: Meeting,
 }
 
 impl End {
     /// Follows the address book until the task is aborted.
-    pub(crate) fn follow(mut self, when_up: WhenUp) -> JoinHandle<()> {
-        self.when_up = Some(when_up);
+    pub(crate) fn follow(mut self, serving: Serving) -> JoinHandle<()> {
+        self.serving = Some(serving);
         tokio::spawn(self.run())
     }
 
@@ -163,12 +177,18 @@ impl End {
                     }
                     Err(_) => return,
                 },
-                Some(serial) = self.asked.recv() => self.rotate(serial).await,
+                Some(serial) = self.asked.recv() => {
+                    self.rotating = Some(serial);
+                    self.rotate().await;
+                }
                 _ = look.tick() => {
-                    if self.mesh().is_none() {
+                    let now = Instant::now();
+                    let over = self.leaving.values().any(|(_, until)| *until <= now);
+                    if over || self.mesh().is_none() {
                         let book = self.known.borrow().clone();
                         self.keep_to(&book);
                     }
+                    self.rotate().await;
                     self.look().await;
                 }
             }
@@ -186,20 +206,23 @@ impl End {
             return;
         };
         let Some(mesh) = self.mesh().or_else(|| self.make(own.address)) else { return };
-        let others = book.peers.iter().filter(|(node, _)| **node != self.me);
-        let inside = others.filter_map(|(node, peer)| Some((*node, peer.mesh.as_ref()?)));
-        let mut peers = Vec::new();
-        self.nodes.clear();
-        for (node, known) in inside {
-            match peer_of(known) {
-                Some(peer) => {
-                    self.nodes.insert(peer.public_key, node);
-                    peers.push(peer);
-                }
-                None => tracing::warn!(%node, key = known.facts.key, "not a key for the mesh"),
-            }
+        let now = Instant::now();
+        let gone = |node: &NodeId, _: &mut Peer| !book.peers.contains_key(node);
+        let gone = self.peers.extract_if(.., gone).map(|(node, peer)| (node, (peer, now + LINGER)));
+        self.leaving.extend(gone);
+        self.leaving.retain(|node, (_, until)| *until > now && !book.peers.contains_key(node));
+        let (peers, refused) = peers_of(self.me, book, &self.key.private.public());
+        for (node, why) in refused {
+            tracing::warn!(%node, why, "a node is left out of the mesh");
         }
-        if let Err(error) = mesh.set_peers(&peers) {
+        self.peers = peers;
+        let taken = |peer: &Peer| {
+            let mut others = self.peers.values();
+            others.any(|other| other.public_key == peer.public_key || other.allowed == peer.allowed)
+        };
+        let leaving = self.leaving.values().map(|(peer, _)| peer).filter(|peer| !taken(peer));
+        let wanted: Vec<Peer> = self.peers.values().chain(leaving).cloned().collect();
+        if let Err(error) = mesh.set_peers(&wanted) {
             tracing::warn!(error = with_source(&error), "the peers of the mesh were not changed");
         }
     }
@@ -219,8 +242,8 @@ impl End {
         match made {
             Ok(mesh) => {
                 *shared = Shared { up: Some((mesh.clone(), IpAddr::V4(address))), why: None };
-                if let Some(when_up) = self.when_up.take() {
-                    when_up(address);
+                if let Some(serving) = self.serving.take() {
+                    self.served.spawn(serving(address));
                 }
                 Some(mesh)
             }
@@ -235,16 +258,25 @@ impl End {
         }
     }
 
-    async fn rotate(&mut self, serial: u64) {
-        if let Err(error) = self.key.replace(serial) {
-            tracing::warn!(%error, "the key for the mesh was not replaced");
+    /// Makes another key if one is wanted, and tells of it once the interface has it; tried again
+    /// with each look.
+    async fn rotate(&mut self) {
+        let Some(serial) = self.rotating else { return };
+        if self.key.facts().serial < serial
+            && let Err(error) = self.key.replace(serial)
+        {
+            tracing::warn!(%error, "the key for the mesh is not replaced yet; it is tried again");
             return;
         }
-        if let Some(mesh) = self.mesh()
-            && let Err(error) = mesh.rotate(&self.key.private)
-        {
-            tracing::warn!(error = with_source(&error), "the interface has not taken its new key");
+        if let Some(mesh) = self.mesh() {
+            if let Err(error) = mesh.rotate(&self.key.private) {
+                let error = with_source(&error);
+                tracing::warn!(error, "the interface has not taken its new key; it is tried again");
+                return;
+            }
+            self.meeting.rotated(mesh.now());
         }
+        self.rotating = None;
         self.tell(Event::MeshChanged { mesh: self.key.facts() }).await;
     }
 
@@ -252,7 +284,9 @@ impl End {
         let Some(mesh) = self.mesh() else { return };
         match mesh.status() {
             Ok(status) => {
-                if let Some(Met { met, unmet }) = self.meeting.look(&status, &self.nodes) {
+                let keys = self.peers.iter().map(|(node, peer)| (peer.public_key, *node));
+                let nodes = keys.collect();
+                if let Some(Met { met, unmet }) = self.meeting.look(&status, &nodes) {
                     self.tell(Event::Met { met, unmet }).await;
                 }
             }
@@ -260,7 +294,7 @@ impl End {
                 let error = with_source(&error);
                 tracing::warn!(error, "the mesh's interface cannot be read; it is made anew");
                 self.shared.lock().unwrap_or_else(PoisonError::into_inner).up = None;
-                let unmet: BTreeSet<NodeId> = self.nodes.values().copied().collect();
+                let unmet: BTreeSet<NodeId> = self.peers.keys().copied().collect();
                 self.tell(Event::Met { met: BTreeSet::new(), unmet }).await;
             }
         }
@@ -272,12 +306,95 @@ impl End {
     }
 }
 
-/// A peer as the interface wants it; `None` if its key is none.
-fn peer_of(known: &MeshPeer) -> Option<Peer> {
-    Some(Peer {
-        public_key: known.facts.key.parse().ok()?,
-        endpoint: known.facts.endpoint.parse::<SocketAddr>().ok(),
-        allowed: vec![Prefix::host(IpAddr::V4(known.address))],
-        keepalive: Some(KEEPALIVE),
-    })
+/// The other nodes as the interface wants them, and those that it would refuse, with all the others:
+/// where two cannot be, members come before those that this node only heard of, and newer ones first.
+fn peers_of(
+    me: NodeId,
+    book: &Book,
+    own: &PublicKey,
+) -> (BTreeMap<NodeId, Peer>, Vec<(NodeId, &'static str)>) {
+    let (mut peers, mut refused) = (BTreeMap::new(), Vec::new());
+    let (mut keys, mut addresses) = (BTreeSet::from([*own]), BTreeSet::new());
+    let my_address = book.peers.get(&me).and_then(|peer| peer.mesh.as_ref());
+    let my_address = my_address.map(|mesh| mesh.address);
+    addresses.extend(my_address);
+    let mut others: Vec<(NodeId, &MeshPeer)> = book
+        .peers
+        .iter()
+        .filter(|(node, _)| **node != me)
+        .filter_map(|(node, peer)| Some((*node, peer.mesh.as_ref()?)))
+        .collect();
+    others.sort_by_key(|(node, _)| (*node >= book.known_below, Reverse(*node)));
+    for (node, known) in others {
+        let Ok(public_key) = known.facts.key.parse::<PublicKey>() else {
+            refused.push((node, "its key is none"));
+            continue;
+        };
+        let near = my_address.is_some_and(|mine| is_neighbour(mine, known.address));
+        if !near || keys.contains(&public_key) || addresses.contains(&known.address) {
+            refused.push((node, "its key or address is another's"));
+            continue;
+        }
+        keys.insert(public_key);
+        addresses.insert(known.address);
+        let peer = Peer {
+            public_key,
+            endpoint: known.facts.endpoint.parse::<SocketAddr>().ok(),
+            allowed: vec![Prefix::host(IpAddr::V4(known.address))],
+            keepalive: Some(KEEPALIVE),
+        };
+        peers.insert(node, peer);
+    }
+    (peers, refused)
+}
+
+/// Whether both are addresses of nodes of one cluster.
+pub(crate) fn is_neighbour(one: Ipv4Addr, other: Ipv4Addr) -> bool {
+    let network = |address: Ipv4Addr| u32::from(address) >> (32 - u32::from(Network::NODE_PREFIX));
+    network(one) == network(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use mill_core::cluster::mesh::MeshFacts;
+    use mill_mesh::PrivateKey;
+
+    use super::*;
+
+    fn key() -> PublicKey {
+        PrivateKey::generate().unwrap().public()
+    }
+
+    fn node(number: u64, address: [u8; 4], key: &str) -> (NodeId, mill_core::effect::Peer) {
+        let endpoint = format!("192.0.2.{number}:7400");
+        let facts = MeshFacts { key: key.to_owned(), endpoint, serial: 1 };
+        let mesh = Some(MeshPeer { address: address.into(), facts });
+        let rpc = String::new();
+        (NodeId(number), mill_core::effect::Peer { rpc, key: String::new(), mesh })
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_a_peer_leaves_out_no_other() {
+        let (own, two, four) = (key(), key().to_string(), key().to_string());
+        let book = Book {
+            peers: BTreeMap::from([
+                node(1, [10, 77, 0, 1], &own.to_string()),
+                node(2, [10, 77, 0, 2], &two),
+                node(3, [10, 77, 0, 3], "no key"),
+                node(4, [10, 77, 0, 4], &four),
+                // It has joined anew, with the key that it had before.
+                node(5, [10, 77, 0, 5], &two),
+                node(6, [10, 77, 0, 6], &own.to_string()),
+                node(7, [192, 0, 2, 7], &key().to_string()),
+                // Heard of only.
+                node(9, [10, 77, 0, 4], &key().to_string()),
+            ]),
+            known_below: NodeId(8),
+            mesh_only: true,
+        };
+        let (peers, refused) = peers_of(NodeId(1), &book, &own);
+        assert_eq!(peers.keys().map(|node| node.0).collect::<Vec<_>>(), [4, 5]);
+        let refused: BTreeSet<u64> = refused.iter().map(|(node, _)| node.0).collect();
+        assert_eq!(refused, BTreeSet::from([2, 3, 6, 7, 9]));
+    }
 }

@@ -54,7 +54,7 @@ async fn serve(server: Server) -> String {
     drop(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let server = server.clone();
-            drop(tokio::spawn(async move { server.serve(stream, HERE).await }));
+            drop(tokio::spawn(async move { server.serve(stream, Some(HERE)).await }));
         }
     }));
     address
@@ -168,7 +168,7 @@ async fn a_call_ends_within_its_limit_and_a_lost_connection_is_made_again() {
     let serving = tokio::spawn({
         let server = server.clone();
         // One connection, which ends with this.
-        async move { server.serve(first.accept().await.unwrap().0, HERE).await }
+        async move { server.serve(first.accept().await.unwrap().0, Some(HERE)).await }
     });
     let peers = Peers::new(Tcp, &two).unwrap();
     knows(&peers, 1, &address, &key);
@@ -182,7 +182,9 @@ async fn a_call_ends_within_its_limit_and_a_lost_connection_is_made_again() {
         peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await.unwrap_err();
     }
     let again = TcpListener::bind(&address).await.unwrap();
-    drop(tokio::spawn(async move { server.serve(again.accept().await.unwrap().0, HERE).await }));
+    drop(tokio::spawn(
+        async move { server.serve(again.accept().await.unwrap().0, Some(HERE)).await },
+    ));
     loop {
         match peers.call(NodeId(1), "/rpc/1/echo", Vec::new(), LIMIT).await {
             Ok(_) => break,
@@ -279,7 +281,7 @@ fn over_a_network_that_breaks(seed: u64) -> Vec<(u128, bool)> {
             loop {
                 let (stream, _) = listener.accept().await?;
                 let server = server.clone();
-                drop(tokio::spawn(async move { server.serve(stream, HERE).await }));
+                drop(tokio::spawn(async move { server.serve(stream, Some(HERE)).await }));
             }
         }
     });

@@ -261,6 +261,8 @@ impl Cluster {
             record.next_port = facts.capacity.ports.first;
         }
         record.facts = facts.clone();
+        // One that is alone speaks with nobody; whoever joins it has to come in.
+        self.mesh_only &= facts.mesh.is_some() || self.nodes.len() > 1;
         self.give_mesh_address(node);
         Ok(Reply::Done)
     }

@@ -198,7 +198,7 @@ pub enum Command {
         to: FeatureLevel,
     },
     /// Nodes speak with each other through the mesh only from here on. Refused if they do, and while
-    /// a member is not in it.
+    /// a member is down or not in it.
     UseMesh,
     /// A node is to make another key for the mesh. Refused if it is not in it, or was told so.
     RotateKey {

@@ -34,7 +34,7 @@ pub struct MeshFacts {
 
 impl MeshFacts {
     /// What cannot be, whatever the state: a sentence.
-    pub(super) fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let texts = [&self.key, &self.endpoint];
         let long = texts.into_iter().find(|text| text.len() > LONG_TEXT_MAX)?;
         Some(format!("`{long}` is longer than {LONG_TEXT_MAX} bytes"))
@@ -71,9 +71,10 @@ impl Cluster {
         if self.mesh_only {
             return Err(stale("nodes speak through the mesh only already"));
         }
-        let outside = |record: &&NodeRecord| self.mesh_address(record).is_none();
+        // One that has just been admitted has met nobody yet.
+        let outside = |record: &&NodeRecord| !record.is_up() || self.mesh_address(record).is_none();
         if let Some(record) = self.nodes.values().find(outside) {
-            return Err(stale(format!("node {} is not in the mesh", record.name)));
+            return Err(stale(format!("node {} is down, or not in the mesh", record.name)));
         }
         self.mesh_only = true;
         let text = "every node is in the mesh: they speak through nothing else from now on";

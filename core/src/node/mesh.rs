@@ -4,8 +4,10 @@
 //! The replicated state says who is where. What it cannot say in time is a key that has just
 //! changed: the entry that tells would have to come through the mesh. So nodes also greet each
 //! other from outside of it and tell whom they know; of two that say something else of the same
-//! node, that with the higher serial is newer, since only the node itself counts it up. Tested in
-//! `sim-tests/tests/scenarios/mesh.rs`.
+//! node, that with the higher serial is newer, since only the node itself counts it up. Of a member
+//! only its own word is taken, of nodes whose admission this one has not heard of anybody's. A node
+//! of which others know a later key than its own, because its disk lost it, makes a later one still.
+//! Tested in `sim-tests/tests/scenarios/mesh.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Node;
 use super::requests::Then;
 use crate::api::{Answer, ApiError, ErrorCode, RequestId};
+use crate::cluster::admission::NODES_MAX;
 use crate::cluster::command::Command;
 use crate::cluster::mesh::MeshFacts;
 use crate::cluster::node::NodeRecord;
@@ -30,6 +33,8 @@ pub(super) struct Whereabouts {
     current: bool,
     /// What other nodes said and the state does not say yet.
     greeted: BTreeMap<NodeId, Peer>,
+    /// Whether somebody said that nodes speak through the mesh only.
+    mesh_only: bool,
     /// Peers in the mesh with whom there is a session.
     pub(super) met: BTreeSet<NodeId>,
     /// The serial of the key that the runtime was asked for.
@@ -60,10 +65,13 @@ impl Node {
     }
 
     /// Where every member is, and whoever this node only heard of. While the state is one of long
-    /// ago and there is a better book, by that.
+    /// ago and there is a better book, by that, and by what it lacks and others know.
     pub(super) fn book(&self) -> Book {
         let mut book = match &self.config.book {
-            Some(book) if !self.caught_up => book.clone(),
+            Some(book) if !self.caught_up => {
+                let said = self.cluster.mesh_only || self.whereabouts.mesh_only;
+                Book { mesh_only: book.mesh_only || said, ..book.clone() }
+            }
             Some(_) | None => Book {
                 peers: self
                     .cluster
@@ -76,12 +84,12 @@ impl Node {
             },
         };
         for (id, peer) in &mut book.peers {
-            let (address, known) = match &peer.mesh {
-                Some(mesh) => (mesh.address, &mesh.facts),
-                None => continue,
-            };
-            let facts = self.newest(*id, known).clone();
-            peer.mesh = Some(MeshPeer { address, facts });
+            let by_state =
+                self.cluster.nodes.get(id).and_then(|record| self.peer(*id, record).1.mesh);
+            let greeted = || self.whereabouts.greeted.get(id).and_then(|peer| peer.mesh.clone());
+            let Some(mut mesh) = peer.mesh.take().or(by_state).or_else(greeted) else { continue };
+            mesh.facts = self.newest(*id, &mesh.facts).clone();
+            peer.mesh = Some(mesh);
         }
         let strangers = self.whereabouts.greeted.range(book.known_below..);
         book.peers.extend(strangers.map(|(id, peer)| (*id, peer.clone())));
@@ -96,10 +104,14 @@ impl Node {
 
     /// The newest that is known of how a node is reached in the mesh.
     fn newest<'a>(&'a self, id: NodeId, known: &'a MeshFacts) -> &'a MeshFacts {
-        let own = self.config.facts.mesh.as_ref().filter(|_| id == self.config.id);
+        if let Some(own) = self.config.facts.mesh.as_ref().filter(|_| id == self.config.id) {
+            return own;
+        }
         let greeted = self.whereabouts.greeted.get(&id).and_then(|peer| peer.mesh.as_ref());
-        let said = [own, greeted.map(|mesh| &mesh.facts)].into_iter().flatten();
-        said.fold(known, |newest, said| if said.serial > newest.serial { said } else { newest })
+        match greeted.map(|mesh| &mesh.facts) {
+            Some(said) if said.serial > known.serial => said,
+            Some(_) | None => known,
+        }
     }
 
     /// Whether the book that was given out says what the state says, without making one: that is
@@ -132,24 +144,49 @@ impl Node {
         self.whereabouts.greeted.retain(|id, peer| match cluster.nodes.get(id) {
             Some(record) => {
                 let known = record.facts.mesh.as_ref().map(|facts| facts.serial);
-                serial(peer) > known
+                serial(peer) > known && *id != self.config.id
             }
             None => id.0 >= cluster.next_node,
         });
     }
 
     /// Another node says whom it knows.
-    pub(super) fn greeted(&mut self, peers: BTreeMap<NodeId, Peer>) {
+    pub(super) fn greeted(&mut self, from: NodeId, book: Book) {
         if mutant::is(Mutant::GreetedUnheard) {
             return;
         }
-        for (id, peer) in peers.into_iter().filter(|(id, _)| *id != self.config.id) {
+        self.whereabouts.mesh_only |= book.mesh_only;
+        let known_below = match &self.config.book {
+            Some(known) if !self.caught_up => known.known_below,
+            Some(_) | None => NodeId(self.cluster.next_node),
+        };
+        for (id, peer) in book.peers {
+            let is_mine = id == self.config.id;
+            let facts = peer.mesh.as_ref().map(|mesh| &mesh.facts);
+            if is_mine {
+                self.is_outdone_by(facts);
+            }
+            let heard = id == from || is_mine || id >= known_below;
             let known = self.whereabouts.greeted.get(&id);
-            if known.is_none_or(|known| serial(known) < serial(&peer)) {
+            let room = known.is_some() || self.whereabouts.greeted.len() < NODES_MAX;
+            let sane = facts.is_none_or(|facts| facts.problem().is_none());
+            let newer = known.is_none_or(|known| serial(known) < serial(&peer));
+            if heard && room && sane && newer {
                 self.whereabouts.greeted.insert(id, peer);
             }
         }
         self.publish_book();
+    }
+
+    /// Others know another key of this node, as new as its own or newer: the disk lost that one.
+    fn is_outdone_by(&mut self, told: Option<&MeshFacts>) {
+        let (Some(own), Some(told)) = (&self.config.facts.mesh, told) else { return };
+        let outdone = told.serial >= own.serial && told != own;
+        let next = told.serial.checked_add(1);
+        if let Some(serial) = next.filter(|next| outdone && *next > self.whereabouts.asked_for) {
+            self.whereabouts.asked_for = serial;
+            self.out.push(Effect::RotateKey { serial });
+        }
     }
 
     /// Who is not met in the mesh may know another key of this node, or this one of theirs.
@@ -171,7 +208,8 @@ impl Node {
     /// Asks for another key, once, if people want one.
     pub(super) fn renew_key(&mut self) {
         let Some(record) = self.cluster.nodes.get(&self.config.id) else { return };
-        let wanted = record.rotate_to;
+        let (wanted, told) = (record.rotate_to, record.facts.mesh.clone());
+        self.is_outdone_by(told.as_ref());
         let has = self.config.facts.mesh.as_ref().map_or(u64::MAX, |facts| facts.serial);
         if wanted > has && wanted > self.whereabouts.asked_for {
             self.whereabouts.asked_for = wanted;
@@ -196,7 +234,10 @@ impl Node {
         if record.rotate_to > mesh.serial {
             return Ok(Some(Answer::Done));
         }
-        let to = mesh.serial + 1;
+        let Some(to) = mesh.serial.checked_add(1) else {
+            let message = format!("the key of node {name} was replaced as often as can be counted");
+            return Err(ApiError::new(ErrorCode::Conflict, message).hint("join it anew"));
+        };
         self.propose(now, id, Command::RotateKey { node, to }, Then::Done);
         Ok(None)
     }

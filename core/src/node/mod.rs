@@ -260,7 +260,7 @@ impl Node {
                 self.config.facts.unrouted = why;
                 self.next_heartbeat = now.mono;
             }
-            Event::Greeted { peers, .. } => self.greeted(peers),
+            Event::Greeted { from, book } => self.greeted(from, book),
             Event::Met { met, unmet } => self.met(met, &unmet),
             Event::MeshChanged { mesh } => self.mesh_changed(now, mesh),
             Event::EngineConnected => self.agent.engine_connected(),

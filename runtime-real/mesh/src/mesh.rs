@@ -424,27 +424,24 @@ fn free_of_overlap(networks: &[Prefix], own: Option<u32>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether this process can make such an interface, with that UDP port: it makes one and removes it.
+/// Whether this process can make such an interface: it makes one, on any UDP port, and removes it.
 ///
 /// # Errors
 /// Why it cannot.
-pub fn probe(interface: &str, listen_port: u16) -> Result<(), Error> {
+pub fn probe(interface: &str) -> Result<(), Error> {
     let private_key = PrivateKey::generate()
         .map_err(|error| Error::Answer { action: "make a key", detail: error.to_string() })?;
     match kernel_device(interface, false)? {
         Some(_) => {
             let made = links::find(interface).and_then(|link| {
                 let link = link.ok_or(io::ErrorKind::NotFound)?;
-                let configured = kernel::configure(interface, &private_key, Some(listen_port))
+                let configured = kernel::configure(interface, &private_key, Some(0))
                     .and_then(|()| links::bring_up(link.index));
                 links::delete(link.index).and(configured)
             });
-            made.map_err(|source| match source.kind() {
-                io::ErrorKind::AddrInUse => Error::Port { port: listen_port },
-                _ => Error::kernel("try a WireGuard interface", interface, source),
-            })
+            made.map_err(|source| Error::kernel("try a WireGuard interface", interface, source))
         }
-        None => Userspace::start(interface, private_key, listen_port, Clock::start()).map(drop),
+        None => Userspace::start(interface, private_key, 0, Clock::start()).map(drop),
     }
 }
 

@@ -21,13 +21,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::Consensus;
 use super::joining::{Admitting, to_json};
-use crate::rpc::{Accept, BODY_MAX, Caller, Dial, Ends, GREET_PATH, JOIN_PATH, Server, Tcp};
+use crate::rpc::{Accept, BODY_MAX, Caller, Dial, GREET_PATH, JOIN_PATH, Server, Tcp};
 use mill_core::effect::Book;
 
 pub(super) const MESSAGE_PATH: &str = "/rpc/1/message";
 pub(super) const REQUEST_PATH: &str = "/rpc/1/request";
 
-/// The most bytes that a machine may send that wants to join: anybody may call that.
+/// The most bytes that a machine may send that wants to join, which anybody may, or that greets.
 const JOIN_MAX: usize = 64 << 10;
 /// Between two tries to accept where the kernel refuses, mostly for want of file descriptors.
 const RETRY: Duration = Duration::from_millis(500);
@@ -74,12 +74,13 @@ pub(super) struct Answering<C = Consensus, D = Tcp> {
 /// Every path that other nodes call.
 pub(super) fn router<C: Answerer, D: Dial>(answering: Answering<C, D>) -> Router {
     let joining = post(join::<C, D>).layer(DefaultBodyLimit::max(JOIN_MAX));
+    let greeting = post(greet::<C, D>).layer(DefaultBodyLimit::max(JOIN_MAX));
     Router::new()
         .route("/rpc/1/raft/{call}", post(consensus::<C, D>))
         .route(MESSAGE_PATH, post(message::<C, D>))
         .route(REQUEST_PATH, post(request::<C, D>))
-        .route(GREET_PATH, post(greet::<C, D>))
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .route(GREET_PATH, greeting)
         .route(JOIN_PATH, joining)
         .with_state(answering)
 }
@@ -120,11 +121,11 @@ async fn greet<C: Answerer, D: Dial>(
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Response {
-    let (Caller::Node(from), Ok(peers)) = (caller, serde_json::from_slice(&body)) else {
+    let (Caller::Node(from), Ok(book)) = (caller, serde_json::from_slice(&body)) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
-    let answer = to_json(&answering.known.borrow().peers);
-    match answering.events.try_send(Event::Greeted { from, peers }) {
+    let answer = to_json(&*answering.known.borrow());
+    match answering.events.try_send(Event::Greeted { from, book }) {
         Ok(()) => answer.into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
@@ -171,11 +172,11 @@ pub(super) async fn serve_inside(address: SocketAddr, server: Server) {
 pub(super) async fn serve(listener: impl Accept, server: Server) {
     loop {
         match listener.accept().await {
-            Ok((stream, Ends { from, to })) => {
+            Ok((stream, ends)) => {
                 let server = server.clone();
                 drop(tokio::spawn(async move {
-                    if let Err(error) = server.serve(stream, to.ip()).await {
-                        tracing::debug!(%from, %error, "a connection of another node ended");
+                    if let Err(error) = server.serve(stream, ends.inside()).await {
+                        tracing::debug!(from = %ends.from, %error, "a connection of another node ended");
                     }
                 }));
             }

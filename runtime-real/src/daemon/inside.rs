@@ -37,9 +37,10 @@ pub(super) fn begin(end: End, door: &Door, server: &Server) -> JoinHandle<()> {
     end.follow(Box::new(move |address| {
         let address = IpAddr::V4(address);
         server.set_inside(address);
-        // A door that is open everywhere is open there, too.
-        if !wide {
-            drop(tokio::spawn(calls::serve_inside((address, port).into(), server)));
+        match wide {
+            // A door that is open everywhere is open there, too.
+            true => Box::pin(std::future::ready(())),
+            false => Box::pin(calls::serve_inside((address, port).into(), server)),
         }
     }))
 }

@@ -64,10 +64,10 @@ impl<D: Dial> Wire<D> {
     pub(super) async fn greet(&self, to: NodeId, book: &Book) {
         let Some(peer) = book.peers.get(&to).filter(|peer| !peer.rpc.is_empty()) else { return };
         let peer = Peer { address: peer.rpc.clone(), key: peer.key.clone() };
-        let body = to_json(&book.peers);
+        let body = to_json(book);
         let event = match self.peers.call_at(to, &peer, GREET_PATH, body, GREETED_WITHIN).await {
             Ok(answer) => match serde_json::from_slice(&answer) {
-                Ok(peers) => Event::Greeted { from: to, peers },
+                Ok(book) => Event::Greeted { from: to, book },
                 Err(error) => {
                     tracing::warn!(%to, %error, "the answer to a greeting cannot be read");
                     return;

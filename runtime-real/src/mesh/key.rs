@@ -50,7 +50,7 @@ impl MeshKey {
         };
         if key.serial == 0 || key.endpoint != endpoint {
             key.endpoint = endpoint;
-            key.serial += 1;
+            key.serial = key.serial.saturating_add(1);
             key.keep()?;
         }
         Ok(key)

@@ -18,6 +18,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Meeting {
     seen: BTreeMap<PublicKey, Seen>,
     told: Option<(Met, Duration)>,
+    /// When this node's key was replaced last: sessions from before are none.
+    rotated: Duration,
 }
 
 /// Who is met, and who is not.
@@ -37,6 +39,12 @@ struct Seen {
 }
 
 impl Meeting {
+    /// This node has another key, from that moment on.
+    pub(super) fn rotated(&mut self, now: Duration) {
+        self.rotated = now;
+        self.seen.clear();
+    }
+
     /// Looks again; says who is met, if that is to be told.
     pub(super) fn look(
         &mut self,
@@ -72,7 +80,9 @@ impl Meeting {
             seen.unanswered.get_or_insert(now);
         }
         let unanswered = seen.unanswered.is_some_and(|since| since + UNANSWERED <= now);
-        !unanswered && peer.handshake_age.is_some_and(|age| age < SESSION_ENDS)
+        let since = |age: Duration| now.saturating_sub(age);
+        let met = |age| age < SESSION_ENDS && since(age) >= self.rotated;
+        !unanswered && peer.handshake_age.is_some_and(met)
     }
 }
 
@@ -133,6 +143,15 @@ mod tests {
         let mut meeting = Meeting::default();
         assert_eq!(meeting.look(&status(0, Some(179), (1, 1)), &nodes()), met());
         assert_eq!(meeting.look(&status(1, Some(180), (1, 1)), &nodes()), unmet());
+    }
+
+    #[test]
+    fn nobody_is_met_by_a_key_that_was_replaced() {
+        let mut meeting = Meeting::default();
+        assert_eq!(meeting.look(&status(20, Some(5), (1, 1)), &nodes()), met());
+        meeting.rotated(Duration::from_secs(21));
+        assert_eq!(meeting.look(&status(22, Some(7), (1, 1)), &nodes()), unmet());
+        assert_eq!(meeting.look(&status(24, Some(1), (2, 2)), &nodes()), met());
     }
 
     #[test]

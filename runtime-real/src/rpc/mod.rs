@@ -21,10 +21,12 @@ mod whole;
 
 use std::fmt::Debug;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::mesh::is_neighbour;
 
 pub use self::client::{CallError, Peer, Peers, call_stranger};
 pub use self::server::{Caller, GREET_PATH, JOIN_PATH, Limits, Server};
@@ -59,6 +61,17 @@ pub struct Ends {
     pub from: SocketAddr,
     /// Which address of this machine it came to.
     pub to: SocketAddr,
+}
+
+impl Ends {
+    /// The address that it came to, if that may be one in the mesh: it came from a neighbour of it.
+    /// Whoever only says to be one gets no answer.
+    pub fn inside(&self) -> Option<IpAddr> {
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) if is_neighbour(from, to) => Some(IpAddr::V4(to)),
+            (_, _) => None,
+        }
+    }
 }
 
 /// The machine's own network.

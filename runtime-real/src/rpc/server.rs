@@ -152,11 +152,12 @@ impl Server {
         self.inside.send_replace(Some(address));
     }
 
-    /// Serves one connection, which came to that address, until it ends.
+    /// Serves one connection, which came to that address if it may have come through the mesh, until
+    /// it ends.
     ///
     /// # Errors
     /// When it is not from somebody who may speak, or breaks.
-    pub async fn serve<S>(&self, stream: S, to: IpAddr) -> io::Result<()>
+    pub async fn serve<S>(&self, stream: S, to: Option<IpAddr>) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -169,7 +170,7 @@ impl Server {
         let proven = shown.map(|certificate| self.proven(certificate)).transpose()?;
         drop(place);
         let is_stranger = proven.is_none();
-        let comes = match *self.inside.borrow() == Some(to) {
+        let comes = match to.is_some() && *self.inside.borrow() == to {
             true => Comes::Inside,
             false => Comes::Outside,
         };

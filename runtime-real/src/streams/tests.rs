@@ -48,9 +48,7 @@ impl Node {
         drop(tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let server = server.clone();
-                drop(tokio::spawn(
-                    async move { server.serve(stream, [127, 0, 0, 1].into()).await },
-                ));
+                drop(tokio::spawn(async move { server.serve(stream, None).await }));
             }
         }));
         Node { streams, peer: Peer { address, key } }

@@ -63,6 +63,8 @@ pub struct Host {
     pub(super) wake: Option<SimTime>,
     /// What its daemon carries traffic by, with the boot that said so.
     pub(super) tables: Option<(u64, Arc<Tables>)>,
+    /// It may make no network interfaces.
+    pub(super) has_left_mesh: bool,
     /// What it knows of the encrypted network.
     pub(super) mesh: MeshEnd,
     /// A flight recording of its daemon, line by line, while somebody wants one.
@@ -143,6 +145,7 @@ impl Host {
             had: 0,
             wake: None,
             tables: None,
+            has_left_mesh: false,
             mesh: MeshEnd::default(),
             recording: None,
             waiting: BTreeMap::new(),

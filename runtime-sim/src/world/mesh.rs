@@ -4,11 +4,11 @@
 //! through the mesh only reaches nobody else and listens to nobody else, but for joining and
 //! greeting. What a node knows is what its daemon gave out last; that is on disk and outlives it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use mill_core::Event;
 use mill_core::cluster::mesh::MeshFacts;
-use mill_core::effect::{Book, Peer};
+use mill_core::effect::Book;
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
 
@@ -140,26 +140,26 @@ impl World {
     /// A node greets another from outside the mesh: each tells the other whom it knows.
     pub(super) fn greet(&mut self, node: NodeId, to: NodeId) {
         self.stats.count("nodes greeted");
-        let peers = self.host(node).mesh.book.peers.clone();
+        let book = self.host(node).mesh.book.clone();
         for delay in self.network.carry(node, to) {
-            let peers = peers.clone();
-            self.after(delay, Happening::Greet { from: node, to, peers });
+            let book = book.clone();
+            self.after(delay, Happening::Greet { from: node, to, book });
         }
     }
 
     /// A greeting arrives, and is answered.
-    pub(super) fn is_greeted(&mut self, from: NodeId, to: NodeId, peers: BTreeMap<NodeId, Peer>) {
+    pub(super) fn is_greeted(&mut self, from: NodeId, to: NodeId, book: Book) {
         let Some(host) = self.hosts.get(&to).filter(|host| host.is_up() && !host.frozen) else {
             return;
         };
-        let (boot, answer) = (host.boots, host.mesh.book.peers.clone());
+        let (boot, answer) = (host.boots, host.mesh.book.clone());
         if self.dismissed(from, to) {
             return;
         }
-        self.tell(to, boot, Event::Greeted { from, peers });
+        self.tell(to, boot, Event::Greeted { from, book });
         let boot = self.host(from).boots;
         for delay in self.network.carry(to, from) {
-            let event = Event::Greeted { from: to, peers: answer.clone() };
+            let event = Event::Greeted { from: to, book: answer.clone() };
             self.tell_after(delay, from, boot, event);
         }
     }
@@ -172,6 +172,23 @@ impl World {
         let mesh = MeshFacts { key: format!("{machine}.{serial}"), serial, ..known };
         self.host_mut(node).facts.mesh = Some(mesh.clone());
         self.tell_after(Millis(0), node, boot, Event::MeshChanged { mesh });
+    }
+
+    /// The disk of a machine loses its key, and its daemon makes another when it starts.
+    pub fn lose_key(&mut self, node: NodeId) {
+        self.kill_daemon(node);
+        if let Some(mesh) = &mut self.host_mut(node).facts.mesh {
+            *mesh = MeshFacts { key: format!("{} lost", mesh.key), serial: 1, ..mesh.clone() };
+        }
+        self.boot(node);
+    }
+
+    /// A machine may make no network interfaces any more.
+    pub fn leave_mesh(&mut self, node: NodeId) {
+        self.kill_daemon(node);
+        self.host_mut(node).facts.mesh = None;
+        self.host_mut(node).has_left_mesh = true;
+        self.boot(node);
     }
 
     /// Machines whose program knows no mesh get one that does, one after the other.

@@ -27,7 +27,7 @@ use mill_core::acme::AcmeOp;
 use mill_core::api::{Request, RequestId};
 use mill_core::cluster::Cluster;
 use mill_core::container::{ContainerOp, Exit};
-use mill_core::effect::{OpId, Peer};
+use mill_core::effect::{Book, OpId};
 use mill_core::message::Message;
 use mill_core::name::{AllocId, NodeId};
 use mill_core::node::Members;
@@ -90,7 +90,7 @@ enum Happening {
     /// Nodes look whom they have met.
     Meet,
     /// A greeting from outside the mesh arrives.
-    Greet { from: NodeId, to: NodeId, peers: BTreeMap<NodeId, Peer> },
+    Greet { from: NodeId, to: NodeId, book: Book },
     /// A machine gets a program that knows the mesh; all do, one after the other.
     Upgrade { node: Option<NodeId> },
     /// A node that won may lead.
@@ -370,7 +370,7 @@ impl World {
             Happening::Leads { node, boot, term } => self.begins_to_lead(node, boot, term),
             Happening::HearOfLeader { node, boot } => self.hear_of_leader(node, boot),
             Happening::Meet => self.watch_mesh(),
-            Happening::Greet { from, to, peers } => self.is_greeted(from, to, peers),
+            Happening::Greet { from, to, book } => self.is_greeted(from, to, book),
             Happening::Upgrade { node } => self.upgrade(node),
             Happening::Tick => self.tick(),
             Happening::Boot { node } => self.boot(node),

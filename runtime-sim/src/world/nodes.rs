@@ -33,7 +33,7 @@ impl World {
         host.boots += 1;
         host.facts.boot = host.boots;
         host.mesh.restarted();
-        if knows_mesh {
+        if knows_mesh && !host.has_left_mesh {
             host.facts.mesh.get_or_insert_with(|| first_key(host.machine));
         }
         let config = NodeConfig {

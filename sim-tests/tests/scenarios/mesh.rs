@@ -167,6 +167,38 @@ fn a_key_that_nobody_can_be_told_is_told_once_somebody_listens() {
 }
 
 #[test]
+fn a_node_whose_disk_lost_its_key_makes_one_that_the_others_take_for_newer() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.settled();
+    let serial = |scenario: &Scenario| {
+        let record = &scenario.world.cluster().nodes[&NodeId(2)];
+        record.facts.mesh.as_ref().unwrap().serial
+    };
+    // Others know one of the same serial, and later one of a higher.
+    for expected in [2, 5] {
+        while serial(&scenario) + 1 < expected {
+            rotate(&mut scenario, 2);
+        }
+        scenario.world.lose_key(NodeId(2));
+        scenario.settled();
+        assert!(all_have_met(&scenario.world, 3));
+        assert_eq!(serial(&scenario), expected);
+    }
+}
+
+#[test]
+fn a_node_that_is_alone_and_in_no_mesh_any_more_can_be_joined() {
+    let mut scenario = Scenario::nodes(1);
+    scenario.settled();
+    assert!(scenario.world.cluster().mesh_only);
+    scenario.world.leave_mesh(NodeId(1));
+    scenario.until("it speaks outside", |world| !world.cluster().mesh_only);
+    token(&mut scenario, "t", None, false);
+    let asks = ask(&scenario, "t", "b");
+    assert!(scenario.ask(Request::Join(Box::new(asks))).is_ok());
+}
+
+#[test]
 fn a_node_without_a_mesh_has_no_key_to_replace() {
     let mut scenario = from_before();
     let refused = scenario.refusal(Request::RotateKey { node: "n2".to_owned() });
