@@ -321,7 +321,7 @@ bugs! {
 
 #[test]
 fn such_seeds_hold_without_any_bug() {
-    let others = [lossy, asking, returning].into_iter().flat_map(|kind| (0..5).map(kind));
+    let others = [lossy, asking, returning, rotating].into_iter().flat_map(|kind| (0..5).map(kind));
     for params in (0..40).map(busy).chain((0..20).map(tasks)).chain(others) {
         let report = run(params);
         assert!(report.passed(), "{report}");
