@@ -69,7 +69,7 @@ pub enum Effect {
         /// Whom.
         to: NodeId,
     },
-    /// Make a new key for the mesh, and use it. Comes back as `MeshChanged`, or not at all.
+    /// Make a new key for the mesh, and use it: the others are greeted then. Comes back as `MeshChanged`, or not at all.
     RotateKey {
         /// What its serial is to be.
         serial: u64,

@@ -109,6 +109,8 @@ pub enum Mutant {
     MeshAddressTwice,
     /// What nodes say from outside the mesh is not taken in.
     GreetedUnheard,
+    /// A node takes another key before all others can be told of it.
+    KeyReplacedUnheard,
     /// A cluster moves into the mesh though not everybody has met everybody there.
     MeshUsedUnmet,
     /// Images that services run count as not needed.

@@ -68,7 +68,7 @@ fn table(address: SocketAddr) -> Table {
     let backends = vec![Backend { id: "web".into(), address, same_node: true, h2c: false }];
     let route = HttpRoute { websocket: false, ..HttpRoute::new("a", "/", "web") };
     let services = vec![Service { name: "web".into(), backends }];
-    Table { http: vec![route], tcp: Vec::new(), services }
+    Table { http: vec![route], services, ..Table::default() }
 }
 
 async fn listen(backend: Rc<Heard>) -> SocketAddr {

@@ -160,7 +160,7 @@ fn rotating(seed: u64) -> Params {
         nodes: 4,
         people: 1,
         pause: Millis::secs(30),
-        faults: [FaultKind::RotateKey, FaultKind::Crash].into(),
+        faults: [FaultKind::RotateKey, FaultKind::Crash, FaultKind::OutsideClosed].into(),
         fault_gap: Millis::secs(8),
         tasks: 0,
         mesh_after: Millis::secs(30),
@@ -289,6 +289,8 @@ bugs! {
         within 60, by ["whole"];
     two_nodes_have_one_address: Core(Mutant::MeshAddressTwice),
         within 5, by ["mesh"];
+    a_key_is_replaced_that_nobody_can_be_told: Rotating(Mutant::KeyReplacedUnheard),
+        within 60, by ["mesh"];
     greetings_are_not_heard: Rotating(Mutant::GreetedUnheard),
         within 5, by ["liveness"];
     a_cluster_moves_into_the_mesh_unmet: Rotating(Mutant::MeshUsedUnmet),

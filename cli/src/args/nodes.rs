@@ -137,7 +137,8 @@ pub enum NodeCommand {
     /// Let a node take containers again.
     #[command(after_help = "Example:\n  mill node undrain b")]
     Undrain(NodeName),
-    /// Let a node make another key for the mesh, in place of the one that it has.
+    /// Let a node make another key for the mesh, in place of the one that it has. It does so once
+    /// every node that is up has answered it outside the mesh, since through it they cannot be told.
     #[command(after_help = "Example:\n  mill node rotate-key b")]
     RotateKey(NodeName),
     /// Remove a node from the cluster for good.

@@ -108,7 +108,8 @@ async fn drain(args: NodeDrain, json: bool) -> Outcome {
 async fn rotate_key(args: NodeName, json: bool) -> Outcome {
     let client = Client::new(&args.target.address)?;
     change(&client, &path(&args.node, "/rotate-key")?, json!({})).await?;
-    said(&format!("{} makes another key for the mesh and tells the others", args.node), json)
+    let what = "makes another key for the mesh as soon as it can tell the others";
+    said(&format!("{} {what}; `mill node inspect {}` shows it", args.node, args.node), json)
 }
 
 async fn undrain(args: NodeName, json: bool) -> Outcome {
@@ -294,6 +295,12 @@ fn print_detail(detail: &NodeDetail) {
     println!("  address    {}, for nodes {}", node.advertise, detail.rpc);
     if let (Some(mesh), Some(address)) = (&detail.mesh, detail.mesh_address) {
         println!("  mesh       {address}, at {}, key {}", mesh.endpoint, mesh.key);
+    }
+    if detail.key_due {
+        println!(
+            "             its key is replaced once every node that is up has answered it outside \
+             the mesh; if that lasts, let nodes reach each other over TCP there"
+        );
     }
     println!("  cpu        {} of {} set aside", node.cpu.0, node.cpu.1);
     println!("  memory     {} of {} set aside", node.memory.0, node.memory.1);

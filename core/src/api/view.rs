@@ -105,6 +105,9 @@ pub struct NodeDetail {
     /// Its address there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh_address: Option<Ipv4Addr>,
+    /// Whether it is to make another key for the mesh, and has not told of it yet.
+    #[serde(default)]
+    pub key_due: bool,
     /// How often it has started.
     pub boot: u64,
     /// Since when it is down, by the clock of the leader that said so.

@@ -8,7 +8,6 @@
 //! `sim-tests/tests/scenarios/mesh.rs`.
 
 use core::net::Ipv4Addr;
-use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +17,7 @@ use super::node::NodeRecord;
 use super::{Cluster, Refusal, Reply};
 use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
-use crate::net::NODE_ADDRESSES;
+use crate::net::{NODE_ADDRESSES, next_free};
 use crate::time::Wall;
 
 /// How a node is reached through the mesh, as it says itself.
@@ -55,10 +54,8 @@ impl Cluster {
         if self.nodes.get(&node).filter(lacks).is_none() {
             return;
         }
-        let taken: BTreeSet<u16> = self.nodes.values().map(|record| record.address).collect();
-        let next = |last: &u16| Some(last % NODE_ADDRESSES + 1);
-        let mut addresses = std::iter::successors(Some(self.last_node_address), next).skip(1);
-        let free = addresses.find(|address| !taken.contains(address)).unwrap_or_default();
+        let taken = self.nodes.values().map(|record| record.address);
+        let free = next_free(self.last_node_address, NODE_ADDRESSES, taken);
         let free = if mutant::is(Mutant::MeshAddressTwice) { 1 } else { free };
         self.last_node_address = free;
         if let Some(record) = self.nodes.get_mut(&node) {

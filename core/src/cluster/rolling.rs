@@ -1,6 +1,6 @@
 //! How deploys start, move and end in the replicated state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::apply::{missing, stale};
 use super::{Cluster, Refusal, Reply};
@@ -10,7 +10,7 @@ use crate::config::model::{ServiceSpec, TaskSpec};
 use crate::container::PinnedImage;
 use crate::mutant::{self, Mutant};
 use crate::name::Name;
-use crate::net::SERVICE_ADDRESSES;
+use crate::net::{SERVICE_ADDRESSES, next_free};
 use crate::time::Wall;
 
 /// What services, or tasks, are to be; `None` removes one.
@@ -43,7 +43,8 @@ impl Cluster {
         for (name, spec) in changes {
             let to = spec.as_ref().map(|_| number);
             if !self.services.contains_key(name) {
-                self.last_address = self.free_address();
+                let taken = self.services.values().map(|service| service.address);
+                self.last_address = next_free(self.last_address, SERVICE_ADDRESSES, taken);
             }
             let service = self.services.entry(name.clone()).or_insert_with(|| Service {
                 project: deploy.project.clone(),
@@ -88,14 +89,6 @@ impl Cluster {
         self.forget_deploys();
         self.forget_receipts();
         self.forget_past();
-    }
-
-    /// The next service address that nobody has. Those that there are outnumber services by far.
-    fn free_address(&self) -> u16 {
-        let taken: BTreeSet<u16> = self.services.values().map(|service| service.address).collect();
-        let next = |last: &u16| Some(last % SERVICE_ADDRESSES + 1);
-        let mut addresses = std::iter::successors(Some(self.last_address), next).skip(1);
-        addresses.find(|address| !taken.contains(address)).unwrap_or_default()
     }
 
     pub(super) fn pin_image(

@@ -155,6 +155,7 @@ fn settings(reader: &Reader<'_>) -> ClusterSettings {
         acme_email: reader.string("acme_email"),
         acme_directory: reader.string("acme_directory"),
         acme_root: reader.string("acme_root"),
+        trusted_proxies: reader.value("trusted_proxies").map(|_| reader.list("trusted_proxies")),
     }
 }
 

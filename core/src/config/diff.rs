@@ -241,10 +241,12 @@ impl Fields {
     }
 
     fn settings(&mut self, settings: &ClusterSettings) {
-        let ClusterSettings { acme_email, acme_directory, acme_root } = settings;
+        let ClusterSettings { acme_email, acme_directory, acme_root, trusted_proxies } = settings;
         self.set_if("acme_email", acme_email.as_ref());
         self.set_if("acme_directory", acme_directory.as_ref());
         self.set_if("acme_root", acme_root.as_deref().map(spell::text));
+        let proxies = trusted_proxies.as_ref().map(|all| all.iter().map(String::as_str));
+        self.set_if("trusted_proxies", proxies.map(spell::array));
     }
 
     fn stop(&mut self, spec: &StopSpec) {

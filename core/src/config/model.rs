@@ -40,20 +40,24 @@ pub struct ClusterSettings {
     /// PEM of the authority that the directory itself is trusted by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acme_root: Option<String>,
+    /// Networks of proxies whose word on who their clients are is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted_proxies: Option<Vec<String>>,
 }
 
 impl ClusterSettings {
     /// Takes over what others set; the rest stays.
     pub fn adopt(&mut self, others: &ClusterSettings) {
-        let ClusterSettings { acme_email, acme_directory, acme_root } = others;
-        let change = |mine: &mut Option<String>, other: &Option<String>| {
+        let ClusterSettings { acme_email, acme_directory, acme_root, trusted_proxies } = others;
+        fn change<T: Clone>(mine: &mut Option<T>, other: &Option<T>) {
             if other.is_some() {
                 mine.clone_from(other);
             }
-        };
+        }
         change(&mut self.acme_email, acme_email);
         change(&mut self.acme_directory, acme_directory);
         change(&mut self.acme_root, acme_root);
+        change(&mut self.trusted_proxies, trusted_proxies);
     }
 
     /// Whether it sets nothing.

@@ -94,7 +94,8 @@ pub(super) fn described(section: &Section, field: &Field) -> String {
 /// holds its default asks for nothing, and is not listed.
 pub fn unsupported(project: &Project) -> Vec<Unsupported> {
     let Project { name: _, cluster, services, tasks } = project;
-    let ClusterSettings { acme_email: _, acme_directory: _, acme_root: _ } = cluster;
+    let ClusterSettings { acme_email: _, acme_directory: _, acme_root: _, trusted_proxies: _ } =
+        cluster;
     let mut found = Found(Vec::new());
     services.iter().for_each(|(name, spec)| found.service(name, spec));
     tasks.iter().for_each(|(name, spec)| found.task(name, spec));

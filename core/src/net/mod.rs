@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::certificates::Shown;
+pub(crate) use self::network::next_free;
 pub use self::network::{NODE_ADDRESSES, Network, SERVICE_ADDRESSES};
 pub use self::routes::RouteTable;
 pub use self::zone::{Data, Kind, Lookup, TTL_SECONDS, ZONE};
@@ -39,6 +40,9 @@ pub struct Tables {
     /// Where requests from outside come in, in the order of what they take.
     #[serde(default)]
     pub routes: Vec<RouteTable>,
+    /// Networks of proxies that are believed who their clients are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<String>,
     /// Certificates that are shown.
     #[serde(default)]
     pub certificates: Vec<Shown>,
@@ -100,6 +104,7 @@ impl Tables {
             services: services.collect(),
             nodes,
             routes: cluster.routes(),
+            trusted_proxies: cluster.settings.trusted_proxies.clone().unwrap_or_default(),
             certificates: cluster.shown(),
             challenges: cluster.challenges(),
         }
@@ -108,8 +113,17 @@ impl Tables {
     /// Whether it says of every request what others say: certificates, and what authorities are
     /// answered, lead nowhere.
     pub(crate) fn leads_as(&self, others: &Tables) -> bool {
-        let Tables { network, services, nodes, routes, certificates: _, challenges: _ } = self;
+        let Tables {
+            network,
+            services,
+            nodes,
+            routes,
+            trusted_proxies,
+            certificates: _,
+            challenges: _,
+        } = self;
         *network == others.network
+            && *trusted_proxies == others.trusted_proxies
             && *services == others.services
             && *nodes == others.nodes
             && *routes == others.routes

@@ -4,6 +4,7 @@
 //! node, where it leads to that node's own forwarder; it is never seen between machines.
 
 use core::net::Ipv4Addr;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,14 @@ const UPPER: u16 = 1 << 15;
 const RESOLVER: u16 = u16::MAX - 1;
 /// This machine's end of the way to local addresses: the last but one of the lower half.
 const GATEWAY: u16 = UPPER - 2;
+
+/// The next number after the last that was given, among 1 to `most`, that nobody has: what has just
+/// been given up is given again as late as can be. 0 if all are taken.
+pub(crate) fn next_free(last: u16, most: u16, taken: impl Iterator<Item = u16>) -> u16 {
+    let taken: BTreeSet<u16> = taken.collect();
+    let mut numbers = (last.min(most)..most).chain(0..last.min(most)).map(|before| before + 1);
+    numbers.find(|number| !taken.contains(number)).unwrap_or_default()
+}
 
 /// The range of a cluster, 65,536 addresses: its first two octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,6 +102,18 @@ impl fmt::Display for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_next_free_number_goes_round() {
+        let next = |last, taken: &[u16]| next_free(last, 4, taken.iter().copied());
+        assert_eq!(next(0, &[]), 1);
+        assert_eq!(next(2, &[2]), 3);
+        assert_eq!(next(3, &[4, 1]), 2);
+        assert_eq!(next(4, &[]), 1);
+        assert_eq!(next(2, &[1, 3, 4]), 2);
+        assert_eq!(next(9, &[]), 1);
+        assert_eq!(next(2, &[1, 2, 3, 4]), 0);
+    }
 
     #[test]
     fn an_address_of_a_service_leads_back_to_it() {

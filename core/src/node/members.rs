@@ -227,6 +227,7 @@ impl Node {
             rpc: record.facts.rpc.clone(),
             mesh: record.facts.mesh.clone(),
             mesh_address: self.cluster.mesh_address(record),
+            key_due: record.facts.mesh.as_ref().is_some_and(|mesh| mesh.serial < record.rotate_to),
             boot: record.facts.boot,
             down_since: match record.liveness {
                 Liveness::Joining | Liveness::Up => None,

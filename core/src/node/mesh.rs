@@ -7,6 +7,8 @@
 //! node, that with the higher serial is newer, since only the node itself counts it up. Of a member
 //! only its own word is taken, of nodes whose admission this one has not heard of anybody's. A node
 //! of which others know a later key than its own, because its disk lost it, makes a later one still.
+//! A key is replaced only once every node that is up was heard from outside: where they may not
+//! speak there, a node with another key would be alone.
 //! Tested in `sim-tests/tests/scenarios/mesh.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +25,13 @@ use crate::cluster::node::NodeRecord;
 use crate::effect::{Book, Effect, MeshPeer, Peer};
 use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
-use crate::time::Now;
+use crate::time::{Mono, Now};
+use crate::units::Millis;
+
+/// Who was heard from outside the mesh can be told of a new key for so long.
+const HEARD_FOR: Millis = Millis::secs(10);
+/// Whoever was not heard there is greeted again so much later.
+const GREET_AGAIN: Millis = Millis::secs(1);
 
 /// What this node knows of where others are, beside the state.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -39,6 +47,10 @@ pub(super) struct Whereabouts {
     pub(super) met: BTreeSet<NodeId>,
     /// The serial of the key that the runtime was asked for.
     asked_for: u64,
+    /// When members were last heard from outside the mesh.
+    heard_outside: BTreeMap<NodeId, Mono>,
+    /// When those are greeted that have to be heard there before the key is replaced.
+    greets_at: Mono,
 }
 
 impl From<Option<Book>> for Whereabouts {
@@ -151,9 +163,14 @@ impl Node {
     }
 
     /// Another node says whom it knows.
-    pub(super) fn greeted(&mut self, from: NodeId, book: Book) {
+    pub(super) fn greeted(&mut self, now: Now, from: NodeId, book: Book) {
         if mutant::is(Mutant::GreetedUnheard) {
             return;
+        }
+        let members = &self.cluster.nodes;
+        self.whereabouts.heard_outside.retain(|node, _| members.contains_key(node));
+        if members.contains_key(&from) {
+            self.whereabouts.heard_outside.insert(from, now.mono);
         }
         self.whereabouts.mesh_only |= book.mesh_only;
         let known_below = match &self.config.book {
@@ -205,16 +222,34 @@ impl Node {
         self.next_heartbeat = now.mono;
     }
 
-    /// Asks for another key, once, if people want one.
-    pub(super) fn renew_key(&mut self) {
+    /// Asks for another key, once, if people want one and the others can be told of it.
+    pub(super) fn renew_key(&mut self, now: Now) {
         let Some(record) = self.cluster.nodes.get(&self.config.id) else { return };
         let (wanted, told) = (record.rotate_to, record.facts.mesh.clone());
         self.is_outdone_by(told.as_ref());
         let has = self.config.facts.mesh.as_ref().map_or(u64::MAX, |facts| facts.serial);
-        if wanted > has && wanted > self.whereabouts.asked_for {
+        if wanted <= has || wanted <= self.whereabouts.asked_for {
+            return;
+        }
+        let unheard = self.unheard_outside(now.mono);
+        if unheard.is_empty() || mutant::is(Mutant::KeyReplacedUnheard) {
             self.whereabouts.asked_for = wanted;
             self.out.push(Effect::RotateKey { serial: wanted });
+        } else if now.mono >= self.whereabouts.greets_at {
+            self.whereabouts.greets_at = now.mono + GREET_AGAIN;
+            self.out.extend(unheard.into_iter().map(|to| Effect::Greet { to }));
         }
+    }
+
+    /// Nodes that are up and were not heard from outside the mesh lately.
+    fn unheard_outside(&self, now: Mono) -> Vec<NodeId> {
+        let heard = |id: &NodeId| {
+            let at = self.whereabouts.heard_outside.get(id);
+            at.is_some_and(|at| *at + HEARD_FOR > now)
+        };
+        let others = self.cluster.nodes.iter().filter(|(id, _)| **id != self.config.id);
+        let unheard = others.filter(|(id, record)| record.is_up() && !heard(id));
+        unheard.map(|(id, _)| *id).collect()
     }
 
     /// A person wants a node to have another key.

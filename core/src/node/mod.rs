@@ -260,7 +260,7 @@ impl Node {
                 self.config.facts.unrouted = why;
                 self.next_heartbeat = now.mono;
             }
-            Event::Greeted { from, book } => self.greeted(from, book),
+            Event::Greeted { from, book } => self.greeted(now, from, book),
             Event::Met { met, unmet } => self.met(met, &unmet),
             Event::MeshChanged { mesh } => self.mesh_changed(now, mesh),
             Event::EngineConnected => self.agent.engine_connected(),
@@ -440,7 +440,7 @@ impl Node {
         if !self.caught_up {
             return;
         }
-        self.renew_key();
+        self.renew_key(now);
         self.routing.publish(&self.cluster, &mut self.out);
         self.agent.step(now, &self.cluster, &mut self.out);
         self.heartbeat(now);

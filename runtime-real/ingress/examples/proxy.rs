@@ -29,8 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let backends = vec![Backend { id: "web".into(), address, same_node: true, h2c: false }];
     ingress.publish(Table {
         http: vec![HttpRoute::new("localhost", "/", "web")],
-        tcp: Vec::new(),
         services: vec![Service { name: "web".into(), backends }],
+        ..Table::default()
     })?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::access_log::AccessRecord;
-use crate::cidr::Cidr;
 
 /// Where an ingress listens, with how many threads, and within which limits.
 #[derive(Clone, Debug)]
@@ -23,8 +22,6 @@ pub struct Options {
     pub workers: usize,
     /// The port that redirects to HTTPS name; 443 is left out of the URL.
     pub public_https_port: u16,
-    /// Peers whose `X-Forwarded-*` headers are believed.
-    pub trusted_proxies: Vec<Cidr>,
     /// See [`Limits`].
     pub limits: Limits,
     /// Where records of finished requests go. A full channel loses them, counted in
@@ -43,7 +40,6 @@ impl Default for Options {
             https: None,
             workers: cores.min(MAX_WORKERS),
             public_https_port: 443,
-            trusted_proxies: Vec::new(),
             limits: Limits::default(),
             access_log: None,
         }
@@ -55,7 +51,8 @@ impl Default for Options {
 pub struct Limits {
     /// Open client connections, over all workers.
     pub connections: usize,
-    /// Open client connections from one address (IPv6: one /64), over all workers.
+    /// Open client connections from one address (IPv6: one /64), over all workers; trusted proxies
+    /// are not held to it.
     pub connections_per_address: usize,
     /// Bytes of a request's head: request line and header fields, or HTTP/2's header list.
     pub header_bytes: usize,

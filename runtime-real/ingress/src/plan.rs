@@ -5,12 +5,14 @@
 //! route's setting is the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::header::{HeaderName, HeaderValue};
 use thiserror::Error;
 
 use crate::auth::Gate;
+use crate::cidr::Cidr;
 use crate::rate::Limiter;
 use crate::table::{HeaderRule, HttpRoute, Service, Table, TcpRoute};
 
@@ -34,6 +36,7 @@ pub(crate) struct Plan {
     pub(crate) routes: Vec<Arc<Route>>,
     pub(crate) services: Vec<Service>,
     pub(crate) tcp: Vec<TcpRoute>,
+    pub(crate) trusted_proxies: Vec<Cidr>,
 }
 
 /// An HTTP route, ready to serve.
@@ -82,6 +85,7 @@ impl Plan {
         }
         plan.services = table.services;
         plan.tcp = table.tcp;
+        plan.trusted_proxies = table.trusted_proxies;
         if problems.is_empty() { Ok(plan) } else { Err(TableError { problems }) }
     }
 
@@ -97,6 +101,11 @@ impl Plan {
         }
         of_host.push(Arc::clone(&route));
         self.routes.push(route);
+    }
+
+    /// Whether a peer is believed who its clients are.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|range| range.contains(peer))
     }
 
     /// Whether any route is for this host, and which is for this path.

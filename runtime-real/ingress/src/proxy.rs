@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -152,13 +153,14 @@ async fn admit(
     if let Some(record) = &mut exchange.record {
         record.service = Some(route.table.service.clone());
     }
-    let trusted = !worker.options.trusted_proxies.is_empty()
-        && worker.options.trusted_proxies.iter().any(|range| range.contains(client.peer));
+    let proxies = &local.plan.trusted_proxies[..];
+    let trusted = local.plan.trusts(client.peer);
+    let behind = || headers::client_address(&parts.headers, client.peer, proxies);
     if let Some(record) = exchange.record.as_mut().filter(|_| trusted) {
-        let proxies = &worker.options.trusted_proxies;
-        record.client = headers::client_address(&parts.headers, client.peer, proxies);
+        record.client = behind();
     }
-    demand(worker, client, parts, route, &name, trusted).await?;
+    let address = || if trusted { behind() } else { client.peer };
+    demand(worker, client, parts, route, &name, address).await?;
     let upgrade = upgrade(parts, route)?;
     let host = match parts.headers.get(HOST) {
         Some(host) => host.clone(),
@@ -183,21 +185,14 @@ async fn demand(
     parts: &Parts,
     route: &Route,
     name: &str,
-    trusted: bool,
+    address: impl Fn() -> IpAddr,
 ) -> Result<(), Answer> {
     let table = &route.table;
     if table.tls && !client.is_tls() {
         return Err(to_https(worker, parts, name));
     }
     if !table.allow.is_empty() || route.limiter.is_some() {
-        let address = match trusted {
-            true => headers::client_address(
-                &parts.headers,
-                client.peer,
-                &worker.options.trusted_proxies,
-            ),
-            false => client.peer,
-        };
+        let address = address();
         let allowed = || table.allow.iter().any(|range| range.contains(address));
         if !table.allow.is_empty() && !allowed() {
             let sentence = "Your address is not allowed here.";

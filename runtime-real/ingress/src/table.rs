@@ -17,6 +17,9 @@ pub struct Table {
     pub tcp: Vec<TcpRoute>,
     /// The services that routes name.
     pub services: Vec<Service>,
+    /// Peers whose `X-Forwarded-*` headers are believed, and that may have more connections than
+    /// other clients.
+    pub trusted_proxies: Vec<Cidr>,
 }
 
 /// Requests for a host, below a path, and where they go.

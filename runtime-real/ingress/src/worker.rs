@@ -329,7 +329,8 @@ fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: IpAddr, tls: bool) {
 
 /// A place among the open connections, if limits leave one.
 pub(crate) fn enter(worker: &Worker, peer: IpAddr) -> Option<Place> {
-    let place = worker.shared.admission.enter(peer);
+    let trusted = worker.local().plan.trusts(peer);
+    let place = worker.shared.admission.enter(peer, trusted);
     if place.is_none() {
         worker.counters.refused.add(1);
     }

@@ -131,7 +131,7 @@ fn a_grpc_client_and_server_talk_through_it_plain_and_encrypted() {
     let service = |name: &str, backends| Service { name: name.into(), backends };
     let services = vec![service("web", vec![replica]), service("none", Vec::new())];
     let http = vec![to("shop.test", "web"), to("empty.test", "none")];
-    ingress.publish(Table { http, tcp: Vec::new(), services }).unwrap();
+    ingress.publish(Table { http, services, ..Table::default() }).unwrap();
     let trusted = Trusted::new(&ingress, &["shop.test", "empty.test"], "grpc");
     for plain in [port(ingress.http_address()).as_str(), "-"] {
         let mut client = python("grpc_client.py");

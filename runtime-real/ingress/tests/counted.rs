@@ -6,17 +6,17 @@ mod common;
 use std::net::TcpListener;
 
 use common::*;
-use mill_ingress::{Ingress, Options, RouteLabel, TcpRoute};
+use mill_ingress::{Ingress, Options, RouteLabel, Table, TcpRoute};
 
 #[test]
 fn requests_are_counted_by_route_and_class_and_leave_a_record() {
     let web = Server::saying("web");
     let (log, mut records) = tokio::sync::mpsc::channel(1);
     let access_log = Some(log);
+    let ingress = Ingress::start(Options { access_log, ..options() }).unwrap();
     let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
-    let options = Options { access_log, trusted_proxies, ..options() };
-    let ingress = Ingress::start(options).unwrap();
-    ingress.publish(table(vec![route()], vec![backend(web.address)])).unwrap();
+    let table = table(vec![route()], vec![backend(web.address)]);
+    ingress.publish(Table { trusted_proxies, ..table }).unwrap();
     let request = "GET /a?b HTTP/1.1\r\nHost: shop.test\r\nX-Forwarded-For: 192.0.2.9\r\n\
                    X-Forwarded-Proto: https\r\n\r\n";
     let mut client = Client::new(&ingress);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::*;
-use mill_ingress::{HttpRoute, Ingress, Limits, Options};
+use mill_ingress::{HttpRoute, Ingress, Limits, Options, Table};
 
 #[test]
 fn a_request_goes_to_the_service_of_its_host_and_longest_path() {
@@ -244,6 +244,11 @@ fn limits_on_connections_of_one_address_hold() {
     let _ = third.0.write_all(get("/").as_bytes());
     assert_eq!(third.rest(), "");
     assert_eq!(ingress.metrics().refused_connections, 1);
+    // A proxy that is trusted speaks for many.
+    let proxies = vec!["127.0.0.1".parse().unwrap()];
+    let trusting = table(vec![route()], vec![backend(web.address)]);
+    ingress.publish(Table { trusted_proxies: proxies, ..trusting }).unwrap();
+    assert_eq!(ask(&ingress, &get("/")).status(), 200);
     drop(open);
     wait_for("places are free again", || ingress.metrics().open_connections == 0);
     assert_eq!(ask(&ingress, &get("/")).status(), 200);

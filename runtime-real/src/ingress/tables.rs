@@ -8,7 +8,9 @@ use mill_core::config::model::{RouteMatch, RouteSpec};
 use mill_core::name::{Name, NodeId};
 use mill_core::net::{RouteTable, ServiceTable, Tables};
 use mill_core::units::Millis;
-use mill_ingress::{Backend, HeaderRule, HttpRoute, Login, RateLimit, Service, Table, TcpRoute};
+use mill_ingress::{
+    Backend, Cidr, HeaderRule, HttpRoute, Login, RateLimit, Service, Table, TcpRoute,
+};
 
 /// The routes of a cluster as a node serves them; with `local` ones, each host also below
 /// `.localhost`.
@@ -44,7 +46,13 @@ pub(super) fn of(tables: &Tables, node: NodeId, local: bool) -> Table {
         Service { name: name.to_string(), backends }
     });
     table.services = services.collect();
+    table.trusted_proxies = networks(&tables.trusted_proxies);
     table
+}
+
+/// A text that is no network was refused with its config.
+fn networks(texts: &[String]) -> Vec<Cidr> {
+    texts.iter().filter_map(|network| network.parse().ok()).collect()
 }
 
 fn backends(
@@ -79,8 +87,7 @@ fn http(host: &str, path: &str, service: &Name, spec: &RouteSpec) -> HttpRoute {
         max_body: spec.max_body.map(|bytes| bytes.0),
         redirect: spec.redirect.clone(),
         hold: duration(spec.hold),
-        // A text that is no network was refused with its config.
-        allow: spec.allow.iter().filter_map(|network| network.parse().ok()).collect(),
+        allow: networks(&spec.allow),
         rate_limit: spec
             .rate_limit
             .map(|per_second| RateLimit { per_second, burst: spec.burst.unwrap_or(per_second) }),

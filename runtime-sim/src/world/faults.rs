@@ -70,11 +70,13 @@ pub enum FaultKind {
     Replace,
     /// Somebody wants a node to have another key.
     RotateKey,
+    /// Nodes cannot speak outside the mesh.
+    OutsideClosed,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [FaultKind; 27] = [
+    pub const ALL: [FaultKind; 28] = [
         FaultKind::Crash,
         FaultKind::PowerOff,
         FaultKind::Freeze,
@@ -102,6 +104,7 @@ impl FaultKind {
         FaultKind::Drain,
         FaultKind::Replace,
         FaultKind::RotateKey,
+        FaultKind::OutsideClosed,
     ];
 
     /// Its name, for counting.
@@ -134,6 +137,7 @@ impl FaultKind {
             FaultKind::Drain => "fault: drain",
             FaultKind::Replace => "fault: machine replaced",
             FaultKind::RotateKey => "fault: key replaced",
+            FaultKind::OutsideClosed => "fault: outside closed",
         }
     }
 }
@@ -187,6 +191,8 @@ pub enum Fault {
     Replace(NodeId),
     /// That node is to have another key.
     RotateKey(NodeId),
+    /// Nothing passes between nodes outside the mesh.
+    OutsideClosed,
 }
 
 /// Faults that are under way.
@@ -294,6 +300,9 @@ impl World {
             FaultKind::Replace if !self.can_spare(node) => return None,
             FaultKind::Replace => (Fault::Replace(node), Millis(0)),
             FaultKind::RotateKey => (Fault::RotateKey(node), Millis(0)),
+            FaultKind::OutsideClosed => {
+                (Fault::OutsideClosed, between(&mut self.faults.rng, 5_000, 90_000))
+            }
         })
     }
 
@@ -405,6 +414,7 @@ impl World {
             Fault::Drain(node) => self.order(Request::Drain { node: node.to_string(), on: true }),
             Fault::Replace(node) => self.take_away(*node),
             Fault::RotateKey(node) => self.order(Request::RotateKey { node: node.to_string() }),
+            Fault::OutsideClosed => return self.close_outside(),
         }
         true
     }
@@ -447,6 +457,7 @@ impl World {
             // These ended when they began, or end by themselves.
             Fault::Depose | Fault::Lag(_) | Fault::Snapshot(_) | Fault::ClockDrift(..) => {}
             Fault::Replace(_) | Fault::RotateKey(_) => {}
+            Fault::OutsideClosed => self.outside_closed = None,
             Fault::KillContainer(..) | Fault::RemoveContainer(..) | Fault::SickContainer(..) => {}
         }
     }

@@ -71,6 +71,7 @@ impl World {
             | FaultKind::Stop
             | FaultKind::Drain
             | FaultKind::RotateKey
+            | FaultKind::OutsideClosed
             | FaultKind::Replace => return None,
             FaultKind::KillContainer | FaultKind::RemoveContainer => return None,
             FaultKind::SickContainer => return None,

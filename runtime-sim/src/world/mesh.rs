@@ -21,6 +21,9 @@ const LOOK: Millis = Millis::secs(1);
 const AGAIN: Millis = Millis::secs(5);
 /// Machines get a program that knows the mesh within so long after the first.
 const UPGRADED_WITHIN: Millis = Millis::secs(30);
+/// Who could tell nobody of another key for so long does not make one: a node believes for ten
+/// seconds what it heard; the rest is for what is on its way, and for a node that stood still.
+const UNTOLD: Millis = Millis::secs(45);
 
 /// What a machine knows of the mesh.
 #[derive(Clone, Debug, Default)]
@@ -137,9 +140,29 @@ impl World {
         up && self.network.connected(one, other) && self.have_met(one, other)
     }
 
+    /// Nothing passes between nodes outside the mesh any more, once all of them are inside.
+    pub(super) fn close_outside(&mut self) -> bool {
+        let inside = self.hosts.values().all(|host| host.gone || host.mesh.book.mesh_only);
+        if inside {
+            self.outside_closed = Some(self.now);
+        }
+        inside
+    }
+
+    /// Whether others that a node takes to be up could not be told of another key, for long.
+    fn is_untold(&self, node: NodeId) -> bool {
+        let closed = self.outside_closed.is_some_and(|since| self.now > since + UNTOLD);
+        let known = self.host(node).daemon.as_ref().map(|node| &node.cluster().nodes);
+        let mut others = known.into_iter().flatten().filter(|(id, _)| **id != node);
+        closed && others.any(|(_, record)| record.is_up())
+    }
+
     /// A node greets another from outside the mesh: each tells the other whom it knows.
     pub(super) fn greet(&mut self, node: NodeId, to: NodeId) {
         self.stats.count("nodes greeted");
+        if self.outside_closed.is_some() {
+            return;
+        }
         let book = self.host(node).mesh.book.clone();
         for delay in self.network.carry(node, to) {
             let book = book.clone();
@@ -167,6 +190,10 @@ impl World {
     /// A node makes another key, and uses it at once.
     pub(super) fn makes_key(&mut self, node: NodeId, boot: u64, serial: u64) {
         self.stats.count("keys replaced");
+        if self.is_untold(node) {
+            let detail = format!("{node} has made another key, of which it can tell nobody");
+            super::record(&mut self.violation, self.now, Err(("mesh", detail)));
+        }
         let Some(known) = self.host(node).facts.mesh.clone() else { return };
         let (machine, _) = known.key.split_once('.').unwrap_or((&known.key, ""));
         let mesh = MeshFacts { key: format!("{machine}.{serial}"), serial, ..known };

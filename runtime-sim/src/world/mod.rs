@@ -152,6 +152,8 @@ pub struct World {
     forwards: std::collections::BTreeSet<Forwarder>,
     invariants: Invariants,
     violation: Option<Violation>,
+    /// Since when nothing passes between nodes outside the mesh, while that is so.
+    outside_closed: Option<SimTime>,
     trace: Trace,
     stats: Stats,
     /// Whether images that end by themselves do so no more.
@@ -214,6 +216,7 @@ impl World {
             forwards: Default::default(),
             invariants: Invariants::default(),
             violation: None,
+            outside_closed: None,
             trace: Trace::new(listener),
             stats: Stats::default(),
             mended: false,

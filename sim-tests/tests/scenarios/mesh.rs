@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use mill_core::api::view::NodeDetail;
 use mill_core::api::{Answer, ErrorCode, Request};
 use mill_core::name::NodeId;
 use mill_core::units::Millis;
@@ -19,6 +20,12 @@ fn rotate(scenario: &mut Scenario, node: u64) {
         let record = &world.cluster().nodes[&NodeId(node)];
         record.facts.mesh.as_ref().is_some_and(|facts| facts.serial == record.rotate_to)
     });
+}
+
+fn detail(scenario: &mut Scenario, node: &str) -> NodeDetail {
+    let asked = scenario.ask(Request::Node { node: node.to_owned(), stale: false });
+    let Ok(Answer::Node(detail)) = asked else { panic!("{asked:?}") };
+    *detail
 }
 
 fn all_have_met(world: &World, nodes: u64) -> bool {
@@ -153,14 +160,40 @@ fn a_node_that_was_away_for_long_finds_a_cluster_whose_nodes_it_never_knew() {
 }
 
 #[test]
-fn a_key_that_nobody_can_be_told_is_told_once_somebody_listens() {
+fn a_key_is_not_replaced_while_the_others_cannot_be_told() {
     let mut scenario = Scenario::nodes(3);
     scenario.settled();
-    // Every message is lost, greetings too.
-    scenario.world.inject(Fault::BadNetwork(1_000), Millis::mins(1));
+    scenario.world.inject(Fault::OutsideClosed, Millis::mins(5));
     let asked = scenario.ask(Request::RotateKey { node: "n2".to_owned() });
     assert_eq!(asked, Ok(Answer::Done));
-    scenario.wait(Millis::secs(50));
+    scenario.wait(Millis::mins(4));
+    assert!(all_have_met(&scenario.world, 3));
+    assert!(detail(&mut scenario, "n2").key_due);
+    scenario.until("it is replaced", |world| {
+        let record = &world.cluster().nodes[&NodeId(2)];
+        record.facts.mesh.as_ref().is_some_and(|facts| facts.serial == record.rotate_to)
+    });
+    scenario.settled();
+    assert!(all_have_met(&scenario.world, 3) && !detail(&mut scenario, "n2").key_due);
+}
+
+#[test]
+fn a_node_that_is_down_does_not_keep_another_from_replacing_its_key() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.settled();
+    scenario.world.inject(Fault::PowerOff(NodeId(3)), Millis::mins(30));
+    rotate(&mut scenario, 2);
+}
+
+#[test]
+fn a_key_that_nobody_could_be_told_is_told_once_somebody_listens() {
+    let mut scenario = Scenario::nodes(3);
+    scenario.settled();
+    rotate(&mut scenario, 2);
+    // The disk loses it while the others cannot be told which it has then.
+    scenario.world.inject(Fault::OutsideClosed, Millis::mins(2));
+    scenario.world.lose_key(NodeId(2));
+    scenario.wait(Millis::secs(90));
     assert!(!all_have_met(&scenario.world, 3));
     scenario.settled();
     assert!(all_have_met(&scenario.world, 3));

@@ -94,6 +94,14 @@ static CLUSTER: Section = Section {
             "\"-----BEGIN CERTIFICATE-----\\n...\"",
             "PEM of the authority that the directory's own certificate is from, for a private one.",
         ),
+        optional(
+            "trusted_proxies",
+            Kind::List(&Kind::Text(&format::NETWORK), false),
+            "[\"10.0.0.0/8\"]",
+            "Networks of load balancers in front of the cluster. What they say in `X-Forwarded-*` of \
+             their clients is believed, and they may have more connections than others. An empty \
+             array: nobody, as at first.",
+        ),
     ],
 };
 

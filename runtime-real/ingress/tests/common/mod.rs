@@ -24,7 +24,7 @@ pub fn backend(address: SocketAddr) -> Backend {
 
 pub fn table(routes: Vec<HttpRoute>, backends: Vec<Backend>) -> Table {
     let services = vec![Service { name: "web".into(), backends }];
-    Table { http: routes, tcp: Vec::new(), services }
+    Table { http: routes, services, ..Table::default() }
 }
 
 pub fn route() -> HttpRoute {
