@@ -124,15 +124,20 @@ fn asking(seed: u64) -> Params {
     }
 }
 
-/// Nothing breaks, and people deploy what they like and go back.
+/// Nothing breaks, everything is quick, and people deploy what they like and go back.
 fn returning(seed: u64) -> Params {
     Params {
         nodes: 2,
-        services: 4,
+        services: 2,
         people: 2,
         pause: Millis::secs(3),
+        turmoil: Millis::mins(10),
         faults: [].into(),
-        bad_images: 200,
+        latency: (Millis(0), Millis(5)),
+        engine: (Millis(5), Millis(300)),
+        pull: (Millis(100), Millis::secs(1)),
+        bad_images: 100,
+        busy: 0,
         tasks: 0,
         ..Params::from_seed(seed)
     }

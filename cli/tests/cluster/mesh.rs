@@ -109,6 +109,53 @@ fn keys_are_replaced_and_whoever_was_away_meanwhile_is_met_again() {
 }
 
 #[test]
+fn a_key_is_not_replaced_while_nodes_cannot_speak_outside_the_mesh() {
+    let Some(machines) = Machines::with_cluster(NODES) else { return };
+    machines.eventually("all are in the mesh", all_are_inside);
+    let before = key(&machines, 2);
+    block_all(&machines, &format!("tcp/{PORT}"));
+    machines.done(1, &["node", "rotate-key", "m2"]);
+    let due = |machines: &Machines| {
+        said(&machines.mill(1, &["node", "inspect", "m2"])).contains("its key is replaced once")
+    };
+    // It would be replaced at once.
+    for _ in 0..5 {
+        assert!(due(&machines) && all_are_up(&machines, 1) && all_are_inside(&machines));
+        super::support::pause(1_000);
+    }
+    assert_eq!(key(&machines, 2), before);
+    machines.unblock();
+    machines.eventually("it has another key", |machines| key(machines, 2).1 > before.1);
+    machines.eventually("all are in the mesh again", all_are_inside);
+    machines.eventually("nothing is due", |machines| !due(machines));
+}
+
+#[test]
+fn a_node_whose_address_outside_changes_is_followed_by_the_others() {
+    let Some(machines) = Machines::with_cluster(NODES) else { return };
+    machines.eventually("all are in the mesh", all_are_inside);
+    machines.deploy(1, WEB);
+    let before: Vec<_> = (1..=NODES).map(|machine| machines.containers(machine)).collect();
+    let moved = machines.address(100 + NODES);
+    for args in [&["flush", "dev", "eth0"][..], &["add", &format!("{moved}/24"), "dev", "eth0"]] {
+        let mut ip = machines.command(NODES);
+        assert!(ip.args(["ip", "addr"]).args(args).status().unwrap().success());
+    }
+    machines.eventually("the others know where it is", |machines| {
+        (1..NODES).all(|machine| {
+            let peers = mesh(machines, machine)["interface"]["peers"].clone();
+            let mut peers = peers.as_array().unwrap().iter();
+            peers.any(|peer| peer["endpoint"] == format!("{moved}:{PORT}"))
+        })
+    });
+    assert!(all_are_up(&machines, 1), "it was called down");
+    machines.deploy(NODES, &WEB.replace("replicas = 3", "replicas = 4"));
+    let after = (1..=NODES).map(|machine| machines.containers(machine));
+    let stayed = after.zip(&before).all(|(after, before)| before.iter().all(|c| after.contains(c)));
+    assert!(stayed, "no container was stopped");
+}
+
+#[test]
 fn a_cluster_from_before_moves_into_the_mesh_with_what_it_runs() {
     let Some(mut machines) = Machines::start(NODES) else { return };
     machines.daemon_outside(1, &["init"]);
