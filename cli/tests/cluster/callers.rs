@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
@@ -23,6 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::machines::now;
 
 /// Between two looks at the endpoints.
 const LOOK: Duration = Duration::from_millis(200);
@@ -68,6 +70,8 @@ pub enum Called {
 pub struct Tally {
     pub answered: u64,
     pub failed: u64,
+    /// When the last of those began that failed.
+    pub failed_last: Option<Instant>,
     /// The first of the failures.
     pub told: Vec<String>,
     /// How many different endpoints were called.
@@ -214,6 +218,7 @@ async fn look(socket: &Path, service: &str) -> Result<Vec<String>, Failed> {
 }
 
 async fn one(shared: Rc<Shared>, endpoint: String, fresh: bool) {
+    let began = now();
     let outcome = match timeout(PATIENCE, ask(&shared, &endpoint, fresh)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("no answer within {PATIENCE:?}").into()),
@@ -223,6 +228,7 @@ async fn one(shared: Rc<Shared>, endpoint: String, fresh: bool) {
         Ok(()) => tally.answered += 1,
         Err(error) => {
             tally.failed += 1;
+            tally.failed_last = tally.failed_last.max(Some(began));
             let how = if fresh { "a fresh connection" } else { "a kept connection" };
             if tally.told.len() < TOLD {
                 tally.told.push(format!("{endpoint} on {how}: {}", whole(&*error)));
