@@ -245,6 +245,6 @@ impl Accepting {
 }
 
 /// Whether only the one connection failed (accept(2)).
-fn is_callers(error: &io::Error) -> bool {
+pub(crate) fn is_callers(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
