@@ -80,7 +80,7 @@ impl Traffic {
     ) -> Result<Traffic, StartError> {
         let network = seen.borrow().network;
         let namespace = Namespace::make(network).await?;
-        let names = Arc::new(Names::new(seen.clone()));
+        let names = Arc::new(Names::new(seen.clone()).with_ipv6(namespace.has_ipv6()));
         let address = SocketAddr::new(IpAddr::V4(network.resolver()), DNS_PORT);
         let named = |source| StartError::Names { address, source };
         let udp = namespace.udp(address).await.map_err(named)?;

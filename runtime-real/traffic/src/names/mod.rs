@@ -46,6 +46,8 @@ pub(crate) struct Names {
     others: Arc<Others>,
     limits: Limits,
     counts: Counts,
+    /// Whether services have their IPv6 addresses on this node.
+    has_ipv6: bool,
 }
 
 /// Which askers are told apart.
@@ -129,13 +131,24 @@ impl Names {
         Names::beside(tables, Others::of_the_host())
     }
 
+    /// The same where services have no IPv6 addresses, unless they do.
+    pub fn with_ipv6(self, has_ipv6: bool) -> Names {
+        Names { has_ipv6, ..self }
+    }
+
     /// The same with a resolver of a test's.
     pub fn with_resolver(tables: watch::Receiver<Arc<Tables>>, resolver: SocketAddr) -> Names {
         Names::beside(tables, Others::at(resolver))
     }
 
     fn beside(tables: watch::Receiver<Arc<Tables>>, others: Others) -> Names {
-        Names { tables, others: Arc::new(others), limits: Limits::new(), counts: Counts::default() }
+        Names {
+            tables,
+            others: Arc::new(others),
+            limits: Limits::new(),
+            counts: Counts::default(),
+            has_ipv6: true,
+        }
     }
 
     /// Answers until it is aborted. Call it from where the askers' sockets are.
@@ -216,7 +229,7 @@ impl Names {
         let name = info.query.original().name();
         let text = name.to_lowercase().to_ascii();
         let kind = kind(info.query.query_type());
-        let found = self.tables.borrow().lookup(text.trim_end_matches('.'), kind);
+        let found = self.lookup(text.trim_end_matches('.'), kind);
         match found {
             Lookup::Found(data) => Some(Answer::found(name, info.query.query_type(), data)),
             Lookup::NoSuchName => Some(Answer {
@@ -226,6 +239,22 @@ impl Names {
                 ..Answer::default()
             }),
             Lookup::NotOurs => None,
+        }
+    }
+
+    /// What a name means on this node: an address that leads nowhere here is left out.
+    fn lookup(&self, name: &str, kind: Kind) -> Lookup {
+        let tables = self.tables.borrow();
+        let leads_nowhere = |data: &Data| match data {
+            Data::Aaaa(address) => tables.network.service_at(IpAddr::V6(*address)).is_some(),
+            Data::A(_) | Data::Srv { .. } | Data::Ptr(_) => false,
+        };
+        match tables.lookup(name, kind) {
+            Lookup::Found(mut data) => {
+                data.retain(|data| self.has_ipv6 || !leads_nowhere(data));
+                Lookup::Found(data)
+            }
+            other @ (Lookup::NoSuchName | Lookup::NotOurs) => other,
         }
     }
 
