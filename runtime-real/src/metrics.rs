@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use mill_ingress::{LATENCY_BUCKETS, RouteLabel, Snapshot};
-use mill_traffic::Counted;
+use mill_traffic::{Asked, Counted};
 
 use crate::mesh::MeshReport;
 
@@ -14,6 +14,7 @@ use crate::mesh::MeshReport;
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(crate) forwarders: Vec<Counted>,
+    pub(crate) names: Option<Asked>,
     pub(crate) ingress: Option<Snapshot>,
     pub(crate) mesh: MeshReport,
 }
@@ -22,6 +23,9 @@ pub(crate) struct Counts {
 pub(crate) fn text(counts: &Counts) -> String {
     let mut page = Page::default();
     forwarders(&mut page, &counts.forwarders);
+    if let Some(asked) = &counts.names {
+        names(&mut page, asked);
+    }
     if let Some(ingress) = &counts.ingress {
         connections(&mut page, ingress);
         routes(&mut page, ingress);
@@ -90,6 +94,26 @@ fn forwarders(page: &mut Page, services: &[Counted]) {
             page.sample(name, &[("service", counted.service.as_str())], read(counted));
         }
     }
+}
+
+fn names(page: &mut Page, asked: &Asked) {
+    let name = "names_questions_total";
+    page.family(name, "counter", "Questions for names, by what became of them.");
+    for (outcome, count) in [
+        ("known", asked.known),
+        ("remembered", asked.remembered),
+        ("forwarded", asked.forwarded),
+        ("limited", asked.limited),
+        ("malformed", asked.malformed),
+    ] {
+        page.sample(name, &[("outcome", outcome)], count);
+    }
+    let help = "Forwarded questions to which no resolver gave an answer.";
+    page.one("names_failed_forwards_total", "counter", help, asked.failed_forwards);
+    let help = "Connections for questions that are open now.";
+    page.one("names_open_connections", "gauge", help, asked.open_connections);
+    let help = "Connections for questions that limits turned away.";
+    page.one("names_refused_connections_total", "counter", help, asked.refused_connections);
 }
 
 fn connections(page: &mut Page, ingress: &Snapshot) {
@@ -198,6 +222,21 @@ mod tests {
             format!("mill_ingress_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 4"),
             format!("mill_ingress_request_duration_seconds_sum{{{labels}}} 31.0025"),
             format!("mill_ingress_request_duration_seconds_count{{{labels}}} 4"),
+        ] {
+            assert!(told.lines().any(|told| told == line), "{line}\n{told}");
+        }
+    }
+
+    #[test]
+    fn questions_are_counted_by_what_became_of_them() {
+        let asked = Asked { known: 7, limited: 2, open_connections: 1, ..Asked::default() };
+        let told = text(&Counts { names: Some(asked), ..Counts::default() });
+        for line in [
+            "# TYPE mill_names_questions_total counter",
+            "mill_names_questions_total{outcome=\"known\"} 7",
+            "mill_names_questions_total{outcome=\"forwarded\"} 0",
+            "mill_names_questions_total{outcome=\"limited\"} 2",
+            "mill_names_open_connections 1",
         ] {
             assert!(told.lines().any(|told| told == line), "{line}\n{told}");
         }

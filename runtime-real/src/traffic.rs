@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mill_core::name::NodeId;
 use mill_core::net::{Network, Tables};
-use mill_traffic::{Counted, NamespaceError, StartError, Traffic, interface};
+use mill_traffic::{Asked, Counted, NamespaceError, StartError, Traffic, interface};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -67,8 +67,16 @@ pub(crate) struct Carried(Arc<OnceLock<Weak<Traffic>>>);
 impl Carried {
     /// What was carried since the start, by service.
     pub(crate) fn counted(&self) -> Vec<Counted> {
-        let traffic = self.0.get().and_then(Weak::upgrade);
-        traffic.map(|traffic| traffic.counted()).unwrap_or_default()
+        self.traffic().map(|traffic| traffic.counted()).unwrap_or_default()
+    }
+
+    /// What its name server was asked since then, if there is one.
+    pub(crate) fn asked(&self) -> Option<Asked> {
+        self.traffic().map(|traffic| traffic.asked())
+    }
+
+    fn traffic(&self) -> Option<Arc<Traffic>> {
+        self.0.get().and_then(Weak::upgrade)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Addresses of a cluster's own: a range that its nodes and services share, the same on all nodes.
 //!
-//! The first quarter is for nodes, in the mesh; the upper half for services. An address of a service is good on each
-//! node, where it leads to that node's own forwarder; it is never seen between machines.
+//! The first quarter is for nodes, in the mesh; the upper half for services. An address of a service
+//! is good on each node, where it leads to that node's own forwarder; it is never seen between
+//! machines. Each of these has an IPv6 address beside it, which follows from it.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -20,6 +21,13 @@ const UPPER: u16 = 1 << 15;
 const RESOLVER: u16 = u16::MAX - 1;
 /// This machine's end of the way to local addresses: the last but one of the lower half.
 const GATEWAY: u16 = UPPER - 2;
+
+/// What unique local addresses begin with (RFC 4193).
+const UNIQUE_LOCAL: u8 = 0xfd;
+/// The first 24 of the 40 bits that RFC 4193 wants drawn, so that no site has them already; they
+/// were, once for all clusters. The octets of the range are the others: so clusters of one machine,
+/// whose ranges differ, differ here too, and each node finds the same without being told.
+const DRAWN: [u8; 3] = [0xe7, 0xcb, 0x25];
 
 /// The next number after the last that was given, among 1 to `most`, that nobody has: what has just
 /// been given up is given again as late as can be. 0 if all are taken.
@@ -45,6 +53,9 @@ impl Network {
     pub const PREFIX: u8 = 16;
     /// Bits that all addresses share which are good on one node only.
     pub const LOCAL_PREFIX: u8 = Network::PREFIX + 1;
+
+    /// Bits of an IPv6 address of the cluster before those of the IPv4 one beside it.
+    pub const BEFORE_IPV4: u8 = 96;
 
     /// Bits that all addresses of nodes share.
     pub const NODE_PREFIX: u8 = Network::PREFIX + 2;
@@ -74,8 +85,27 @@ impl Network {
         self.at(UPPER | address)
     }
 
-    /// Which service's address that is; `None` if it is none of a service.
-    pub fn service_at(self, address: Ipv4Addr) -> Option<u16> {
+    /// The IPv6 address beside one of IPv4 that is of this network: unique local, with the other in
+    /// its last 32 bits.
+    pub fn ipv6(self, address: Ipv4Addr) -> Ipv6Addr {
+        let mut octets = [0; 16];
+        octets[0] = UNIQUE_LOCAL;
+        octets[1..4].copy_from_slice(&DRAWN);
+        octets[4..6].copy_from_slice(&[self.0, self.1]);
+        octets[12..].copy_from_slice(&address.octets());
+        Ipv6Addr::from(octets)
+    }
+
+    /// Which service's address that is, of either kind; `None` if it is none of a service.
+    pub fn service_at(self, address: IpAddr) -> Option<u16> {
+        let address = match address {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => {
+                let [.., a, b, c, d] = address.octets();
+                let beside = Ipv4Addr::new(a, b, c, d);
+                Some(beside).filter(|beside| self.ipv6(*beside) == address)?
+            }
+        };
         let [first, second, high, low] = address.octets();
         let number = u16::from_be_bytes([high, low]);
         let known = (first, second) == (self.0, self.1) && number & UPPER != 0;
@@ -120,9 +150,11 @@ mod tests {
         let network = Network(10, 77);
         for address in [1, 255, 256, SERVICE_ADDRESSES] {
             let at = network.of_service(address);
-            assert_eq!(network.service_at(at), Some(address));
+            assert_eq!(network.service_at(IpAddr::V4(at)), Some(address));
+            assert_eq!(network.service_at(IpAddr::V6(network.ipv6(at))), Some(address));
         }
         assert_eq!(network.of_service(1), Ipv4Addr::new(10, 77, 128, 1));
+        assert_eq!(network.ipv6(network.of_service(1)).to_string(), "fde7:cb25:a4d::a4d:8001");
     }
 
     #[test]
@@ -142,8 +174,13 @@ mod tests {
         let network = Network(10, 77);
         let others = [network.resolver(), network.gateway(), network.first_local()];
         for other in others.into_iter().chain([Ipv4Addr::new(10, 77, 0, 1)]) {
-            assert_eq!(network.service_at(other), None, "{other}");
+            assert_eq!(network.service_at(IpAddr::V4(other)), None, "{other}");
+            assert_eq!(network.service_at(IpAddr::V6(network.ipv6(other))), None, "{other}");
         }
-        assert_eq!(network.service_at(Network(10, 78).of_service(1)), None);
+        let beside = Network(10, 78);
+        assert_eq!(network.service_at(IpAddr::V4(beside.of_service(1))), None);
+        assert_eq!(network.service_at(IpAddr::V6(beside.ipv6(beside.of_service(1)))), None);
+        let elsewhere = beside.ipv6(network.of_service(1));
+        assert_eq!(network.service_at(IpAddr::V6(elsewhere)), None);
     }
 }

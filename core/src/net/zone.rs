@@ -1,6 +1,6 @@
 //! The names of a cluster: what `*.mill` and the reverse names mean, by the tables alone.
 //!
-//! - `web.mill`: the address of a service, the same for as long as it exists
+//! - `web.mill`: the addresses of a service, the same for as long as it exists
 //! - `0.web.mill`: the nodes of the replicas that serve in that slot
 //! - `_web._tcp.mill`: the replicas that serve, each with its node's name and its port
 //! - `a.node.mill`: a node; where a service is called `node`, its slots come first
@@ -107,7 +107,8 @@ impl Tables {
         if service.ports.is_empty() {
             return Some(Vec::new());
         }
-        Some(vec![Data::A(self.network.of_service(service.address))])
+        let address = self.network.of_service(service.address);
+        Some(vec![Data::A(address), Data::Aaaa(self.network.ipv6(address))])
     }
 
     fn of_slot(&self, slot: u64, service: &str) -> Option<Vec<Data>> {
@@ -143,11 +144,7 @@ impl Tables {
     /// Only what is the cluster's own: the rest is answered by who knows it.
     fn reverse(&self, name: &str, kind: Kind) -> Lookup {
         let Some(address) = reversed(name) else { return Lookup::NotOurs };
-        let v4 = match address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        };
-        let number = v4.and_then(|v4| self.network.service_at(v4));
+        let number = self.network.service_at(address);
         let named = match number {
             Some(number) => {
                 let mut services = self.services.iter();
@@ -269,11 +266,21 @@ mod tests {
     #[test]
     fn names_mean_what_the_tables_say() {
         let v6 = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
+        let service = |last: u16| {
+            let nibbles: Vec<String> =
+                format!("{last:04x}").chars().rev().map(String::from).collect();
+            format!(
+                "{}.5.d.a.0.0.0.0.0.0.0.0.0.0.0.0.0.5.d.a.0.5.2.b.c.7.e.d.f.ip6.arpa",
+                nibbles.join(".")
+            )
+        };
         for (name, kind, means) in [
             ("web.mill", Kind::A, "[10.213.128.7]"),
-            ("web.mill", Kind::Aaaa, "[]"),
+            ("web.mill", Kind::Aaaa, "[fde7:cb25:ad5::ad5:8007]"),
+            ("web.mill", Kind::Any, "[10.213.128.7 fde7:cb25:ad5::ad5:8007]"),
             ("web.mill", Kind::Srv, "[]"),
             ("worker.mill", Kind::A, "[]"),
+            ("worker.mill", Kind::Aaaa, "[]"),
             ("0.web.mill", Kind::A, "[192.0.2.1 192.0.2.2]"),
             ("1.web.mill", Kind::Any, "[192.0.2.1]"),
             ("2.web.mill", Kind::A, "no such name"),
@@ -289,6 +296,9 @@ mod tests {
             ("7.128.213.10.in-addr.arpa", Kind::Ptr, "[web.mill]"),
             ("9.128.213.10.in-addr.arpa", Kind::Ptr, "no such name"),
             (v6, Kind::Ptr, "[six.node.mill]"),
+            (&service(0x8007), Kind::Ptr, "[web.mill]"),
+            (&service(0x8009), Kind::Ptr, "no such name"),
+            (&service(0x7ffe), Kind::Ptr, "not ours"),
             ("1.2.0.192.in-addr.arpa", Kind::Ptr, "[alpha.node.mill]"),
             ("9.2.0.192.in-addr.arpa", Kind::Ptr, "not ours"),
             ("256.2.0.192.in-addr.arpa", Kind::Ptr, "not ours"),

@@ -49,6 +49,7 @@ async fn mesh(State(serving): State<Serving>) -> Response {
 async fn counted(State(serving): State<Serving>) -> Response {
     let counts = Counts {
         forwarders: serving.carried.counted(),
+        names: serving.carried.asked(),
         ingress: serving.front.counted(),
         mesh: serving.meshing.report(),
     };

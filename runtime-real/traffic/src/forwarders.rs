@@ -1,5 +1,5 @@
-//! Who listens at service addresses: one listener per service and port, for as long as the tables
-//! name it.
+//! Who listens at service addresses: one listener per service, port and kind of address, for as long
+//! as the tables name it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use mill_core::name::{Name, NodeId};
-use mill_core::net::{Replica, Tables};
+use mill_core::net::{Replica, ServiceTable, Tables};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -28,6 +28,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// A service and the port that it is called at.
 type Called = (Name, u16);
+/// Where there should be listeners and are none, and why.
+type Failed = BTreeMap<(Name, SocketAddr), io::Error>;
 
 /// The forwarders of a node. Clones are the same ones.
 #[derive(Clone, Debug)]
@@ -62,15 +64,16 @@ pub struct Counted {
     pub bytes_back: u64,
 }
 
+/// Who listens for a service and port, at each of its addresses.
 struct Listening {
-    address: SocketAddr,
     balance: Balance,
-    task: JoinHandle<()>,
+    room: Arc<Semaphore>,
+    at: BTreeMap<SocketAddr, JoinHandle<()>>,
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.task.abort();
+        self.at.values().for_each(JoinHandle::abort);
     }
 }
 
@@ -98,13 +101,13 @@ impl Forwarders {
     /// Listens where the tables say, and follows them.
     pub async fn keep(mut self, namespace: Namespace) {
         let mut listening: BTreeMap<Called, Listening> = BTreeMap::new();
-        let mut failing: BTreeSet<Called> = BTreeSet::new();
+        let mut failing: BTreeSet<(Name, SocketAddr)> = BTreeSet::new();
         loop {
             let tables = self.tables.borrow_and_update().clone();
             let failed = self.follow(&tables, &namespace, &mut listening).await;
-            for ((service, port), error) in &failed {
-                if !failing.contains(&(service.clone(), *port)) {
-                    tracing::warn!(%service, port, %error, "a service has no forwarder");
+            for ((service, address), error) in &failed {
+                if !failing.contains(&(service.clone(), *address)) {
+                    tracing::warn!(%service, %address, %error, "a service has no forwarder");
                 }
             }
             failing = failed.into_keys().collect();
@@ -125,33 +128,41 @@ impl Forwarders {
         tables: &Tables,
         namespace: &Namespace,
         listening: &mut BTreeMap<Called, Listening>,
-    ) -> BTreeMap<Called, io::Error> {
-        let mut failed = BTreeMap::new();
-        let wanted = |(name, port): &Called, held: &Listening| {
-            let service = tables.services.get(name)?;
-            let at = tables.network.of_service(service.address);
-            service.ports.get(port).filter(|_| held.address.ip() == IpAddr::V4(at))
+    ) -> Failed {
+        let mut failed = Failed::new();
+        let addresses = |service: &ServiceTable, port: u16| {
+            let address = tables.network.of_service(service.address);
+            let beside = namespace.has_ipv6().then(|| tables.network.ipv6(address));
+            let all = std::iter::once(IpAddr::V4(address)).chain(beside.map(IpAddr::V6));
+            all.map(move |address| SocketAddr::new(address, port))
         };
-        listening.retain(|called, held| wanted(called, held).is_some());
+        let is_wanted = |(name, port): &Called, held: &Listening| {
+            let service = tables.services.get(name);
+            let service = service.filter(|service| service.ports.contains_key(port));
+            let mut first = service.into_iter().flat_map(|service| addresses(service, *port));
+            first.any(|address| held.at.contains_key(&address))
+        };
+        listening.retain(|called, held| is_wanted(called, held));
         self.counts().retain(|name, counts| {
             tables.services.contains_key(name) || counts.open.load(Ordering::Relaxed) > 0
         });
         for (name, service) in &tables.services {
             for (port, replicas) in &service.ports {
                 let called = (name.clone(), *port);
-                if let Some(held) = listening.get(&called) {
-                    held.balance.retain(replicas);
-                    continue;
-                }
-                let at = IpAddr::V4(tables.network.of_service(service.address));
-                let address = SocketAddr::new(at, *port);
-                match namespace.tcp(address).await {
-                    Ok(listener) => {
-                        let listens = self.listen(called.clone(), address, listener);
-                        listening.insert(called, listens);
+                let held = listening.entry(called.clone()).or_insert_with(Listening::new);
+                held.balance.retain(replicas);
+                for address in addresses(service, *port) {
+                    if held.at.contains_key(&address) {
+                        continue;
                     }
-                    Err(error) => {
-                        failed.insert(called, error);
+                    match namespace.tcp(address).await {
+                        Ok(listener) => {
+                            let task = self.listen(called.clone(), held, listener);
+                            held.at.insert(address, task);
+                        }
+                        Err(error) => {
+                            failed.insert((name.clone(), address), error);
+                        }
                     }
                 }
             }
@@ -159,12 +170,18 @@ impl Forwarders {
         failed
     }
 
-    fn listen(&self, called: Called, address: SocketAddr, listener: TcpListener) -> Listening {
-        let balance = Balance::default();
+    fn listen(&self, called: Called, held: &Listening, listener: TcpListener) -> JoinHandle<()> {
         let counts = self.counts().entry(called.0.clone()).or_default().clone();
         let callee = Callee { here: self.here, tables: self.tables.clone(), called };
-        let accepting = Accepting { callee, balance: balance.clone(), counts };
-        Listening { address, balance, task: tokio::spawn(accepting.accept(listener)) }
+        let (balance, room) = (held.balance.clone(), held.room.clone());
+        tokio::spawn(Accepting { callee, balance, room, counts }.accept(listener))
+    }
+}
+
+impl Listening {
+    fn new() -> Listening {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        Listening { balance: Balance::default(), room, at: BTreeMap::new() }
     }
 }
 
@@ -202,15 +219,15 @@ impl Callee {
 struct Accepting {
     callee: Callee,
     balance: Balance,
+    room: Arc<Semaphore>,
     counts: Arc<Counts>,
 }
 
 impl Accepting {
     /// What was accepted goes on when this is aborted.
     async fn accept(self, listener: TcpListener) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
-            let Ok(place) = room.clone().acquire_owned().await else { return };
+            let Ok(place) = self.room.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((caller, _)) => {
                     let carrying = self.carry(caller);
@@ -245,6 +262,6 @@ impl Accepting {
 }
 
 /// Whether only the one connection failed (accept(2)).
-fn is_callers(error: &io::Error) -> bool {
+pub(crate) fn is_callers(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }

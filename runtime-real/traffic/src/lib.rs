@@ -12,6 +12,7 @@
 
 mod balance;
 mod carry;
+mod clock;
 mod forwarders;
 mod names;
 mod namespace;
@@ -29,6 +30,9 @@ use tokio::task::JoinHandle;
 
 pub use self::forwarders::Counted;
 use self::forwarders::Forwarders;
+#[doc(hidden)]
+pub use self::names::Apart;
+pub use self::names::Asked;
 use self::names::Names;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -41,6 +45,7 @@ pub use self::namespace::{NamespaceError, interface};
 pub struct Traffic {
     tasks: Vec<JoinHandle<()>>,
     forwarders: Forwarders,
+    names: Arc<Names>,
     network: Network,
 }
 
@@ -75,20 +80,25 @@ impl Traffic {
     ) -> Result<Traffic, StartError> {
         let network = seen.borrow().network;
         let namespace = Namespace::make(network).await?;
-        let names = Names::new(seen.clone());
+        let names = Arc::new(Names::new(seen.clone()).with_ipv6(namespace.has_ipv6()));
         let address = SocketAddr::new(IpAddr::V4(network.resolver()), DNS_PORT);
         let named = |source| StartError::Names { address, source };
         let udp = namespace.udp(address).await.map_err(named)?;
         let tcp = namespace.tcp(address).await.map_err(named)?;
         let forwarders = Forwarders::new(node, seen);
         let keeping = tokio::spawn(forwarders.clone().keep(namespace));
-        let tasks = vec![tokio::spawn(names.serve(udp, tcp)), keeping];
-        Ok(Traffic { tasks, forwarders, network })
+        let tasks = vec![tokio::spawn(names.clone().serve(udp, tcp)), keeping];
+        Ok(Traffic { tasks, forwarders, names, network })
     }
 
     /// Where containers ask for names.
     pub fn resolver(&self) -> IpAddr {
         IpAddr::V4(self.network.resolver())
+    }
+
+    /// What its name server was asked since the start.
+    pub fn asked(&self) -> Asked {
+        self.names.asked()
     }
 
     /// What was carried since the start, by service.
@@ -100,7 +110,21 @@ impl Traffic {
 /// The name server alone, on any sockets: what `tools/versus-dns.sh` measures.
 #[doc(hidden)]
 pub async fn serve_names(seen: watch::Receiver<Arc<Tables>>, udp: UdpSocket, tcp: TcpListener) {
-    Names::new(seen).serve(udp, tcp).await;
+    Arc::new(Names::new(seen)).serve(udp, tcp).await;
+}
+
+/// The same, with the resolver that it asks, who is told apart, and what it counts: what tests ask.
+#[doc(hidden)]
+pub fn serve_names_beside(
+    seen: watch::Receiver<Arc<Tables>>,
+    resolver: SocketAddr,
+    apart: Apart,
+    udp: UdpSocket,
+    tcp: TcpListener,
+) -> impl Fn() -> Asked {
+    let names = Arc::new(Names::with_resolver(seen, resolver));
+    drop(tokio::spawn(names.clone().serve_to(apart, udp, tcp)));
+    move || names.asked()
 }
 
 impl Drop for Traffic {

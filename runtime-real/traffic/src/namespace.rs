@@ -4,7 +4,10 @@
 //! that listens on the same port of all of the host's interfaces, and no firewall rule is needed:
 //! a pair of virtual interfaces leads there, and each address of the cluster's local half is one of
 //! the namespace's own. It goes when the process ends, however that ends. A thread lives in it and
-//! binds sockets there; what is bound can be used from anywhere. Needs root.
+//! binds sockets there; what is bound can be used from anywhere. Needs root. The IPv6 addresses
+//! beside these (`ipv6`) are there too, unless the host has no IPv6.
+
+mod ipv6;
 
 use std::fs::File;
 use std::io;
@@ -60,6 +63,7 @@ pub enum NamespaceError {
 #[derive(Clone, Debug)]
 pub struct Namespace {
     wanted: mpsc::Sender<Wanted>,
+    has_ipv6: bool,
 }
 
 enum Wanted {
@@ -72,7 +76,16 @@ struct Hello {
     /// Its namespace.
     file: File,
     /// Answered once the interface is there.
-    connected: oneshot::Sender<()>,
+    connected: oneshot::Sender<Way>,
+}
+
+/// What leads into the namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Both kinds of addresses.
+    Both,
+    /// Those of IPv4 alone.
+    Ipv4,
 }
 
 impl Namespace {
@@ -92,11 +105,16 @@ impl Namespace {
             .map_err(NamespaceError::Make)?;
         let gone = || NamespaceError::Make(io::Error::other("its thread ended"));
         let Hello { file, connected } = greeted.await.map_err(|_| gone())??;
-        outside(network, &file).await?;
+        let way = outside(network, &file).await?;
         // If it is gone, the next line says so.
-        let _ = connected.send(());
-        is_ready.await.map_err(|_| gone())??;
-        Ok(Namespace { wanted })
+        let _ = connected.send(way);
+        let way = is_ready.await.map_err(|_| gone())??;
+        Ok(Namespace { wanted, has_ipv6: way == Way::Both })
+    }
+
+    /// Whether the IPv6 addresses of services are there.
+    pub fn has_ipv6(&self) -> bool {
+        self.has_ipv6
     }
 
     /// A listener in the namespace.
@@ -143,7 +161,7 @@ fn doing(doing: &'static str) -> impl Fn(rtnetlink::Error) -> NamespaceError {
 fn inside(
     network: Network,
     hello: oneshot::Sender<Result<Hello, NamespaceError>>,
-    ready: oneshot::Sender<Result<(), NamespaceError>>,
+    ready: oneshot::Sender<Result<Way, NamespaceError>>,
     wishes: mpsc::Receiver<Wanted>,
 ) {
     let made = unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
@@ -159,10 +177,11 @@ fn inside(
     };
     runtime.block_on(async {
         let (connected, is_connected) = oneshot::channel();
-        if hello.send(Ok(Hello { file, connected })).is_err() || is_connected.await.is_err() {
+        if hello.send(Ok(Hello { file, connected })).is_err() {
             return;
         }
-        let is_set_up = set_up(network).await;
+        let Ok(way) = is_connected.await else { return };
+        let is_set_up = set_up(network, way).await;
         let failed = is_set_up.is_err();
         if ready.send(is_set_up).is_err() || failed {
             return;
@@ -176,7 +195,10 @@ async fn bind(mut wishes: mpsc::Receiver<Wanted>) {
     while let Some(wanted) = wishes.recv().await {
         match wanted {
             Wanted::Tcp(address, reply) => {
-                let bound = TcpListener::bind(address);
+                let bound = match address {
+                    SocketAddr::V4(_) => TcpListener::bind(address),
+                    SocketAddr::V6(address) => ipv6::listen(address),
+                };
                 let bound = bound.and_then(|bound| bound.set_nonblocking(true).map(|()| bound));
                 // Who asked may be gone.
                 let _ = reply.send(bound);
@@ -191,7 +213,7 @@ async fn bind(mut wishes: mpsc::Receiver<Wanted>) {
 }
 
 /// The host's end of the pair, and the way through it.
-async fn outside(network: Network, namespace: &File) -> Result<(), NamespaceError> {
+async fn outside(network: Network, namespace: &File) -> Result<Way, NamespaceError> {
     let (connection, handle, _) = new_connection().map_err(NamespaceError::Make)?;
     let connection = tokio::spawn(connection);
     let outcome = lead_there(network, namespace, &handle).await;
@@ -203,7 +225,7 @@ async fn lead_there(
     network: Network,
     namespace: &File,
     handle: &Handle,
-) -> Result<(), NamespaceError> {
+) -> Result<Way, NamespaceError> {
     let name = interface(network);
     if index(handle, &name).await.is_ok() {
         return Err(NamespaceError::Taken(name));
@@ -229,19 +251,31 @@ async fn lead_there(
         .pref_source(gateway)
         .scope(RouteScope::Link)
         .build();
-    handle.route().add(way).execute().await.map_err(doing("making the route"))
+    handle.route().add(way).execute().await.map_err(doing("making the route"))?;
+    Ok(way_of(ipv6::lead_there(network, here, handle).await))
+}
+
+/// What there is, once it was tried to have both. Everything works without IPv6.
+fn way_of(has_ipv6: Result<(), rtnetlink::Error>) -> Way {
+    match has_ipv6 {
+        Ok(()) => Way::Both,
+        Err(error) => {
+            tracing::info!(%error, "services have no IPv6 addresses here: this host has no IPv6");
+            Way::Ipv4
+        }
+    }
 }
 
 /// The other end, in the namespace: every local address is its own.
-async fn set_up(network: Network) -> Result<(), NamespaceError> {
+async fn set_up(network: Network, way: Way) -> Result<Way, NamespaceError> {
     let (connection, handle, _) = new_connection().map_err(NamespaceError::Make)?;
     let connection = tokio::spawn(connection);
-    let outcome = own_all(network, &handle).await;
+    let outcome = own_all(network, way, &handle).await;
     connection.abort();
     outcome
 }
 
-async fn own_all(network: Network, handle: &Handle) -> Result<(), NamespaceError> {
+async fn own_all(network: Network, way: Way, handle: &Handle) -> Result<Way, NamespaceError> {
     let there = index(handle, INSIDE).await?;
     for link in [LOOPBACK, there] {
         let up = LinkUnspec::new_with_index(link).up().build();
@@ -263,7 +297,10 @@ async fn own_all(network: Network, handle: &Handle) -> Result<(), NamespaceError
         .scope(RouteScope::Link)
         .build();
     handle.route().add(back).execute().await.map_err(doing("making the way back"))?;
-    Ok(())
+    Ok(match way {
+        Way::Both => way_of(ipv6::own_all(network, there, handle).await),
+        Way::Ipv4 => Way::Ipv4,
+    })
 }
 
 async fn index(handle: &Handle, name: &str) -> Result<u32, NamespaceError> {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,7 +82,11 @@ async fn started(replicas: Vec<Replica>) -> (watch::Sender<Arc<Tables>>, Traffic
 
 /// A connection to the service, once somebody listens there.
 async fn called() -> TcpStream {
-    let address = SocketAddr::new(IpAddr::V4(NETWORK.of_service(1)), PORT);
+    called_at(IpAddr::V4(NETWORK.of_service(1))).await
+}
+
+async fn called_at(address: IpAddr) -> TcpStream {
+    let address = SocketAddr::new(address, PORT);
     loop {
         match TcpStream::connect(address).await {
             Ok(stream) => return stream,
@@ -93,7 +97,10 @@ async fn called() -> TcpStream {
 
 /// What the service answers to a caller that says it has no more before it listens.
 async fn answered() -> String {
-    let mut stream = called().await;
+    answered_to(called().await).await
+}
+
+async fn answered_to(mut stream: TcpStream) -> String {
     stream.write_all(b"hello").await.unwrap();
     stream.shutdown().await.unwrap();
     let mut answer = String::new();
@@ -192,7 +199,7 @@ fn names_are_answered_over_udp_and_tcp_and_unknown_ones_say_for_how_long() {
         let unknown = asked("nobody.mill.", RecordType::A).await;
         assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
         assert_eq!(unknown.authorities[0].record_type(), RecordType::SOA);
-        let none = asked("web.mill.", RecordType::AAAA).await;
+        let none = asked("0.web.mill.", RecordType::AAAA).await;
         assert_eq!(none.metadata.response_code, ResponseCode::NoError);
         assert!(none.answers.is_empty() && none.authorities.len() == 1);
 
@@ -208,6 +215,46 @@ fn names_are_answered_over_udp_and_tcp_and_unknown_ones_say_for_how_long() {
         tables_now.send_replace(tables(Vec::new()));
         let gone = asked("0.web.mill.", RecordType::A).await;
         assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
+    });
+}
+
+#[test]
+fn a_service_is_called_over_ipv6_at_the_address_beside_the_other() {
+    on_a_host(|| async {
+        let _container = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).await.unwrap();
+        let (tables_now, traffic) = started(vec![replica(0).await]).await;
+        let beside = NETWORK.ipv6(NETWORK.of_service(1));
+        assert_eq!(answered_to(called_at(IpAddr::V6(beside)).await).await, "0:hello");
+        assert_eq!(answered().await, "0:hello");
+        assert_eq!(traffic.counted()[0].connections, 2);
+        let found = asked("web.mill.", RecordType::AAAA).await;
+        assert_eq!(found.answers[0].data.to_string(), beside.to_string());
+        let reverse = Name::from(IpAddr::V6(beside)).to_ascii();
+        let named = asked(&reverse, RecordType::PTR).await;
+        assert_eq!(named.answers[0].data.to_string(), "web.mill.");
+        // An address of the range that no service has leads nowhere.
+        let unknown = SocketAddr::new(IpAddr::V6(NETWORK.ipv6(NETWORK.of_service(2))), PORT);
+        TcpStream::connect(unknown).await.unwrap_err();
+        tables_now.send_replace(Arc::new(Tables { network: NETWORK, ..Tables::default() }));
+        let gone = SocketAddr::new(IpAddr::V6(beside), PORT);
+        while TcpStream::connect(gone).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_host_without_ipv6_answers_none_and_all_else_works() {
+    on_a_host(|| async {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        let (_tables, _traffic) = started(vec![replica(0).await]).await;
+        assert_eq!(answered().await, "0:hello");
+        let none = asked("web.mill.", RecordType::AAAA).await;
+        assert_eq!(none.metadata.response_code, ResponseCode::NoError);
+        assert!(none.answers.is_empty());
+        assert_eq!(none.authorities[0].record_type(), RecordType::SOA);
+        let found = asked("web.mill.", RecordType::ANY).await;
+        assert_eq!(found.answers.len(), 1);
     });
 }
 

@@ -1,22 +1,26 @@
 //! Questions over UDP: taken from the kernel many at a time, and answered many at a time.
 //!
 //! What the tables know is answered on the spot; for each question that goes on to others there is
-//! a task. Tested with real sockets in `tests/names.rs`.
+//! a task, unless it is at a limit. Tested with real sockets in `tests/names.rs`.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use hickory_server::server::Request;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::sleep;
 
+use super::askers::{Askers, Over};
+use super::others::Waiting;
 use super::remembered::Remembered;
-use super::{Names, Outcome};
+use super::{Names, Outcome, Passed};
 
 /// Questions that are taken at a time.
 const BATCH: usize = 32;
@@ -38,18 +42,34 @@ struct Answers {
     to: Vec<(Range<usize>, SockaddrIn)>,
 }
 
+/// One socket, and what is needed to answer what comes to it.
+struct Serving {
+    names: Arc<Names>,
+    askers: Askers,
+    socket: Arc<UdpSocket>,
+    here: SocketAddr,
+}
+
 /// Answers until it is aborted. The socket is one of IPv4.
-pub(crate) async fn serve(names: Arc<Names>, socket: UdpSocket) {
-    let socket = Arc::new(socket);
+pub(super) async fn serve(names: Arc<Names>, askers: Askers, socket: UdpSocket) {
+    let here = match socket.local_addr() {
+        Ok(here) => here,
+        Err(error) => {
+            tracing::error!(%error, "the name server has ended; restart the daemon");
+            return;
+        }
+    };
+    let serving = Serving { names, askers, socket: Arc::new(socket), here };
     let mut remembered = Remembered::new();
-    let mut tables = names.tables.clone();
+    let mut tables = serving.names.tables.clone();
     let mut questions = Questions::new();
     let mut answers = Answers::default();
     loop {
-        if let Err(error) = questions.take(&socket).await {
+        if let Err(error) = questions.take(&serving.socket).await {
             tracing::warn!(%error, "questions for names were not received");
             sleep(PAUSE).await;
         }
+        let mut known = 0;
         for (question, from) in questions.iter() {
             // Looked at for each: nobody is told what tables said that are not there any more.
             if tables.has_changed().unwrap_or(false) {
@@ -57,37 +77,66 @@ pub(crate) async fn serve(names: Arc<Names>, socket: UdpSocket) {
                 remembered.forget();
             }
             let start = answers.bytes.len();
-            if !remembered.answer(question, &mut answers.bytes) {
-                match names.answer_now(question, SocketAddrV4::from(from).into()) {
-                    Outcome::Known(answer) => {
-                        remembered.keep(question, &answer);
-                        answers.bytes.extend_from_slice(&answer);
-                    }
-                    Outcome::Once(answer) => answers.bytes.extend_from_slice(&answer),
-                    Outcome::Silent => {}
-                    Outcome::NotOurs(request) => {
-                        tokio::spawn(pass_on(names.clone(), socket.clone(), request));
-                    }
-                }
+            if remembered.answer(question, &mut answers.bytes) {
+                known += 1;
+            } else {
+                let from = SocketAddrV4::from(from).into();
+                serving.answer(question, from, &mut remembered, &mut answers.bytes);
             }
             if answers.bytes.len() > start {
                 answers.to.push((start..answers.bytes.len(), from));
             }
         }
-        answers.send(&socket).await;
+        // Once for all of them, as they are many.
+        serving.names.counts.known.fetch_add(known, Ordering::Relaxed);
+        answers.send(&serving.socket).await;
         tokio::task::consume_budget().await;
     }
 }
 
-/// Asks others.
-async fn pass_on(
+impl Serving {
+    /// Writes the answer to a question, if it is there at once.
+    fn answer(
+        &self,
+        question: &[u8],
+        from: SocketAddr,
+        remembered: &mut Remembered,
+        out: &mut Vec<u8>,
+    ) {
+        let Serving { names, askers, socket, here } = self;
+        let (answer, count) = match names.answer_now(question, from, Over::Udp) {
+            Outcome::Known(answer) => {
+                remembered.keep(question, &answer);
+                (answer, &names.counts.known)
+            }
+            Outcome::Once(answer) => (answer, &names.counts.known),
+            Outcome::Malformed(answer) => (answer, &names.counts.malformed),
+            Outcome::Silent => return,
+            Outcome::NotOurs(request) => {
+                match names.pass_on(&request, || askers.who(Over::Udp, from, *here)) {
+                    Passed::Now(answer) => out.extend_from_slice(&answer),
+                    Passed::Later(waiting) => {
+                        let waiting = answer_later(names.clone(), socket.clone(), request, waiting);
+                        tokio::spawn(waiting);
+                    }
+                }
+                return;
+            }
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        out.extend_from_slice(&answer);
+    }
+}
+
+/// Sends the answer of others, once it is there.
+async fn answer_later(
     names: Arc<Names>,
     socket: Arc<UdpSocket>,
-    request: Box<hickory_server::server::Request>,
+    request: Box<Request>,
+    waiting: Waiting,
 ) {
-    let answer = names.answer_of_others(&request).await;
-    let sent = socket.send_to(&names.written(&request, answer), request.src()).await;
-    if let Err(error) = sent {
+    let answer = names.answer_later(&request, waiting).await;
+    if let Err(error) = socket.send_to(&answer, request.src()).await {
         tracing::debug!(%error, "an answer was not sent");
     }
 }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mill_core::net::Tables;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use super::askers::Over;
+use super::others::Others;
 use super::remembered::Remembered;
 use super::{Names, Outcome};
 
@@ -20,7 +22,7 @@ impl Resolver {
     /// Answers by these tables.
     pub fn new(tables: Tables) -> Resolver {
         let (_, tables) = watch::channel(Arc::new(tables));
-        let names = Names { tables, others: None, room: Semaphore::new(0) };
+        let names = Names::beside(tables, Others::none());
         Resolver { names, remembered: Remembered::new() }
     }
 
@@ -31,12 +33,12 @@ impl Resolver {
             return Some((answer, true));
         }
         let from = SocketAddr::from(([127, 0, 0, 1], 1));
-        match self.names.answer_now(question, from) {
+        match self.names.answer_now(question, from, Over::Udp) {
             Outcome::Known(answer) => {
                 self.remembered.keep(question, &answer);
                 Some((answer, false))
             }
-            Outcome::Once(answer) => Some((answer, false)),
+            Outcome::Once(answer) | Outcome::Malformed(answer) => Some((answer, false)),
             Outcome::NotOurs(_) | Outcome::Silent => None,
         }
     }

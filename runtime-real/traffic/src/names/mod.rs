@@ -1,41 +1,41 @@
 //! The name server: what the cluster's names mean, by the tables of this moment; every other name
-//! is asked of the host's own resolvers, and remembered for as long as they say.
+//! is asked of the host's own resolvers.
 //!
-//! Messages are read and written by hickory. Connections are hickory's server's too; `datagrams`
-//! does what it would do for UDP, with answers of the tables kept as bytes (`remembered`).
+//! Messages are read and written by hickory.
+//! - `datagrams`: questions over UDP, with answers of the tables kept as bytes (`remembered`)
+//! - `connections`: questions over TCP
+//! - `others`: what the cluster does not know
+//! - `limits`: how much one asker may take; `askers`: who asks
+//!
+//! Tested in `tests/names.rs` and `tests/limits.rs`.
 
+mod askers;
+mod connections;
 mod datagrams;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod limits;
+mod others;
 mod remembered;
 mod writing;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use hickory_resolver::TokioResolver;
-use hickory_server::Server;
-use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::net::{DnsError, NetError};
-use hickory_server::proto::op::{Header, HeaderCounts, Metadata, OpCode, ResponseCode};
+use hickory_server::proto::op::{OpCode, ResponseCode};
 use hickory_server::proto::rr::rdata::{A, AAAA, PTR, SOA, SRV};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
+use hickory_server::server::Request;
 use mill_core::net::{Data, Kind, Lookup, TTL_SECONDS, Tables, ZONE};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-/// A connection that asks nothing for so long is closed.
-const QUIET: Duration = Duration::from_secs(10);
-/// Answers that wait for a slow reader of one connection.
-const ANSWERS_WAITING: usize = 32;
-/// Questions that are asked of others at a time; whoever asks more is told to try again.
-const ASKED_OF_OTHERS: usize = 512;
-/// Answers of others that are remembered.
-const REMEMBERED: u64 = 4096;
+use self::askers::{Asker, Askers, Over};
+use self::limits::Limits;
+use self::others::{Others, PassedOn, Waiting};
+
 /// For how long a secondary server would wait; there is none.
 const SECONDARY_SECONDS: i32 = 3600;
 
@@ -43,9 +43,54 @@ const SECONDARY_SECONDS: i32 = 3600;
 #[derive(Debug)]
 pub(crate) struct Names {
     tables: watch::Receiver<Arc<Tables>>,
-    /// `None` if this host knows no resolver.
-    others: Option<TokioResolver>,
-    room: Semaphore,
+    others: Arc<Others>,
+    limits: Limits,
+    counts: Counts,
+    /// Whether services have their IPv6 addresses on this node.
+    has_ipv6: bool,
+}
+
+/// Which askers are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apart {
+    /// Containers, as far as the kernel knows of which a socket is.
+    Containers,
+    /// Sockets, as where the kernel knows nothing.
+    Sockets,
+}
+
+/// What is counted since the start. Every question but those that are left without an answer is
+/// one of the first five.
+#[derive(Debug, Default)]
+struct Counts {
+    known: AtomicU64,
+    remembered: AtomicU64,
+    forwarded: AtomicU64,
+    limited: AtomicU64,
+    malformed: AtomicU64,
+    failed_forwards: AtomicU64,
+    refused_connections: AtomicU64,
+}
+
+/// What a name server was asked since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Questions that the tables answered, or that nobody would answer.
+    pub known: u64,
+    /// Those that others had answered before.
+    pub remembered: u64,
+    /// Those that wait, or waited, for the host's resolvers.
+    pub forwarded: u64,
+    /// Those that were refused because of a limit.
+    pub limited: u64,
+    /// Those that could not be read.
+    pub malformed: u64,
+    /// Those of `forwarded` to which no resolver gave an answer.
+    pub failed_forwards: u64,
+    /// Connections that are open.
+    pub open_connections: u64,
+    /// Connections that were closed at once because of a limit.
+    pub refused_connections: u64,
 }
 
 /// What is answered.
@@ -58,49 +103,101 @@ struct Answer {
     additionals: Vec<Record>,
 }
 
-/// What becomes of a datagram.
+/// What becomes of a question.
 enum Outcome {
     /// This answer, as long as the tables stay.
     Known(Vec<u8>),
     /// This answer, this time.
     Once(Vec<u8>),
+    /// It could not be read; this answer says so.
+    Malformed(Vec<u8>),
     /// Others are asked.
     NotOurs(Box<Request>),
     /// Nothing.
     Silent,
 }
 
-/// Answers what comes over connections.
-struct Connections(Arc<Names>);
+/// What becomes of a question that is not ours.
+enum Passed {
+    /// This answer.
+    Now(Vec<u8>),
+    /// An answer comes.
+    Later(Waiting),
+}
 
 impl Names {
+    /// Answers by these tables, and asks the host's resolvers.
     pub fn new(tables: watch::Receiver<Arc<Tables>>) -> Names {
-        Names { tables, others: others(), room: Semaphore::new(ASKED_OF_OTHERS) }
+        Names::beside(tables, Others::of_the_host())
     }
 
-    /// Answers until it is aborted.
-    pub async fn serve(self, udp: UdpSocket, tcp: TcpListener) {
-        let names = Arc::new(self);
-        let mut connections = Server::new(Connections(names.clone()));
-        connections.register_listener(tcp, QUIET, ANSWERS_WAITING);
-        tokio::select! {
-            () = datagrams::serve(names, udp) => {}
-            ended = connections.block_until_done() => if let Err(error) = ended {
-                tracing::error!(%error, "the name server has ended; restart the daemon");
-            },
+    /// The same where services have no IPv6 addresses, unless they do.
+    pub fn with_ipv6(self, has_ipv6: bool) -> Names {
+        Names { has_ipv6, ..self }
+    }
+
+    /// The same with a resolver of a test's.
+    pub fn with_resolver(tables: watch::Receiver<Arc<Tables>>, resolver: SocketAddr) -> Names {
+        Names::beside(tables, Others::at(resolver))
+    }
+
+    fn beside(tables: watch::Receiver<Arc<Tables>>, others: Others) -> Names {
+        Names {
+            tables,
+            others: Arc::new(others),
+            limits: Limits::new(),
+            counts: Counts::default(),
+            has_ipv6: true,
         }
     }
 
-    /// What becomes of a datagram.
-    fn answer_now(&self, question: &[u8], from: SocketAddr) -> Outcome {
+    /// Answers until it is aborted. Call it from where the askers' sockets are.
+    pub async fn serve(self: Arc<Self>, udp: UdpSocket, tcp: TcpListener) {
+        self.serve_to(Apart::Containers, udp, tcp).await;
+    }
+
+    /// The same for these askers.
+    pub async fn serve_to(self: Arc<Self>, apart: Apart, udp: UdpSocket, tcp: TcpListener) {
+        let askers = || match apart {
+            Apart::Containers => Askers::here(),
+            Apart::Sockets => Askers::unknown(),
+        };
+        tokio::join!(
+            datagrams::serve(self.clone(), askers(), udp),
+            connections::serve(self, askers(), tcp),
+        );
+    }
+
+    /// What was asked since the start.
+    pub fn asked(&self) -> Asked {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counts { known, remembered, forwarded, limited, malformed, .. } = &self.counts;
+        Asked {
+            known: count(known),
+            remembered: count(remembered),
+            forwarded: count(forwarded),
+            limited: count(limited),
+            malformed: count(malformed),
+            failed_forwards: count(&self.counts.failed_forwards),
+            open_connections: self.limits.connections() as u64,
+            refused_connections: count(&self.counts.refused_connections),
+        }
+    }
+
+    /// What becomes of a question.
+    fn answer_now(&self, question: &[u8], from: SocketAddr, over: Over) -> Outcome {
         // Answers are not answered, lest two servers talk to each other for ever.
         if question.len() < writing::HEADER || writing::is_answer(question) {
             return Outcome::Silent;
         }
+        let protocol = match over {
+            Over::Udp => Protocol::Udp,
+            Over::Tcp => Protocol::Tcp,
+        };
         let request = writing::question_end(question)
-            .and_then(|_| Request::from_bytes(question.to_vec(), from, Protocol::Udp).ok());
+            .and_then(|_| Request::from_bytes(question.to_vec(), from, protocol).ok());
         let Some(request) = request else {
-            return Outcome::Once(writing::malformed(question));
+            return Outcome::Malformed(writing::malformed(question));
         };
         match self.known(&request) {
             Some(answer) if writing::is_plain(question) => {
@@ -112,7 +209,7 @@ impl Names {
     }
 
     fn written(&self, request: &Request, answer: Answer) -> Vec<u8> {
-        writing::written(request, answer, self.others.is_some())
+        writing::written(request, answer, self.others.are_known())
     }
 
     /// The answer that depends on the question and the tables alone; none if others know it.
@@ -132,7 +229,7 @@ impl Names {
         let name = info.query.original().name();
         let text = name.to_lowercase().to_ascii();
         let kind = kind(info.query.query_type());
-        let found = self.tables.borrow().lookup(text.trim_end_matches('.'), kind);
+        let found = self.lookup(text.trim_end_matches('.'), kind);
         match found {
             Lookup::Found(data) => Some(Answer::found(name, info.query.query_type(), data)),
             Lookup::NoSuchName => Some(Answer {
@@ -145,54 +242,52 @@ impl Names {
         }
     }
 
-    /// The answer to what is not known here.
-    async fn answer_of_others(&self, request: &Request) -> Answer {
+    /// What a name means on this node: an address that leads nowhere here is left out.
+    fn lookup(&self, name: &str, kind: Kind) -> Lookup {
+        let tables = self.tables.borrow();
+        let leads_nowhere = |data: &Data| match data {
+            Data::Aaaa(address) => tables.network.service_at(IpAddr::V6(*address)).is_some(),
+            Data::A(_) | Data::Srv { .. } | Data::Ptr(_) => false,
+        };
+        match tables.lookup(name, kind) {
+            Lookup::Found(mut data) => {
+                data.retain(|data| self.has_ipv6 || !leads_nowhere(data));
+                Lookup::Found(data)
+            }
+            other @ (Lookup::NoSuchName | Lookup::NotOurs) => other,
+        }
+    }
+
+    /// What becomes of a question that is not known here.
+    fn pass_on(&self, request: &Request, who: impl FnOnce() -> Asker) -> Passed {
         let Ok(info) = request.request_info() else {
-            return Answer::code(ResponseCode::FormErr);
+            return Passed::Now(self.written(request, Answer::code(ResponseCode::FormErr)));
         };
-        let name = info.query.original().name().clone();
-        self.ask_others(name, info.query.query_type()).await
-    }
-
-    async fn ask_others(&self, name: Name, kind: RecordType) -> Answer {
-        let (Some(others), Ok(_place)) = (&self.others, self.room.try_acquire()) else {
-            return Answer::code(ResponseCode::ServFail);
-        };
+        let mut query = info.query.original().clone();
         // A dot at its end: it is asked as it is, without a search through domains.
-        let mut name = name;
-        name.set_fqdn(true);
-        match others.lookup(name, kind).await {
-            Ok(found) => Answer {
-                answers: found.answers().to_vec(),
-                authorities: found.authorities().to_vec(),
-                ..Answer::default()
-            },
-            Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Answer {
-                code: none.response_code,
-                authorities: none.soa.map(|soa| soa.into_record_of_rdata()).into_iter().collect(),
-                ..Answer::default()
-            },
-            Err(NetError::Dns(DnsError::ResponseCode(code))) => Answer::code(code),
-            Err(_) => Answer::code(ResponseCode::ServFail),
-        }
+        query.name.set_fqdn(true);
+        let (count, answer) = match self.others.pass_on(query, &self.limits, who) {
+            PassedOn::Waiting(waiting) => {
+                self.counts.forwarded.fetch_add(1, Ordering::Relaxed);
+                return Passed::Later(waiting);
+            }
+            PassedOn::Remembered(answer) => (&self.counts.remembered, answer),
+            // To programs this is a failure that passes, of which they hear at once: glibc and musl
+            // ask again and then say so (EAI_AGAIN). musl takes REFUSED for no answer, and waits;
+            // an answer cut short would be asked for once more, over a connection.
+            PassedOn::Limited => (&self.counts.limited, Answer::code(ResponseCode::ServFail)),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        Passed::Now(self.written(request, answer))
     }
-}
 
-/// The host's own resolvers.
-fn others() -> Option<TokioResolver> {
-    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-        let options = builder.options_mut();
-        options.cache_size = REMEMBERED;
-        // The names of this host's own file are not the containers'.
-        options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
-        builder.build()
-    });
-    match built {
-        Ok(resolver) => Some(resolver),
-        Err(error) => {
-            tracing::warn!(%error, "this host knows no resolver: only names of the cluster are answered");
-            None
-        }
+    /// The answer of others, once it is there.
+    async fn answer_later(&self, request: &Request, waiting: Waiting) -> Vec<u8> {
+        let answer = waiting.answer().await.unwrap_or_else(|| {
+            self.counts.failed_forwards.fetch_add(1, Ordering::Relaxed);
+            Answer::code(ResponseCode::ServFail)
+        });
+        self.written(request, answer)
     }
 }
 
@@ -264,36 +359,4 @@ fn soa() -> Record {
     let waits = SECONDARY_SECONDS;
     let soa = SOA::new(own(&format!("ns.{ZONE}")), mailbox, 1, waits, seconds, waits, TTL_SECONDS);
     record(own(ZONE), RData::SOA(soa))
-}
-
-#[async_trait::async_trait]
-impl RequestHandler for Connections {
-    async fn handle_request<R: ResponseHandler, T: Time>(
-        &self,
-        request: &Request,
-        mut response: R,
-    ) -> ResponseInfo {
-        let Connections(names) = self;
-        let answer = match names.known(request) {
-            Some(answer) => answer,
-            None => names.answer_of_others(request).await,
-        };
-        let metadata = writing::metadata(request, &answer, names.others.is_some());
-        let edns = writing::edns(request);
-        let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &edns {
-            builder.edns(edns);
-        }
-        let Answer { answers, authorities, additionals, .. } = &answer;
-        let message = builder.build(metadata, answers, authorities, [], additionals);
-        match response.send_response(message).await {
-            Ok(info) => info,
-            Err(error) => {
-                tracing::debug!(%error, "an answer was not sent");
-                let mut metadata = Metadata::response_from_request(&request.metadata);
-                metadata.response_code = ResponseCode::ServFail;
-                Header { metadata, counts: HeaderCounts::default() }.into()
-            }
-        }
-    }
 }

@@ -1,8 +1,9 @@
-//! Answers as datagrams: how large they may be, and what is left out where they would be larger.
+//! Answers as bytes: how large they may be, and what is left out where they would be larger.
 //!
 //! Hosts that save a question come first to be left out (RFC 2181 section 9), then answers, and
 //! only then it is said that something is missing. EDNS stays in any case (RFC 6891 section 7).
 
+use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Edns, Metadata};
 use hickory_server::proto::rr::Record;
 use hickory_server::proto::serialize::binary::BinEncoder;
@@ -76,7 +77,7 @@ pub(super) fn malformed(question: &[u8]) -> Vec<u8> {
     answer
 }
 
-pub(super) fn metadata(request: &Request, answer: &Answer, asks_others: bool) -> Metadata {
+fn metadata(request: &Request, answer: &Answer, asks_others: bool) -> Metadata {
     let mut metadata = Metadata::response_from_request(&request.metadata);
     metadata.response_code = answer.code;
     metadata.authoritative = answer.is_ours;
@@ -84,7 +85,7 @@ pub(super) fn metadata(request: &Request, answer: &Answer, asks_others: bool) ->
     metadata
 }
 
-pub(super) fn edns(request: &Request) -> Option<Edns> {
+fn edns(request: &Request) -> Option<Edns> {
     request.edns.as_ref().map(|asked| {
         let mut edns = Edns::new();
         edns.set_max_payload(asked.max_payload().clamp(PLAIN_DATAGRAM, DATAGRAM));
@@ -92,12 +93,16 @@ pub(super) fn edns(request: &Request) -> Option<Edns> {
     })
 }
 
-/// The answer as a datagram.
+/// The answer as a datagram, or as a message of a connection, which may be of any length that the
+/// two bytes before it can say.
 pub(super) fn written(request: &Request, mut answer: Answer, asks_others: bool) -> Vec<u8> {
     let mut metadata = metadata(request, &answer, asks_others);
     let edns = edns(request);
+    let room = match request.protocol() {
+        Protocol::Tcp => u16::MAX,
+        _ => edns.as_ref().map_or(PLAIN_DATAGRAM, Edns::max_payload),
+    };
     let write = |metadata, answer: &Answer, answers: &[Record]| {
-        let room = edns.as_ref().map_or(PLAIN_DATAGRAM, Edns::max_payload);
         let mut bytes = Vec::with_capacity(usize::from(PLAIN_DATAGRAM));
         let mut encoder = BinEncoder::new(&mut bytes);
         encoder.set_max_size(room);
