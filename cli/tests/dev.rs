@@ -69,6 +69,45 @@ fn ctrl_c_stops_everything_and_removes_what_was_started() {
     assert_eq!(dev.ended().code(), Some(0));
 }
 
+/// A service, one that owns its port on its machine, and one that calls both.
+const CALLING: &str = r#"
+[service.web]
+image = "test/web:1"
+port = 28437
+update = { healthy_for = "200ms" }
+[service.fixed]
+image = "test/web:2"
+port = 28438
+fixed_port = true
+update = { healthy_for = "200ms" }
+[service.caller]
+image = "test/web:1"
+command = ["/bin/sh", "-c", """
+    trap 'exit 0' TERM
+    while sleep 0.2; do
+        for at in "web.mill 28437" "fixed.mill 28438"; do
+            echo "$at: $(echo GET / HTTP/1.0 | nc $at)"
+        done
+    done"""]
+update = { healthy_for = "200ms" }
+stop = { grace = "2s" }
+"#;
+
+#[test]
+fn services_find_each_other_where_it_may_make_no_networks() {
+    let Some(host) = Host::start() else { return };
+    host.config(CALLING);
+    let dev = host.spawn_by(&["setpriv", "--bounding-set", "-all"], &["dev"]);
+    host.eventually("both answer", || {
+        let said = dev.said();
+        said.contains("web.mill 28437: HTTP/1.") && said.contains("fixed.mill 28438: HTTP/1.")
+    });
+    dev.interrupt();
+    let dev = dev.over();
+    assert_nothing_left(&host, &dev);
+    assert!(!dev.said().contains("WARN"), "{}", dev.said());
+}
+
 #[test]
 fn ctrl_c_in_the_middle_of_the_deploy_leaves_nothing_either() {
     let Some(host) = Host::start() else { return };

@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use mill_core::name::NodeId;
-use mill_core::net::{Network, Tables};
-use mill_traffic::{Asked, Counted, NamespaceError, StartError, Traffic, interface};
+use mill_core::net::{Network, ServiceTable, Tables, ZONE};
+use mill_traffic::{Asked, Counted, NamespaceError, StartError, Traffic, can_make, interface};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -32,32 +32,60 @@ enum Resolver {
     Starting,
     /// Here, of this node.
     At(IpAddr),
+    /// Nowhere: each container is told what there is.
+    Told,
     /// Of the host, since this node has none.
+    Hosts,
+}
+
+/// How a container is to know names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// From this name server.
+    Asked(IpAddr),
+    /// These; all others as the host does.
+    Told(Vec<(String, IpAddr)>),
+    /// As the host does.
     Hosts,
 }
 
 /// What containers are to be told of names. Clones know the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Names(watch::Receiver<Resolver>);
+pub(crate) struct Names {
+    resolver: watch::Receiver<Resolver>,
+    tables: watch::Receiver<Arc<Tables>>,
+}
 
 impl Names {
     /// Of an engine without a node.
     pub(crate) fn of_the_host() -> Names {
-        Names(watch::channel(Resolver::Hosts).1)
-    }
-
-    /// Where a container is to ask; `None` for as the host does.
-    pub(crate) async fn resolver(&self) -> Option<IpAddr> {
-        let mut known = self.0.clone();
-        let known = timeout(READY_WITHIN, known.wait_for(|now| *now != Resolver::Starting)).await;
-        match known {
-            Ok(Ok(known)) => match *known {
-                Resolver::At(address) => Some(address),
-                Resolver::Starting | Resolver::Hosts => None,
-            },
-            Ok(Err(_)) | Err(_) => None,
+        Names {
+            resolver: watch::channel(Resolver::Hosts).1,
+            tables: watch::channel(Arc::default()).1,
         }
     }
+
+    /// How a container that is made now is to know names.
+    pub(crate) async fn known(&self) -> Known {
+        let mut resolver = self.resolver.clone();
+        let known =
+            timeout(READY_WITHIN, resolver.wait_for(|now| *now != Resolver::Starting)).await;
+        let Ok(Ok(known)) = known else { return Known::Hosts };
+        match *known {
+            Resolver::At(address) => Known::Asked(address),
+            Resolver::Told => Known::Told(services(&self.tables.borrow())),
+            Resolver::Starting | Resolver::Hosts => Known::Hosts,
+        }
+    }
+}
+
+/// The names of all services, with their addresses.
+fn services(tables: &Tables) -> Vec<(String, IpAddr)> {
+    let named = |(name, service): (&mill_core::name::Name, &ServiceTable)| {
+        let address = IpAddr::V4(tables.network.of_service(service.address));
+        (format!("{name}.{ZONE}"), address)
+    };
+    tables.services.iter().map(named).collect()
 }
 
 /// What is carried, for whoever counts. Clones are the same.
@@ -95,10 +123,11 @@ pub(crate) struct Started {
 /// Carries traffic by what is given out, from the first time on.
 pub(crate) fn start(node: NodeId) -> Started {
     let (tables, seen) = watch::channel(Arc::default());
-    let (resolver, names) = watch::channel(Resolver::Starting);
+    let (resolver, known) = watch::channel(Resolver::Starting);
+    let names = Names { resolver: known, tables: seen.clone() };
     let carried = Carried::default();
     let carrying = tokio::spawn(carry(node, seen, resolver, carried.clone()));
-    Started { tables, names: Names(names), carried, carrying }
+    Started { tables, names, carried, carrying }
 }
 
 async fn carry(
@@ -113,7 +142,7 @@ async fn carry(
     for tries in 1.. {
         match Traffic::start(node, tables.clone()).await {
             Ok(traffic) => {
-                resolver.send_replace(Resolver::At(traffic.resolver()));
+                resolver.send_replace(traffic.resolver().map_or(Resolver::Told, Resolver::At));
                 let traffic = Arc::new(traffic);
                 // It is started once.
                 let _ = carried.0.set(Arc::downgrade(&traffic));
@@ -136,8 +165,12 @@ async fn carry(
 }
 
 /// Addresses for a new cluster that lead nowhere on this machine yet: which is tried first depends
-/// on its id, so that clusters that are made side by side do not take the same.
-pub(crate) fn free_network(cluster: &str) -> Network {
+/// on its id, so that clusters that are made side by side do not take the same. For one that stays
+/// alone, on a machine where the daemon may make none, those of loopback.
+pub(crate) fn free_network(cluster: &str, is_alone: bool) -> Network {
+    if is_alone && !can_make() {
+        return candidates(cluster).next().unwrap_or_default().on_loopback();
+    }
     let used = used();
     let is_free = |network: &Network| {
         let here = fs::exists(format!("/sys/class/net/{}", interface(*network))).unwrap_or(false);

@@ -141,6 +141,15 @@ impl Host {
         Running::start(command, self.path(log))
     }
 
+    /// The same by another program, which drops rights first.
+    pub fn spawn_by(&self, by: &[&str], args: &[&str]) -> Running {
+        let [program, before @ ..] = by else { panic!("there is a program") };
+        let mut command = Command::new(program);
+        self.prepare(&mut command);
+        command.args(before).arg(env!("CARGO_BIN_EXE_mill")).args(args);
+        Running::start(command, self.path("spawned.log"))
+    }
+
     /// The same with its standard output somewhere else.
     pub fn spawn_into(&self, args: &[&str], stdout: impl Into<Stdio>) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mill"));

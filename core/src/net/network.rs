@@ -22,6 +22,9 @@ const RESOLVER: u16 = u16::MAX - 1;
 /// This machine's end of the way to local addresses: the last but one of the lower half.
 const GATEWAY: u16 = UPPER - 2;
 
+/// What addresses of a machine's own begin with (RFC 1122, section 3.2.1.3).
+const LOOPBACK: u8 = 127;
+
 /// What unique local addresses begin with (RFC 4193).
 const UNIQUE_LOCAL: u8 = 0xfd;
 /// The first 24 of the 40 bits that RFC 4193 wants drawn, so that no site has them already; they
@@ -60,6 +63,18 @@ impl Network {
     /// Bits that all addresses of nodes share.
     pub const NODE_PREFIX: u8 = Network::PREFIX + 2;
 
+    /// Whether its addresses are every machine's own, so that it is good for a cluster of one node:
+    /// one that may make no others.
+    pub fn is_loopback(self) -> bool {
+        self.0 == LOOPBACK
+    }
+
+    /// The same range among the addresses of a machine's own.
+    #[must_use]
+    pub fn on_loopback(self) -> Network {
+        Network(LOOPBACK, self.1)
+    }
+
     fn at(self, number: u16) -> Ipv4Addr {
         let [high, low] = number.to_be_bytes();
         Ipv4Addr::new(self.0, self.1, high, low)
@@ -86,7 +101,7 @@ impl Network {
     }
 
     /// The IPv6 address beside one of IPv4 that is of this network: unique local, with the other in
-    /// its last 32 bits.
+    /// its last 32 bits. There is none on loopback.
     pub fn ipv6(self, address: Ipv4Addr) -> Ipv6Addr {
         let mut octets = [0; 16];
         octets[0] = UNIQUE_LOCAL;

@@ -108,7 +108,9 @@ impl Tables {
             return Some(Vec::new());
         }
         let address = self.network.of_service(service.address);
-        Some(vec![Data::A(address), Data::Aaaa(self.network.ipv6(address))])
+        let beside = || Data::Aaaa(self.network.ipv6(address));
+        let beside = (!self.network.is_loopback()).then(beside);
+        Some(std::iter::once(Data::A(address)).chain(beside).collect())
     }
 
     fn of_slot(&self, slot: u64, service: &str) -> Option<Vec<Data>> {
@@ -305,6 +307,14 @@ mod tests {
         ] {
             assert_eq!(shown(name, kind), means, "{name} {kind:?}");
         }
+    }
+
+    #[test]
+    fn a_service_has_one_address_on_loopback() {
+        let tables = tables();
+        let tables = Tables { network: tables.network.on_loopback(), ..tables };
+        let Lookup::Found(found) = tables.lookup("web.mill", Kind::Any) else { panic!("it is") };
+        assert_eq!(found, [Data::A(Ipv4Addr::new(127, 213, 128, 7))]);
     }
 
     #[test]

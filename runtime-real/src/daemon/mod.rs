@@ -530,7 +530,7 @@ fn node_config(opened: &Opened, options: &DaemonOptions, key: &str, rpc: String)
         key: key.to_owned(),
         roles: Roles::default(),
         labels: Default::default(),
-        network: traffic::free_network(&identity.cluster),
+        network: traffic::free_network(&identity.cluster, options.rpc.is_none()),
     };
     NodeConfig {
         id: identity.node,

@@ -1,7 +1,5 @@
 //! Creating and starting containers, hardened by default.
 
-use std::net::IpAddr;
-
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
@@ -14,6 +12,7 @@ use tokio::time::timeout;
 
 use super::errors::{self, error};
 use super::{CALL_WITHIN, Engine, images, name, ports, within};
+use crate::traffic::Known;
 
 /// Capabilities that ordinary images need to switch users and bind low ports; all others go.
 const CAPABILITIES: &[&str] = &[
@@ -57,7 +56,7 @@ impl Engine {
             ..CreateContainerOptions::default()
         };
         let doing = format!("creating the container of {alloc}");
-        let body = self.body(spec, self.names.resolver().await);
+        let body = self.body(spec, self.names.known().await);
         match timeout(CALL_WITHIN, docker.create_container(Some(options), body)).await {
             Ok(Ok(_)) => {}
             Ok(Err(Error::DockerResponseServerError { status_code: 409, message })) => {
@@ -136,7 +135,7 @@ impl Engine {
         found.ok_or_else(|| error(OpErrorKind::Gone, format!("{alloc} is gone after its start")))
     }
 
-    fn body(&self, spec: RunSpec, resolver: Option<IpAddr>) -> ContainerCreateBody {
+    fn body(&self, spec: RunSpec, names: Known) -> ContainerCreateBody {
         let mut labels = spec.labels;
         labels.extend(self.ownership());
         let kept = CAPABILITIES.iter().filter(|cap| !spec.cap_drop.iter().any(|drop| drop == *cap));
@@ -144,9 +143,18 @@ impl Engine {
             kept.map(|cap| (*cap).to_owned()).chain(spec.cap_add.iter().cloned()).collect();
         let memory = spec.memory.map(|bytes| clamp(bytes.0));
         let log = [("max-size", LOG_FILE_SIZE), ("max-file", LOG_FILES)];
+        let (dns, extra_hosts) = match names {
+            Known::Asked(server) => (Some(vec![server.to_string()]), None),
+            Known::Told(names) => {
+                let lines = names.iter().map(|(name, address)| format!("{name}:{address}"));
+                (None, Some(lines.collect()))
+            }
+            Known::Hosts => (None, None),
+        };
         let host = HostConfig {
             network_mode: Some("host".to_owned()),
-            dns: resolver.map(|address| vec![address.to_string()]),
+            dns,
+            extra_hosts,
             nano_cpus: spec.cpu.map(|cpu| clamp(cpu.0.saturating_mul(1_000_000))),
             memory,
             // Equal to memory: no swap beside it.

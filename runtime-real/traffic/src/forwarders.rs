@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::balance::Balance;
 use crate::carry::{Moved, carry};
-use crate::namespace::Namespace;
+use crate::place::Place;
 
 /// Connections that one service and port may have on this node at a time; the next wait.
 const CONNECTIONS: usize = 8192;
@@ -99,12 +99,12 @@ impl Forwarders {
     }
 
     /// Listens where the tables say, and follows them.
-    pub async fn keep(mut self, namespace: Namespace) {
+    pub async fn keep(mut self, place: Place) {
         let mut listening: BTreeMap<Called, Listening> = BTreeMap::new();
         let mut failing: BTreeSet<(Name, SocketAddr)> = BTreeSet::new();
         loop {
             let tables = self.tables.borrow_and_update().clone();
-            let failed = self.follow(&tables, &namespace, &mut listening).await;
+            let failed = self.follow(&tables, &place, &mut listening).await;
             for ((service, address), error) in &failed {
                 if !failing.contains(&(service.clone(), *address)) {
                     tracing::warn!(%service, %address, %error, "a service has no forwarder");
@@ -126,19 +126,22 @@ impl Forwarders {
     async fn follow(
         &self,
         tables: &Tables,
-        namespace: &Namespace,
+        place: &Place,
         listening: &mut BTreeMap<Called, Listening>,
     ) -> Failed {
         let mut failed = Failed::new();
         let addresses = |service: &ServiceTable, port: u16| {
             let address = tables.network.of_service(service.address);
-            let beside = namespace.has_ipv6().then(|| tables.network.ipv6(address));
+            let beside = place.has_ipv6().then(|| tables.network.ipv6(address));
             let all = std::iter::once(IpAddr::V4(address)).chain(beside.map(IpAddr::V6));
             all.map(move |address| SocketAddr::new(address, port))
         };
         let is_wanted = |(name, port): &Called, held: &Listening| {
             let service = tables.services.get(name);
-            let service = service.filter(|service| service.ports.contains_key(port));
+            let replicas = |service: &&ServiceTable| service.ports.get(port).cloned();
+            let service = service.filter(|service| {
+                replicas(service).is_some_and(|replicas| !place.is_served_by(&replicas, *port))
+            });
             let mut first = service.into_iter().flat_map(|service| addresses(service, *port));
             first.any(|address| held.at.contains_key(&address))
         };
@@ -147,7 +150,8 @@ impl Forwarders {
             tables.services.contains_key(name) || counts.open.load(Ordering::Relaxed) > 0
         });
         for (name, service) in &tables.services {
-            for (port, replicas) in &service.ports {
+            let ports = service.ports.iter();
+            for (port, replicas) in ports.filter(|(port, to)| !place.is_served_by(to, **port)) {
                 let called = (name.clone(), *port);
                 let held = listening.entry(called.clone()).or_insert_with(Listening::new);
                 held.balance.retain(replicas);
@@ -155,7 +159,7 @@ impl Forwarders {
                     if held.at.contains_key(&address) {
                         continue;
                     }
-                    match namespace.tcp(address).await {
+                    match place.tcp(address).await {
                         Ok(listener) => {
                             let task = self.listen(called.clone(), held, listener);
                             held.at.insert(address, task);

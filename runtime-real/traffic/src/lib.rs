@@ -3,7 +3,8 @@
 //! It carries out what [`Tables`] say and decides nothing. They are looked at anew for each
 //! connection and each answer: from the moment that others are given, no connection is begun to a
 //! replica that left, and no answer names it.
-//! - `namespace`: where the addresses are, out of the way of the host's own
+//! - `namespace`: where the addresses are, out of the way of the host's own; `place`: there, or on
+//!   loopback for want of it
 //! - `forwarders`: who listens at them; `balance`: which replica gets a connection; `carry`: one
 //!   connection
 //! - `names`: the name server
@@ -16,6 +17,7 @@ mod clock;
 mod forwarders;
 mod names;
 mod namespace;
+mod place;
 #[cfg(test)]
 mod simulated;
 
@@ -23,7 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mill_core::name::NodeId;
-use mill_core::net::{Network, Tables};
+use mill_core::net::Tables;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -37,8 +39,8 @@ use self::names::Names;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use self::names::fuzzing;
-use self::namespace::Namespace;
-pub use self::namespace::{NamespaceError, interface};
+pub use self::namespace::{NamespaceError, can_make, interface};
+use self::place::Place;
 
 /// Traffic of one node, until it is dropped.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ pub struct Traffic {
     tasks: Vec<JoinHandle<()>>,
     forwarders: Forwarders,
     names: Arc<Names>,
-    network: Network,
+    resolver: Option<IpAddr>,
 }
 
 /// Why there is no traffic.
@@ -79,21 +81,27 @@ impl Traffic {
         seen: watch::Receiver<Arc<Tables>>,
     ) -> Result<Traffic, StartError> {
         let network = seen.borrow().network;
-        let namespace = Namespace::make(network).await?;
-        let names = Arc::new(Names::new(seen.clone()).with_ipv6(namespace.has_ipv6()));
-        let address = SocketAddr::new(IpAddr::V4(network.resolver()), DNS_PORT);
-        let named = |source| StartError::Names { address, source };
-        let udp = namespace.udp(address).await.map_err(named)?;
-        let tcp = namespace.tcp(address).await.map_err(named)?;
+        let place = Place::of(network).await?;
+        let names = Arc::new(Names::new(seen.clone()).with_ipv6(place.has_ipv6()));
+        let mut tasks = Vec::new();
+        let mut resolver = None;
+        if let Place::Namespace(namespace) = &place {
+            let address = SocketAddr::new(IpAddr::V4(network.resolver()), DNS_PORT);
+            let named = |source| StartError::Names { address, source };
+            let udp = namespace.udp(address).await.map_err(named)?;
+            let tcp = namespace.tcp(address).await.map_err(named)?;
+            tasks.push(tokio::spawn(names.clone().serve(udp, tcp)));
+            resolver = Some(address.ip());
+        }
         let forwarders = Forwarders::new(node, seen);
-        let keeping = tokio::spawn(forwarders.clone().keep(namespace));
-        let tasks = vec![tokio::spawn(names.clone().serve(udp, tcp)), keeping];
-        Ok(Traffic { tasks, forwarders, names, network })
+        tasks.push(tokio::spawn(forwarders.clone().keep(place)));
+        Ok(Traffic { tasks, forwarders, names, resolver })
     }
 
-    /// Where containers ask for names.
-    pub fn resolver(&self) -> IpAddr {
-        IpAddr::V4(self.network.resolver())
+    /// Where containers ask for names. `None` on loopback, where only root may listen on a name
+    /// server's port.
+    pub fn resolver(&self) -> Option<IpAddr> {
+        self.resolver
     }
 
     /// What its name server was asked since the start.

@@ -148,6 +148,12 @@ impl Namespace {
     }
 }
 
+/// Whether this process may make a namespace, and the way into it.
+pub fn can_make() -> bool {
+    let inside = || unshare(CloneFlags::CLONE_NEWNET).is_ok();
+    std::thread::spawn(inside).join().unwrap_or(false)
+}
+
 /// What the interface of this machine is called that leads to a network's local addresses.
 pub fn interface(network: Network) -> String {
     format!("mill{}-{}", network.0, network.1)

@@ -178,12 +178,26 @@ fn a_container_may_listen_on_the_port_of_a_service_on_all_interfaces() {
     });
 }
 
+/// Without root: it is for who has none.
+#[tokio::test]
+async fn who_may_make_no_namespace_has_addresses_on_loopback() {
+    let network = NETWORK.on_loopback();
+    let on_loopback = |replicas| Arc::new(Tables { network, ..Tables::clone(&tables(replicas)) });
+    let (_tables, seen) = watch::channel(on_loopback(vec![replica(0).await]));
+    let traffic = Traffic::start(NodeId(1), seen).await.unwrap();
+    assert_eq!(traffic.resolver(), None);
+    let at = IpAddr::V4(network.of_service(1));
+    assert!(at.is_loopback());
+    let answer = async { answered_to(called_at(at).await).await };
+    assert_eq!(timeout(PATIENCE, answer).await.unwrap(), "0:hello");
+}
+
 #[test]
 fn names_are_answered_over_udp_and_tcp_and_unknown_ones_say_for_how_long() {
     on_a_host(|| async {
         let served = replica(0).await;
         let (tables_now, traffic) = started(vec![served.clone()]).await;
-        assert_eq!(traffic.resolver(), IpAddr::V4(NETWORK.resolver()));
+        assert_eq!(traffic.resolver(), Some(IpAddr::V4(NETWORK.resolver())));
         let found = asked("WEB.mill.", RecordType::A).await;
         assert!(
             found.metadata.authoritative && found.metadata.response_code == ResponseCode::NoError
