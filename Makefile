@@ -16,7 +16,7 @@ BUILD := $(CARGO) build --locked --workspace --profile $(PROFILE) --bin mill
 WIRE_SEEDS ?= 100
 JOBS ?= 2
 ARGS ?=
-.PHONY: help setup demo lint check test sim hunt wire mutants madsim hosts soak bench
+.PHONY: help setup demo lint check test sim hunt wire mutants madsim hosts load soak bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -73,6 +73,12 @@ hosts: ## tests with real daemons and containers
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) -p mill -p mill-runtime-real -E 'package(mill) or binary(docker)'
 
+load: ## updates, drains and lost nodes, ten of each, under 2,000 requests per second
+	tools/install.sh test
+	$(CARGO) build --locked --release --workspace --example serve
+	MILL_RATE=2000 MILL_REQUIRE_ENGINE=1 $(NEXTEST) --release --workspace --bins --test cluster \
+		--no-fail-fast --success-output final --stress-count 10 -E 'test(/through_(ingress|the_service_address)/)'
+
 soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, 10 updates under load, many seeds (SEEDS=A..B, RAFT_SEEDS=A..B, WIRE_SEEDS=N)
 	tools/install.sh test
 	MILL_REQUIRE_ENGINE=1 MILL_KILLS=200 MILL_LEADER_KILLS=20 MILL_UPDATES=10 MILL_RATE=1000 $(NEXTEST) -p mill \
@@ -82,6 +88,7 @@ soak: ## the large counts: 200 kills of a daemon under deploys, 20 of a leader, 
 	$(MILL) sim --raft --seeds $(RAFT_SEEDS) --jobs $(JOBS)
 	$(MAKE) --no-print-directory madsim SEEDS=$(RAFT_SEEDS)
 	$(MAKE) --no-print-directory wire
+	$(MAKE) --no-print-directory load
 
 bench: ## benchmarks of functions, simulation speed, the idle daemon, twenty of them, etcd and Swarm beside it
 	$(CARGO) bench --locked -p mill-core -p mill-runtime-sim -p mill-consensus

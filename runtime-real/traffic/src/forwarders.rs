@@ -138,10 +138,8 @@ impl Forwarders {
         };
         let is_wanted = |(name, port): &Called, held: &Listening| {
             let service = tables.services.get(name);
-            let replicas = |service: &&ServiceTable| service.ports.get(port).cloned();
-            let service = service.filter(|service| {
-                replicas(service).is_some_and(|replicas| !place.is_served_by(&replicas, *port))
-            });
+            let may_go_on = |replicas: &Vec<Replica>| place.may_go_on(replicas, *port);
+            let service = service.filter(|known| known.ports.get(port).is_some_and(may_go_on));
             let mut first = service.into_iter().flat_map(|service| addresses(service, *port));
             first.any(|address| held.at.contains_key(&address))
         };
@@ -150,9 +148,11 @@ impl Forwarders {
             tables.services.contains_key(name) || counts.open.load(Ordering::Relaxed) > 0
         });
         for (name, service) in &tables.services {
-            let ports = service.ports.iter();
-            for (port, replicas) in ports.filter(|(port, to)| !place.is_served_by(to, **port)) {
+            for (port, replicas) in &service.ports {
                 let called = (name.clone(), *port);
+                if !listening.contains_key(&called) && !place.may_begin(replicas, *port) {
+                    continue;
+                }
                 let held = listening.entry(called.clone()).or_insert_with(Listening::new);
                 held.balance.retain(replicas);
                 for address in addresses(service, *port) {

@@ -38,12 +38,23 @@ impl Place {
         }
     }
 
-    /// Whether callers of a port reach these replicas without a forwarder: one that listens on the
-    /// very port of all of the host's addresses does so on these, and nobody else can.
-    pub fn is_served_by(&self, replicas: &[Replica], port: u16) -> bool {
+    /// Whether a forwarder may begin to listen on a port, given its replicas. On loopback it is not
+    /// to be in the way of one that listens on that very port, of all of the host's addresses; which
+    /// it does is known once it is there.
+    pub fn may_begin(&self, replicas: &[Replica], port: u16) -> bool {
+        let knows = match self {
+            Place::Namespace(_) => true,
+            Place::Loopback => !replicas.is_empty(),
+        };
+        knows && self.may_go_on(replicas, port)
+    }
+
+    /// Whether a forwarder that listens may go on: callers reach a replica that has the very port
+    /// without one.
+    pub fn may_go_on(&self, replicas: &[Replica], port: u16) -> bool {
         match self {
-            Place::Namespace(_) => false,
-            Place::Loopback => replicas.iter().any(|replica| replica.port == port),
+            Place::Namespace(_) => true,
+            Place::Loopback => replicas.iter().all(|replica| replica.port != port),
         }
     }
 
