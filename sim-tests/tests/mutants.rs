@@ -251,7 +251,7 @@ bugs! {
     a_return_keeps_the_new: Core(Mutant::ReturnKeepsTheNew),
         within 60, by ["returned"];
     a_return_resolves_anew: Returning(Mutant::ReturnResolvesAnew),
-        within 200, by ["returned"];
+        within 20, by ["returned"];
     replicas_do_not_wait_for_canaries: Core(Mutant::CanariesNotAwaited),
         within 60, by ["canaries"];
     canaries_are_promoted_too_early: Core(Mutant::PromotedTooEarly),
@@ -295,7 +295,7 @@ bugs! {
     two_nodes_have_one_address: Core(Mutant::MeshAddressTwice),
         within 5, by ["mesh"];
     a_key_is_replaced_that_nobody_can_be_told: Rotating(Mutant::KeyReplacedUnheard),
-        within 60, by ["mesh"];
+        within 30, by ["mesh"];
     greetings_are_not_heard: Rotating(Mutant::GreetedUnheard),
         within 5, by ["liveness"];
     a_cluster_moves_into_the_mesh_unmet: Rotating(Mutant::MeshUsedUnmet),
