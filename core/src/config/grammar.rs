@@ -1,10 +1,11 @@
 //! The grammar of `mill.toml` as data: every section and field once, with kind, default and doc.
 //!
 //! The checker, the suggestions, the JSON Schema and the reference page all read the table in
-//! `grammar/fields.rs`, so none of them can know a field that another does not. What a string
+//! `grammar/fields.rs` (routes in `route.rs`), so none of them can know a field that another does not. What a string
 //! must look like is in `format`; what takes two fields to know is in `rules`.
 
 mod fields;
+mod route;
 
 use serde_json::Value;
 

@@ -1,6 +1,7 @@
 //! Nobody is sent to what was told to stop: when a node asks a container to stop, no node inside the
 //! barrier carries traffic by tables that name it. And a deploy that says it is done is what every
-//! node that is up carries traffic to.
+//! node that is up carries traffic to, or its deadline has passed: a node may be heard for as long as
+//! it likes, and hear nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,12 +9,15 @@ use std::sync::Arc;
 use mill_core::Effect;
 use mill_core::cluster::Cluster;
 use mill_core::cluster::command::{Command, Entry};
-use mill_core::cluster::deploy::DeployState;
+use mill_core::cluster::deploy::{Deploy, DeployState};
+use mill_core::config::model::UpdateSpec;
 use mill_core::container::ContainerOp;
 use mill_core::name::{AllocId, NodeId};
 use mill_core::net::Tables;
+use mill_core::units::Millis;
 
 use super::{Invariant, Moment};
+use crate::time::SimTime;
 use crate::world::host::Host;
 
 /// What each node carries traffic by.
@@ -21,7 +25,14 @@ use crate::world::host::Host;
 pub(super) struct Routed {
     /// With the boot that said so: the next one carries nothing until it says something.
     carries: BTreeMap<NodeId, (u64, Arc<Tables>)>,
+    now: SimTime,
+    /// Since when the running deploy moves its services.
+    rolling: Option<(u64, SimTime)>,
 }
+
+/// What a clock that is fast, and this one's pace, may take from a deadline: a tenth, and two ticks.
+const FAST: (u64, u64) = (9, 10);
+const TICKS: Millis = Millis::secs(2);
 
 impl Invariant for Routed {
     fn name(&self) -> &'static str {
@@ -38,10 +49,18 @@ impl Invariant for Routed {
                 let ContainerOp::Stop { alloc, .. } = op else { return Ok(()) };
                 self.stops(host, alloc)
             }
-            Moment::Committed { entry, after, .. } => self.done(entry, after),
+            Moment::Committed { entry, after, .. } => {
+                self.done(entry, after)?;
+                self.begins(after);
+                Ok(())
+            }
+            Moment::Host { now, .. } => {
+                self.now = *now;
+                Ok(())
+            }
             Moment::Effect { .. } | Moment::Heard { .. } | Moment::Agreed { .. } => Ok(()),
             Moment::State { .. } | Moment::Belief { .. } | Moment::Unanswered { .. } => Ok(()),
-            Moment::Answer { .. } | Moment::Host { .. } | Moment::Validation { .. } => Ok(()),
+            Moment::Answer { .. } | Moment::Validation { .. } => Ok(()),
         }
     }
 }
@@ -62,16 +81,39 @@ impl Routed {
         Ok(())
     }
 
+    fn begins(&mut self, after: &Cluster) {
+        let rolling = after.running_deploy();
+        let rolling = rolling.filter(|(_, deploy)| deploy.state == DeployState::Rolling);
+        let known = self.rolling.filter(|(known, _)| rolling.is_some_and(|(n, _)| n == *known));
+        self.rolling = known.or(rolling.map(|(number, _)| (number, self.now)));
+    }
+
+    /// Whether a deploy was waited for as long as its services say.
+    fn is_late(&self, number: u64, deploy: &Deploy, state: &Cluster) -> bool {
+        let Some((_, since)) = self.rolling.filter(|(known, _)| *known == number) else {
+            return false;
+        };
+        let versions = deploy
+            .changes
+            .iter()
+            .filter_map(|(name, change)| state.services.get(name)?.versions.get(&change.goal()?));
+        let deadline = versions.map(|version| version.spec.update.deadline).max();
+        let deadline = deadline.unwrap_or(UpdateSpec::default().deadline);
+        let least = Millis(deadline.0 * FAST.0 / FAST.1);
+        self.now + TICKS >= since + least
+    }
+
     /// A node that is up and carries something carries it to every replica that the deploy brought;
     /// but for one that was heard late, and starts.
     fn done(&self, entry: &Entry, after: &Cluster) -> Result<(), String> {
         let done = entry.commands.iter().filter_map(|command| {
             let Command::AdvanceDeploy { deploy, from, to } = command else { return None };
             let rolled = *from == DeployState::Rolling;
-            Some((after.deploys.get(deploy).filter(|_| rolled)?, to))
+            Some((*deploy, after.deploys.get(deploy).filter(|_| rolled)?, to))
         });
-        for (deploy, to) in done.filter(|(deploy, to)| deploy.state == **to) {
-            if !matches!(to, DeployState::Removing | DeployState::Succeeded) {
+        for (number, deploy, to) in done.filter(|(_, deploy, to)| deploy.state == **to) {
+            let is_done = matches!(to, DeployState::Removing | DeployState::Succeeded);
+            if !is_done || self.is_late(number, deploy, after) {
                 continue;
             }
             let meant = Tables::of(after);

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use mill_core::cluster::Cluster;
-use mill_core::cluster::alloc::Alloc;
+use mill_core::cluster::alloc::{Alloc, Phase};
+use mill_core::cluster::deploy::DeployState;
 use mill_core::name::NodeId;
 use mill_core::net::{Data, Kind, Lookup};
 use mill_core::units::Millis;
@@ -127,4 +128,25 @@ fn a_service_that_is_removed_has_no_name() {
     for node in 1..=NODES {
         assert_eq!(asks(&scenario.world, node, "web.mill", Kind::A), Some(Vec::new()));
     }
+}
+
+/// Seed 0x1518 has it between people and other faults.
+#[test]
+fn a_node_that_is_heard_and_hears_nothing_is_waited_for_until_the_deadline() {
+    let mut scenario = Scenario::nodes(2);
+    scenario.images(&["web:1"]);
+    let deadline = "[service.web.update]\ndeadline = \"60s\"\n";
+    let number = scenario.start(&[&web(1), deadline].concat());
+    scenario.until("all begin", |world| {
+        let allocs = world.cluster().allocs.values();
+        allocs.filter(|alloc| alloc.status.phase != Phase::Placed).count() == 3
+    });
+    scenario.world.inject(Fault::Blocked(vec![(NodeId(1), NodeId(2))]), Millis::mins(5));
+    scenario.wait(Millis::secs(50));
+    assert_eq!(scenario.world.cluster().running_deploy().map(|(number, _)| number), Some(number));
+    assert!(scenario.world.cluster().is_up(NodeId(2)));
+    assert_eq!(scenario.end_of(number), DeployState::Succeeded);
+    assert!(places(&scenario.world, 2).len() < 3, "{}", scenario.story());
+    scenario.settled();
+    assert_eq!(places(&scenario.world, 2), right_places(&scenario));
 }
