@@ -1,4 +1,4 @@
-//! Any bytes as a client's connection to an ingress whose backend listens on loopback.
+//! Any bytes as a client's connection to an ingress whose backend is in memory.
 //!
 //! What reaches the backend is read by `reading.rs`, which knows no more of HTTP/1.1 than where a
 //! request ends, and so is what the client sent. Every connection to the backend must be readable
@@ -17,8 +17,7 @@ use std::rc::Rc;
 use libfuzzer_sys::fuzz_target;
 use mill_ingress::fuzzing::Harness;
 use mill_ingress::{Backend, HttpRoute, Options, Service, Table};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -53,8 +52,8 @@ impl World {
             .build_local(LocalOptions::default())
             .expect("a runtime starts");
         let backend = Rc::new(Heard::default());
-        let address = runtime.block_on(listen(Rc::clone(&backend)));
-        let harness = runtime.block_on(async { Harness::new(options(), table(address)) });
+        runtime.block_on(listen(Rc::clone(&backend)));
+        let harness = runtime.block_on(async { Harness::new(options(), table()) });
         let harness = Rc::new(harness.expect("the table makes sense"));
         World { runtime, harness, backend }
     }
@@ -64,25 +63,24 @@ fn options() -> Options {
     Options { workers: 1, ..Options::default() }
 }
 
-fn table(address: SocketAddr) -> Table {
+fn table() -> Table {
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let backends = vec![Backend { id: "web".into(), address, same_node: true, h2c: false }];
     let route = HttpRoute { websocket: false, ..HttpRoute::new("a", "/", "web") };
     let services = vec![Service { name: "web".into(), backends }];
     Table { http: vec![route], services, ..Table::default() }
 }
 
-async fn listen(backend: Rc<Heard>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a port");
-    let address = listener.local_addr().expect("it is bound");
+async fn listen(backend: Rc<Heard>) {
+    let mut opened = Harness::replicas();
     tokio::task::spawn_local(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        while let Some(stream) = opened.recv().await {
             tokio::task::spawn_local(answer(stream, Rc::clone(&backend)));
         }
     });
-    address
 }
 
-async fn answer(mut stream: TcpStream, backend: Rc<Heard>) {
+async fn answer(mut stream: DuplexStream, backend: Rc<Heard>) {
     let told = Rc::new(RefCell::new(Vec::new()));
     backend.connections.borrow_mut().push(Rc::clone(&told));
     let mut answered = 0;

@@ -59,6 +59,10 @@ impl Service {
         self.replicas.borrow().is_empty()
     }
 
+    pub(crate) fn has_one(&self) -> bool {
+        self.replicas.borrow().len() == 1
+    }
+
     /// Closes connections that have been idle for long.
     pub(crate) fn prune(&self, before: Instant) {
         self.replicas.borrow().iter().for_each(|replica| replica.prune(before));

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -32,6 +32,8 @@ pub(crate) enum UploadProblem {
 pub(crate) struct Upload {
     incoming: RefCell<Incoming>,
     received: Cell<u64>,
+    /// When the last of it came.
+    moved: Cell<Option<Instant>>,
     most: u64,
     stall: Duration,
     stalled: RefCell<Option<Pin<Box<Sleep>>>>,
@@ -51,6 +53,7 @@ impl Upload {
         Some(Rc::new(Upload {
             incoming: RefCell::new(incoming),
             received: Cell::new(0),
+            moved: Cell::new(None),
             most: most.unwrap_or(u64::MAX),
             stall,
             stalled: RefCell::default(),
@@ -64,8 +67,9 @@ impl Upload {
         self.taken.get()
     }
 
-    pub(crate) fn received(&self) -> u64 {
-        self.received.get()
+    /// When the last of it came, if any has.
+    pub(crate) fn moved(&self) -> Option<Instant> {
+        self.moved.get()
     }
 
     pub(crate) fn problem(&self) -> Option<UploadProblem> {
@@ -97,6 +101,7 @@ impl Upload {
         self.taken.set(true);
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.received.set(self.received.get() + length);
+        self.moved.set(Some(crate::clock::now()));
         if self.received.get() > self.most {
             return self.fail(UploadProblem::TooLarge);
         }

@@ -18,7 +18,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -162,6 +161,7 @@ async fn begin<F: Future>(worker: &Worker, first: F) -> Option<F::Output> {
         sleep(LEAVING_GRACE).await;
     };
     tokio::select! {
+        biased;
         first = timeout(worker.options.limits.header_timeout, first) => first.ok(),
         () = leaving => None,
     }
@@ -182,7 +182,10 @@ async fn sniff(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Bytes> 
 }
 
 /// Serves a TLS connection to its end.
-pub(crate) async fn tls(worker: Rc<Worker>, stream: TcpStream, peer: IpAddr, place: Place) {
+pub(crate) async fn tls<S>(worker: Rc<Worker>, stream: S, peer: IpAddr, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut client = Client::new(Rc::clone(&worker), peer, place);
     let acceptor = TlsAcceptor::from(Arc::clone(&worker.shared.tls));
     let Some(Ok(stream)) = begin(&worker, acceptor.accept(stream)).await else {

@@ -128,7 +128,7 @@ impl Ingress {
                 return;
             };
             let cut_off = runtime.block_on(async {
-                let worker = Worker::new(number, options, shared, counted, adopted);
+                let worker = Worker::new(number, options, shared, counted, adopted, entropy());
                 crate::worker::run(worker.into(), listeners, orders).await
             });
             runtime.shutdown_background();
@@ -219,6 +219,13 @@ impl Drop for Ingress {
             }
         }
     }
+}
+
+/// A seed that nobody can guess.
+fn entropy() -> u64 {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).expect("the kernel's generator does not fail once it is seeded");
+    u64::from_ne_bytes(seed)
 }
 
 type Bound = (Option<SocketAddr>, Vec<std::net::TcpListener>);

@@ -7,7 +7,8 @@
 //! spoken to in `upstream.rs`.
 //!
 //! It decides nothing about clusters: who is healthy and which certificate is valid, others say.
-//! Tests are in `tests/`, over real sockets; with programs that others wrote in `tests/clients.rs`.
+//! Tests are in `tests/`, over real sockets, with programs that others wrote in
+//! `tests/clients.rs`; and in `simulated/`, over a simulated network (`network.rs`), by seeds.
 
 mod access_log;
 mod answer;
@@ -20,7 +21,7 @@ mod connection;
 mod decode;
 mod exchange;
 mod framing;
-#[cfg(feature = "fuzzing")]
+#[cfg(all(feature = "fuzzing", not(test)))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod headers;
@@ -31,6 +32,7 @@ mod io;
 mod limits;
 mod listen;
 mod metrics;
+mod network;
 mod options;
 mod path;
 mod plan;
@@ -39,6 +41,8 @@ mod proxy;
 mod rate;
 mod retry;
 mod sending;
+#[cfg(test)]
+mod simulated;
 mod table;
 mod tcp;
 mod tls;

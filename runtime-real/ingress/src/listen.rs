@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::task::{Context, Poll, Waker};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel holds until they are accepted; it caps this at
@@ -42,11 +43,37 @@ pub fn is_free(address: SocketAddr) -> io::Result<()> {
     bind(address, 1).map(drop)
 }
 
-/// A connection that waits to be accepted, if there is one.
-pub(crate) fn accept_now(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    let mut context = Context::from_waker(Waker::noop());
-    match listener.poll_accept(&mut context) {
-        Poll::Ready(Ok(accepted)) => Some(accepted),
-        Poll::Ready(Err(_)) | Poll::Pending => None,
+/// What clients come in by: a socket of the machine, or of a simulated network.
+pub(crate) trait Listener {
+    /// A client's connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, when there is one.
+    async fn accept(&self) -> io::Result<(Self::Stream, SocketAddr)>;
+
+    /// A connection that waits to be accepted, if there is one.
+    fn accept_now(&self) -> Option<(Self::Stream, SocketAddr)>;
+
+    /// Nothing that is sent waits for more of it.
+    fn send_at_once(stream: &Self::Stream) -> io::Result<()>;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        TcpListener::accept(self).await
+    }
+
+    fn accept_now(&self) -> Option<(TcpStream, SocketAddr)> {
+        let mut context = Context::from_waker(Waker::noop());
+        match self.poll_accept(&mut context) {
+            Poll::Ready(Ok(accepted)) => Some(accepted),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        }
+    }
+
+    fn send_at_once(stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)
     }
 }

@@ -72,7 +72,8 @@ pub struct Limits {
     /// How long a backend's machine may leave what it is sent unacknowledged (TCP_USER_TIMEOUT,
     /// tcp(7)), until its connection is given up.
     pub unanswered_timeout: Duration,
-    /// How long a backend may take until the head of its answer, where the route has no timeout.
+    /// How long a backend may take until the head of its answer, where the route has no timeout;
+    /// counted from the last that came of the request's body.
     pub answer_timeout: Duration,
     /// Streams that a client may have open on one HTTP/2 connection.
     pub http2_streams: u32,

@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::body::ForwardBody;
 use crate::io::Watched;
+use crate::network::{self, Stream};
 use crate::options::Limits;
 use crate::table::Backend;
 use crate::upstream::Connection;
@@ -35,7 +34,9 @@ pub(crate) struct Replica {
     idle: RefCell<Vec<Idle>>,
     most_idle: Cell<usize>,
     shared: RefCell<Option<http2::SendRequest<ForwardBody>>>,
+    /// Held while that is opened; how often that has failed.
     opening: tokio::sync::Mutex<()>,
+    not_opened: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -64,6 +65,7 @@ impl Replica {
             most_idle: Cell::new(0),
             shared: RefCell::default(),
             opening: tokio::sync::Mutex::default(),
+            not_opened: Cell::new(0),
         }
     }
 
@@ -74,6 +76,11 @@ impl Replica {
 
     pub(crate) fn is_out(&self, now: Instant) -> bool {
         self.out_until.get().is_some_and(|until| now < until)
+    }
+
+    /// Whether it has left the tables.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.get()
     }
 
     pub(crate) fn succeeded(&self) {
@@ -120,16 +127,29 @@ impl Replica {
         Ok(Box::new(Connection::new(stream, limits.header_bytes.max(MIN_BUFFER))))
     }
 
-    /// The one HTTP/2 connection, opened if there is none.
+    /// The one HTTP/2 connection, opened if there is none. Who waits while another opens it does
+    /// not try again if that fails.
     pub(crate) async fn share(
         &self,
         limits: &Limits,
     ) -> io::Result<http2::SendRequest<ForwardBody>> {
+        let not_opened = self.not_opened.get();
         let _opening = self.opening.lock().await;
         let open = self.shared.borrow().clone();
         if let Some(sender) = open.filter(|sender| !sender.is_closed()) {
             return Ok(sender);
         }
+        if self.not_opened.get() != not_opened {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let opened = self.open_shared(limits).await;
+        if opened.is_err() {
+            self.not_opened.set(self.not_opened.get() + 1);
+        }
+        opened
+    }
+
+    async fn open_shared(&self, limits: &Limits) -> io::Result<http2::SendRequest<ForwardBody>> {
         let stream = self.dial(limits).await?;
         let io = Watched::new(stream, Bytes::new(), Arc::default(), limits.body_write_stall);
         let (sender, connection) = http2::Builder::new(LocalExecutor)
@@ -149,15 +169,11 @@ impl Replica {
     }
 
     /// Opens a connection.
-    pub(crate) async fn dial(&self, limits: &Limits) -> io::Result<TcpStream> {
-        let connect = TcpStream::connect(self.backend.address);
-        let stream = timeout(limits.connect_timeout, connect)
+    pub(crate) async fn dial(&self, limits: &Limits) -> io::Result<Stream> {
+        let connect = network::connect(self.backend.address, limits.unanswered_timeout);
+        timeout(limits.connect_timeout, connect)
             .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        // A machine without power answers nothing: what was sent to it fails after this.
-        SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unanswered_timeout))?;
-        Ok(stream)
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 }
 

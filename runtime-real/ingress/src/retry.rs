@@ -2,13 +2,16 @@
 //!
 //! A request is sent again only if nothing of it was sent, or if a connection that had been idle
 //! turned out closed before any byte of an answer, the method is idempotent (RFC 9110 section
-//! 9.2.2) and nothing of the body was taken. Everything else is the client's to decide.
+//! 9.2.2) and nothing of the body was taken. Everything else is the client's to decide. A replica
+//! that left the tables while a connection to it was opened is not asked, as long as there is
+//! another.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::header::{HOST, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, Uri, Version};
@@ -26,6 +29,9 @@ use crate::worker::Worker;
 /// How often one request is tried in all.
 const MAX_ATTEMPTS: usize = 4;
 
+/// How many replicas one request passes over because they left the tables meanwhile.
+const MAX_PASSED_OVER: usize = 8;
+
 /// A request as a backend gets it.
 pub(crate) struct Outgoing {
     pub(crate) method: Method,
@@ -42,8 +48,12 @@ impl Outgoing {
         self.upload.as_ref().is_some_and(|upload| upload.is_taken())
     }
 
-    fn received(&self) -> u64 {
-        self.upload.as_ref().map_or(0, |upload| upload.received())
+    /// What is left of a time for the answer, counted from when the last of the upload came: as
+    /// long as that moves, nobody waits.
+    fn time_left(&self, time: Duration) -> Option<Duration> {
+        let moved = self.upload.as_ref()?.moved()?;
+        let left = (moved + time).saturating_duration_since(crate::clock::now());
+        (!left.is_zero()).then_some(left)
     }
 
     fn problem(&self) -> Option<UploadProblem> {
@@ -74,6 +84,10 @@ enum Attempt {
     Answered(Response<BackendBody>, Option<HeaderValue>),
     /// Nothing was sent, or it can be sent again.
     Again,
+    /// As `Again`, but the replica cannot be reached.
+    Elsewhere,
+    /// Nothing was sent, since the replica left the tables meanwhile.
+    Left,
     Failed(Failure),
 }
 
@@ -85,23 +99,28 @@ pub(crate) async fn send(
 ) -> Result<Answered, Failure> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut failure = Failure::NoReplica;
-    for attempt in 0..MAX_ATTEMPTS {
+    let mut this = Try { worker, service, number: 0, passed_over: 0 };
+    while this.number < MAX_ATTEMPTS {
         let Some(replica) = service.pick(&tried, worker.random(), crate::clock::now()) else {
             return Err(failure);
         };
-        if attempt > 0 {
+        if this.number > 0 {
             worker.counters.retries.add(1);
         }
         let mut lease = replica.lease();
         let attempt = if replica.backend.h2c {
-            Box::pin(over_http2(worker, &lease, outgoing)).await
+            Box::pin(over_http2(&this, &lease, outgoing)).await
         } else {
-            over_http1(worker, &mut lease, outgoing, attempt > 0).await
+            over_http1(&this, &mut lease, outgoing).await
         };
         match attempt {
             Ok(Attempt::Answered(response, protocol)) => {
                 replica.succeeded();
                 return Ok(Answered { response, protocol, lease });
+            }
+            Ok(Attempt::Left) => {
+                this.passed_over += 1;
+                continue;
             }
             Ok(Attempt::Again) => {}
             Ok(Attempt::Failed(failure @ Failure::Upload(_))) => return Err(failure),
@@ -109,14 +128,42 @@ pub(crate) async fn send(
                 note_failure(worker, service, &lease);
                 return Err(failure);
             }
+            Ok(Attempt::Elsewhere) => {
+                note_failure(worker, service, &lease);
+                failure = Failure::Unreachable;
+                // Where there is no other, it may be there again.
+                if !service.has_one() {
+                    tried.push(replica.backend.address);
+                }
+            }
             Err(_) => {
                 note_failure(worker, service, &lease);
                 tried.push(replica.backend.address);
                 failure = Failure::Unreachable;
             }
         }
+        this.number += 1;
     }
     Err(failure)
+}
+
+/// One of the times that a request is tried.
+struct Try<'a> {
+    worker: &'a Worker,
+    service: &'a Service,
+    /// From 0.
+    number: usize,
+    /// How many replicas left the tables before anything was sent to them.
+    passed_over: usize,
+}
+
+impl Try<'_> {
+    /// Whether the replica left the tables while a connection was opened, so that nothing may be
+    /// sent to it. Where there is no other it is asked all the same: it still serves for a while.
+    fn has_left(&self, lease: &Lease) -> bool {
+        let more = self.passed_over < MAX_PASSED_OVER && !self.service.is_empty();
+        lease.replica.is_retired() && more
+    }
 }
 
 fn note_failure(worker: &Worker, service: &Service, lease: &Lease) {
@@ -127,31 +174,37 @@ fn note_failure(worker: &Worker, service: &Service, lease: &Lease) {
 
 /// An error means that no connection could be opened, and so that nothing was sent.
 async fn over_http1(
-    worker: &Worker,
+    this: &Try<'_>,
     lease: &mut Lease,
     outgoing: &mut Outgoing,
-    fresh: bool,
 ) -> io::Result<Attempt> {
-    let idle = if fresh { None } else { lease.replica.take_idle() };
+    let worker = this.worker;
+    let idle = if this.number > 0 { None } else { lease.replica.take_idle() };
     let mut connection = match idle {
         Some(connection) => connection,
         None => {
             worker.counters.upstream_connects.add(1);
-            Box::pin(lease.replica.connect(&worker.options.limits)).await?
+            let opened = Box::pin(lease.replica.connect(&worker.options.limits)).await?;
+            if this.has_left(lease) {
+                return Ok(Attempt::Left);
+            }
+            opened
         }
     };
     let asked = Asked { head: outgoing.method == Method::HEAD, upgrade: outgoing.upgrade };
     let time = worker.options.limits.answer_timeout;
     connection.begin(outgoing, time);
     let answer = loop {
-        let before = outgoing.received();
         // Only the head of an answer replaces the request's fields, and then it is not sent again.
         let headers = &mut outgoing.headers;
         let answer = poll_fn(|cx| connection.poll_answer(cx, asked, headers)).await;
-        match answer {
-            // An upload that moves is not waiting.
-            Err(Trouble::TimedOut) if outgoing.received() > before => connection.extend(time),
-            answer => break answer,
+        let more = match &answer {
+            Err(Trouble::TimedOut) => outgoing.time_left(time),
+            Ok(_) | Err(_) => None,
+        };
+        match more {
+            Some(more) => connection.extend(more),
+            None => break answer,
         }
     };
     Ok(match answer {
@@ -191,7 +244,7 @@ fn unanswered(
     let unsent = connection.written() == 0;
     let harmless = unsent || (connection.reused && is_idempotent(&outgoing.method));
     if harmless && !outgoing.is_taken() && !connection.heard() {
-        return Attempt::Again;
+        return if trouble.is_silence() { Attempt::Elsewhere } else { Attempt::Again };
     }
     tracing::debug!(
         backend = %lease.replica.backend.id,
@@ -202,12 +255,12 @@ fn unanswered(
     Attempt::Failed(Failure::Broken)
 }
 
-async fn over_http2(
-    worker: &Worker,
-    lease: &Lease,
-    outgoing: &mut Outgoing,
-) -> io::Result<Attempt> {
+async fn over_http2(this: &Try<'_>, lease: &Lease, outgoing: &mut Outgoing) -> io::Result<Attempt> {
+    let worker = this.worker;
     let mut sender = lease.replica.share(&worker.options.limits).await?;
+    if this.has_left(lease) {
+        return Ok(Attempt::Left);
+    }
     let host = outgoing.headers.remove(HOST);
     let authority = host.as_ref().map_or(&b"localhost"[..], |host| host.as_bytes());
     let path = outgoing.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -248,15 +301,15 @@ fn request(outgoing: &mut Outgoing, uri: Uri) -> Request<ForwardBody> {
     request
 }
 
-/// The head of the answer, unless it takes too long; an upload that moves is not waiting.
+/// The head of the answer, unless it takes too long.
 async fn within<F: Future>(worker: &Worker, outgoing: &Outgoing, answer: F) -> Option<F::Output> {
     let mut answer = pin!(answer);
+    let time = worker.options.limits.answer_timeout;
+    let mut left = time;
     loop {
-        let before = outgoing.received();
-        match timeout(worker.options.limits.answer_timeout, answer.as_mut()).await {
+        match timeout(left, answer.as_mut()).await {
             Ok(answer) => return Some(answer),
-            Err(_) if outgoing.received() > before => {}
-            Err(_) => return None,
+            Err(_) => left = outgoing.time_left(time)?,
         }
     }
 }

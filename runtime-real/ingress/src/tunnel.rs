@@ -8,15 +8,15 @@ use std::rc::Rc;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
-use tokio::net::TcpStream;
 
 use crate::connection::Client;
 use crate::io::Watched;
+use crate::network::Stream;
 use crate::pool::Lease;
 
 pub(crate) fn start(
     client_side: OnUpgrade,
-    mut far: Watched<TcpStream>,
+    mut far: Watched<Stream>,
     lease: Lease,
     client: Rc<Client>,
 ) {

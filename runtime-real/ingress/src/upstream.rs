@@ -15,12 +15,12 @@ use hyper::body::{Frame, SizeHint};
 use hyper::header::HeaderMap;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::body::BodyError;
 use crate::decode::{Asked, BadAnswer, Decoder, Head};
 use crate::io::Watched;
+use crate::network::Stream;
 use crate::retry::Outgoing;
 use crate::sending::{Sending, Unsent};
 
@@ -40,7 +40,7 @@ thread_local! {
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Watched<TcpStream>,
+    stream: Watched<Stream>,
     buffer: BytesMut,
     sending: Sending,
     body: Decoder,
@@ -68,8 +68,22 @@ pub(crate) enum Trouble {
     Answer(#[source] BadAnswer),
 }
 
+impl Trouble {
+    /// Whether nothing was heard from the other machine, which a closed connection would be.
+    pub(crate) fn is_silence(&self) -> bool {
+        use io::ErrorKind as Kind;
+        match self {
+            Trouble::Broken(error) | Trouble::Unsent(Unsent::Connection(error)) => matches!(
+                error.kind(),
+                Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable
+            ),
+            Trouble::TimedOut | Trouble::Unsent(Unsent::Upload) | Trouble::Answer(_) => false,
+        }
+    }
+}
+
 impl Connection {
-    pub(crate) fn new(stream: Watched<TcpStream>, most: usize) -> Connection {
+    pub(crate) fn new(stream: Watched<Stream>, most: usize) -> Connection {
         Connection {
             stream,
             buffer: BytesMut::new(),
@@ -228,7 +242,7 @@ impl Connection {
     }
 
     /// The connection as it goes over to another protocol, with what has come of it already.
-    pub(crate) fn into_stream(self) -> Watched<TcpStream> {
+    pub(crate) fn into_stream(self) -> Watched<Stream> {
         self.stream.with_ahead(self.buffer.freeze())
     }
 }

@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, interval, sleep, timeout_at};
 
 use crate::balance::Service;
 use crate::limits::{Admission, Place};
+use crate::listen::Listener;
 use crate::metrics::{RouteCounters, RouteLabel, WorkerCounters};
 use crate::options::Options;
 use crate::plan::Plan;
@@ -112,15 +113,15 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// A worker that draws its numbers from this seed.
     pub(crate) fn new(
         number: usize,
         options: Arc<Options>,
         shared: Arc<Shared>,
         counters: Arc<WorkerCounters>,
         adopted: Adopted,
+        seed: u64,
     ) -> Worker {
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed).expect("the kernel's generator does not fail once it is seeded");
         let unrouted = counters.of_routes(&[RouteLabel::default()]).swap_remove(0);
         Worker {
             number,
@@ -135,7 +136,7 @@ impl Worker {
             services: RefCell::default(),
             open: Cell::new(0),
             all_closed: Notify::new(),
-            random: Cell::new(u64::from_ne_bytes(seed)),
+            random: Cell::new(seed),
             adopted,
             replanned: Notify::new(),
         }
@@ -256,6 +257,7 @@ pub(crate) async fn run(
             Order::Drain(end) => break end,
         }
         tokio::select! {
+            biased;
             changed = orders.changed() => {
                 if changed.is_err() {
                     break Instant::from_std(crate::clock::now());
@@ -282,7 +284,8 @@ pub(crate) async fn run(
     worker.open.get()
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener, tls: bool) {
+/// Serves what comes in until the worker drains.
+pub(crate) async fn accept<L: Listener>(worker: Rc<Worker>, listener: L, tls: bool) {
     let mut drain = pin!(worker.drain.notified());
     // What is told before this is first polled is heard as well.
     drain.as_mut().enable();
@@ -293,7 +296,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, tls: bool) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&worker, stream, peer.ip(), tls),
+            Ok((stream, peer)) => admit::<L>(&worker, stream, peer.ip(), tls),
             Err(error) if out_of_resources(&error) => {
                 tracing::warn!(%error, "a connection could not be accepted; trying again");
                 sleep(ACCEPT_REST).await;
@@ -302,8 +305,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, tls: bool) {
         }
     }
     // What the kernel has accepted already is served; closing the listener would reset it.
-    while let Some((stream, peer)) = crate::listen::accept_now(&listener) {
-        admit(&worker, stream, peer.ip(), tls);
+    while let Some((stream, peer)) = listener.accept_now() {
+        admit::<L>(&worker, stream, peer.ip(), tls);
     }
 }
 
@@ -312,11 +315,11 @@ pub(crate) fn out_of_resources(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
 }
 
-fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: IpAddr, tls: bool) {
+fn admit<L: Listener>(worker: &Rc<Worker>, stream: L::Stream, peer: IpAddr, tls: bool) {
     let Some(place) = enter(worker, peer) else {
         return;
     };
-    if stream.set_nodelay(true).is_err() {
+    if L::send_at_once(&stream).is_err() {
         return;
     }
     let worker = Rc::clone(worker);
