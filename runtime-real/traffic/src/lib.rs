@@ -32,11 +32,11 @@ pub use self::forwarders::Counted;
 use self::forwarders::Forwarders;
 #[doc(hidden)]
 pub use self::names::Apart;
-pub use self::names::Asked;
 use self::names::Names;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use self::names::fuzzing;
+pub use self::names::{Asked, Examined};
 use self::namespace::Namespace;
 pub use self::namespace::{NamespaceError, interface};
 
@@ -94,6 +94,16 @@ impl Traffic {
     /// Where containers ask for names.
     pub fn resolver(&self) -> IpAddr {
         IpAddr::V4(self.network.resolver())
+    }
+
+    /// How names are on this node, by a name that the cluster knows.
+    pub async fn examine(&self, name: &str) -> Examined {
+        self.names.examine(SocketAddr::new(self.resolver(), DNS_PORT), name).await
+    }
+
+    /// Whether services have IPv6 addresses on this node.
+    pub fn has_ipv6(&self) -> bool {
+        self.names.has_ipv6()
     }
 
     /// What its name server was asked since the start.
