@@ -3,23 +3,27 @@
 //! It looks and changes nothing. `mill doctor` prints it.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use mill_core::api::view::RoutesView;
+use mill_core::api::view::{Age, RoutesView};
 use mill_core::cluster::node::PortPool;
 use mill_core::name::NodeId;
-use mill_core::units::Bytes;
+use mill_core::units::{Bytes, Millis};
 use serde::Serialize;
 
 use crate::clock;
 use crate::docker::{Engine, EngineOptions};
 use crate::mesh::{MeshReport, PeerReport, can_mesh};
+use crate::traffic::{NamesReport, Serving};
 
 /// Less space than this, and images and logs soon fill the disk.
 const SPACE_LOW: Bytes = Bytes(2 << 30);
 /// A wall clock before this was never set: 2026-01-01.
 const CLOCK_EARLIEST_MS: u64 = 1_767_225_600_000;
+/// Tables that are older are not those of a cluster that is well: nodes hear from the leader all
+/// the time.
+const TABLES_OLD: Millis = Millis::secs(15);
 /// Ports of the pool that are tried, evenly spread.
 const PORTS_TRIED: u16 = 20;
 
@@ -108,6 +112,88 @@ pub fn of_mesh(report: &MeshReport) -> Vec<Finding> {
         found.push(bad("mesh", Grade::Warning, seen, remedy));
     }
     found
+}
+
+/// What a daemon says of its name server.
+pub fn of_names(report: &NamesReport) -> Vec<Finding> {
+    let serving = match report {
+        NamesReport::Starting => {
+            let seen = "the name server of this node is not there yet";
+            let remedy = "containers wait for it; look again in a moment";
+            return vec![bad("names", Grade::Warning, seen, remedy)];
+        }
+        NamesReport::Missing(why) => {
+            let remedy = "the daemon needs root, with CAP_SYS_ADMIN and CAP_NET_ADMIN, and must be \
+                          the only one of its cluster here; until then containers call no services \
+                          by name, and resolve others as the host does";
+            return vec![bad("names", Grade::Warning, why.clone(), remedy)];
+        }
+        NamesReport::Told => {
+            return vec![fine(
+                "names",
+                "each container is told the names of services as it is made",
+            )];
+        }
+        NamesReport::Serving(serving) => serving,
+    };
+    let Serving { resolver, asked, others, .. } = serving;
+    let own = match &serving.own_trouble {
+        None => {
+            let kinds = if serving.has_ipv6 { "A and AAAA" } else { "A only: no IPv6 here" };
+            fine("names", format!("{resolver} answers for the cluster ({kinds})"))
+        }
+        Some(trouble) => bad(
+            "names",
+            Grade::Warning,
+            format!("the name server at {resolver} does not answer for `{asked}`: {trouble}"),
+            "see that no firewall drops what goes to that address, and the daemon's log; \
+             restarting the daemon makes the name server anew and leaves containers alone",
+        ),
+    };
+    vec![own, of_resolvers(others, serving.others_trouble.as_deref())]
+}
+
+fn of_resolvers(others: &[IpAddr], trouble: Option<&str>) -> Finding {
+    let list: Vec<String> = others.iter().map(IpAddr::to_string).collect();
+    let list = list.join(", ");
+    match (others.is_empty(), trouble) {
+        (true, _) => bad(
+            "resolvers",
+            Grade::Warning,
+            "this host knows no resolver: containers find names of the cluster alone",
+            "name one in /etc/resolv.conf (`nameserver ADDRESS`), and restart the daemon",
+        ),
+        (false, None) => fine("resolvers", format!("the host's resolvers answer ({list})")),
+        (false, Some(trouble)) => bad(
+            "resolvers",
+            Grade::Warning,
+            format!("none of the host's resolvers answers ({list}): {trouble}"),
+            "containers find names of the cluster alone until one does: check that they are \
+             reached from here, or name others in /etc/resolv.conf and restart the daemon",
+        ),
+    }
+}
+
+/// How old what a node answers by is. Whether there is a leader it cannot tell: it knows whom it
+/// heard last.
+pub fn of_age(age: Age) -> Finding {
+    let subject = "tables";
+    let seen = match age {
+        Age::AtMost(age) if age <= TABLES_OLD => {
+            return fine(subject, "names and addresses are those of now");
+        }
+        Age::AtMost(age) => {
+            // To the second: more is of no use.
+            let age = Millis::secs(age.0 / 1000);
+            format!("names and addresses are those of {age} ago: no leader was heard since")
+        }
+        Age::Unknown => "nobody knows how old names and addresses are here: no leader was heard \
+                         since this node started"
+            .to_owned(),
+    };
+    let remedy = "a leader needs more than half of the primaries, and this node must reach it: look \
+                  here and on another node with `mill doctor` and `mill node ls --stale`";
+    bad(subject, Grade::Warning, seen, remedy)
 }
 
 /// What a cluster says of requests from outside.
@@ -288,5 +374,69 @@ fn kernel_feature(subject: &'static str, sign: &str, remedy: &str) -> Finding {
     match present {
         true => fine(subject, "the kernel has it"),
         false => bad(subject, Grade::Warning, "the kernel does not show it", remedy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serving() -> Serving {
+        Serving {
+            resolver: IpAddr::from([10, 213, 255, 254]),
+            has_ipv6: true,
+            asked: "a.node.mill".to_owned(),
+            own_trouble: None,
+            others: vec![IpAddr::from([192, 0, 2, 53])],
+            others_trouble: None,
+        }
+    }
+
+    /// Grades, and all that is said.
+    fn told(found: &[Finding]) -> (Vec<Grade>, String) {
+        let said = found.iter().map(|finding| {
+            let remedy = finding.remedy.clone().unwrap_or_default();
+            format!("{}: {}; {remedy}", finding.subject, finding.seen)
+        });
+        (found.iter().map(|finding| finding.grade).collect(), said.collect::<Vec<_>>().join("\n"))
+    }
+
+    #[test]
+    fn names_that_are_answered_are_fine() {
+        let (grades, said) = told(&of_names(&NamesReport::Serving(serving())));
+        assert_eq!(grades, [Grade::Fine, Grade::Fine], "{said}");
+        assert!(said.contains("10.213.255.254") && said.contains("192.0.2.53"), "{said}");
+    }
+
+    #[test]
+    fn each_trouble_with_names_is_told_with_what_to_do() {
+        let trouble = || Some("nothing came".to_owned());
+        let own = Serving { own_trouble: trouble(), ..serving() };
+        let none = Serving { others: Vec::new(), ..serving() };
+        let silent = Serving { others_trouble: trouble(), ..serving() };
+        let missing = "cannot make a network namespace (EPERM): run the daemon as root";
+        for (report, telling) in [
+            (NamesReport::Serving(own), "does not answer for `a.node.mill`: nothing came"),
+            (NamesReport::Serving(none), "nameserver ADDRESS"),
+            (NamesReport::Serving(silent), "none of the host's resolvers answers (192.0.2.53)"),
+            (NamesReport::Missing(missing.to_owned()), "run the daemon as root"),
+            (NamesReport::Starting, "look again in a moment"),
+        ] {
+            let found = of_names(&report);
+            let (grades, said) = told(&found);
+            assert!(grades.contains(&Grade::Warning) && said.contains(telling), "{said}");
+            let wrong = found.iter().filter(|finding| finding.grade != Grade::Fine);
+            assert!(wrong.into_iter().all(|finding| finding.remedy.is_some()), "{said}");
+        }
+    }
+
+    #[test]
+    fn tables_are_old_when_no_leader_is_heard() {
+        assert_eq!(of_age(Age::AtMost(Millis::secs(1))).grade, Grade::Fine);
+        let old = of_age(Age::AtMost(Millis(90_400)));
+        assert!(old.seen.contains("1m30s ago: no leader was heard"), "{}", old.seen);
+        for found in [old, of_age(Age::Unknown)] {
+            assert!(found.grade == Grade::Warning && found.remedy.is_some());
+        }
     }
 }

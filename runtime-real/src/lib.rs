@@ -25,7 +25,7 @@ pub mod recovery_key;
 pub mod rpc;
 pub mod streams;
 pub mod token;
-mod traffic;
+pub mod traffic;
 mod vault;
 
 pub use api::LINES_MAX as LOG_LINES_MAX;

@@ -4,11 +4,14 @@
 //! a moment after the start, which containers wait for, since they ask it for as long as they live.
 //! Without the right to make one, everything else works. Also which addresses a new cluster takes.
 
+mod report;
+
 use std::fs;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+pub use self::report::{NamesReport, Serving};
 use mill_core::name::NodeId;
 use mill_core::net::{Network, ServiceTable, Tables, ZONE};
 use mill_traffic::{Asked, Counted, NamespaceError, StartError, Traffic, can_make, interface};
@@ -88,9 +91,14 @@ fn services(tables: &Tables) -> Vec<(String, IpAddr)> {
     tables.services.iter().map(named).collect()
 }
 
-/// What is carried, for whoever counts. Clones are the same.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Carried(Arc<OnceLock<Weak<Traffic>>>);
+/// What is carried, for whoever looks. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Carried {
+    node: NodeId,
+    tables: watch::Receiver<Arc<Tables>>,
+    /// Once it is known; why there is none, if there is none.
+    traffic: Arc<OnceLock<Result<Weak<Traffic>, String>>>,
+}
 
 impl Carried {
     /// What was carried since the start, by service.
@@ -103,8 +111,18 @@ impl Carried {
         self.traffic().map(|traffic| traffic.asked())
     }
 
+    /// How names are on this node. Takes a few seconds if somebody does not answer.
+    pub(crate) async fn names(&self) -> NamesReport {
+        let tables = self.tables.borrow().clone();
+        match (self.traffic.get(), self.traffic()) {
+            (Some(Err(why)), _) => NamesReport::Missing(why.clone()),
+            (_, Some(traffic)) => report::report(self.node, &tables, &traffic).await,
+            (Some(Ok(_)) | None, None) => NamesReport::Starting,
+        }
+    }
+
     fn traffic(&self) -> Option<Arc<Traffic>> {
-        self.0.get().and_then(Weak::upgrade)
+        self.traffic.get()?.as_ref().ok()?.upgrade()
     }
 }
 
@@ -125,7 +143,7 @@ pub(crate) fn start(node: NodeId) -> Started {
     let (tables, seen) = watch::channel(Arc::default());
     let (resolver, known) = watch::channel(Resolver::Starting);
     let names = Names { resolver: known, tables: seen.clone() };
-    let carried = Carried::default();
+    let carried = Carried { node, tables: seen.clone(), traffic: Arc::default() };
     let carrying = tokio::spawn(carry(node, seen, resolver, carried.clone()));
     Started { tables, names, carried, carrying }
 }
@@ -145,7 +163,7 @@ async fn carry(
                 resolver.send_replace(traffic.resolver().map_or(Resolver::Told, Resolver::At));
                 let traffic = Arc::new(traffic);
                 // It is started once.
-                let _ = carried.0.set(Arc::downgrade(&traffic));
+                let _ = carried.traffic.set(Ok(Arc::downgrade(&traffic)));
                 std::future::pending::<()>().await;
             }
             Err(StartError::Namespace(NamespaceError::Taken(_))) if tries < LEFT_BEHIND => {
@@ -157,11 +175,18 @@ async fn carry(
                     error,
                     "containers of this node cannot call services by name, the rest works"
                 );
+                let _ = carried.traffic.set(Err(told(error)));
                 resolver.send_replace(Resolver::Hosts);
                 return;
             }
         }
     }
+}
+
+/// An error with what caused it.
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Addresses for a new cluster that lead nowhere on this machine yet: which is tried first depends

@@ -44,6 +44,14 @@ async fn of_daemon(address: &str) -> Vec<Finding> {
     let Ok(report) = client.text("/v1/mesh").await else { return doctor::before_a_daemon() };
     let report: MeshReport = serde_json::from_str(&report).unwrap_or_default();
     let mut found = doctor::of_mesh(&report);
+    if let Ok(names) = client.text("/v1/names").await
+        && let Ok(names) = serde_json::from_str(&names)
+    {
+        found.extend(doctor::of_names(&names));
+    }
+    if let Ok(Answer::Status(status)) = client.get("/v1/status?stale=true").await {
+        found.extend(status.stale.map(doctor::of_age));
+    }
     if let Ok(Answer::Routes(routes)) = client.get("/v1/routes?stale=true").await {
         found.extend(doctor::of_routes(&routes));
     }

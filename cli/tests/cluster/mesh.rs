@@ -166,6 +166,8 @@ fn a_cluster_from_before_moves_into_the_mesh_with_what_it_runs() {
     }
     machines.eventually("all are up", |machines| all_are_up(machines, 1));
     assert_eq!(mesh(&machines, 1)["only"], false);
+    let doctor = said(&machines.mill(1, &["doctor"]));
+    assert!(doctor.contains("warn names: cannot make the way to service addresses"), "{doctor}");
     machines.deploy(1, WEB);
     let before: Vec<_> = (1..=NODES).map(|machine| machines.containers(machine)).collect();
     for machine in 1..=NODES {

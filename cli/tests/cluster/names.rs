@@ -65,9 +65,9 @@ fn expected(machines: &Machines, service: &str, version: u32) -> [String; 2] {
     [address.to_string(), beside(address).to_string()].map(|at| format!("{at} version={version}\n"))
 }
 
-/// What `dig` is told on a machine.
-fn dig(machines: &Machines, machine: usize, question: &[&str]) -> String {
-    let [first, second, ..] = address(machines, "web").ip().octets();
+/// What `dig` is told on a machine, in the network that an address is of.
+fn dig(machines: &Machines, machine: usize, of: SocketAddrV4, question: &[&str]) -> String {
+    let [first, second, ..] = of.ip().octets();
     let mut command = machines.command(machine);
     command.arg("dig").arg(format!("@{}", Network(first, second).resolver()));
     said(&command.arg("+short").args(question).output().unwrap())
@@ -88,16 +88,25 @@ fn services_are_called_by_name_from_every_node_and_follow_their_replicas() {
         assert!(unknown.contains("Name or service not known"), "{unknown}");
     }
     // Over IPv6 it is as over IPv4.
-    let v6 = beside(address(&machines, "web"));
+    let v4 = address(&machines, "web");
+    let v6 = beside(v4);
     for machine in 1..=NODES {
-        let found = dig(&machines, machine, &["web.mill", "AAAA"]);
+        let found = dig(&machines, machine, v4, &["web.mill", "AAAA"]);
         assert_eq!(found, format!("{}\n", v6.ip()));
-        assert_eq!(dig(&machines, machine, &["-x", &v6.ip().to_string()]), "web.mill.\n");
+        assert_eq!(dig(&machines, machine, v4, &["-x", &v6.ip().to_string()]), "web.mill.\n");
         for at in expected(&machines, "web", 1) {
             let (literal, _) = at.split_once(' ').unwrap();
             assert_eq!(asks(&machines, machine, literal), at);
         }
     }
+    // The doctor asks as a container does.
+    let told = said(&machines.mill(1, &["doctor"]));
+    assert!(told.contains("answers for the cluster (A and AAAA)"), "{told}");
+    assert!(told.contains("ok   tables: names and addresses are those of now"), "{told}");
+    assert!(told.contains(" resolvers: "), "{told}");
+    let why = said(&machines.mill(1, &["why", "web"]));
+    let called = format!("called at web.mill:8080 ({}, {})", v4.ip(), v6.ip());
+    assert!(why.contains(&called), "{why}");
     // The replicas move, the address stays.
     machines.deploy(1, &SHOP.replacen("test/serve:1", "test/serve:2", 1));
     let newer = expected(&machines, "web", 2);
@@ -111,4 +120,11 @@ fn services_are_called_by_name_from_every_node_and_follow_their_replicas() {
     machines.eventually("services are called again on node 2", |machines| {
         newer.contains(&asks(machines, 2, "WEB"))
     });
+    // Without a leader, a node goes by its last table, and the doctor says so.
+    machines.kill_daemon(1);
+    machines.kill_daemon(2);
+    machines.eventually("the doctor knows that no leader is heard", |machines| {
+        said(&machines.mill(3, &["doctor"])).contains("ago: no leader was heard")
+    });
+    assert_eq!(dig(&machines, 3, v4, &["web.mill", "A"]), format!("{}\n", v4.ip()));
 }

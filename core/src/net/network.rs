@@ -1,7 +1,7 @@
 //! Addresses of a cluster's own: a range that its nodes and services share, the same on all nodes.
 //!
-//! The first quarter is for nodes, in the mesh; the upper half for services. An address of a service
-//! is good on each node, where it leads to that node's own forwarder; it is never seen between
+//! The first quarter is for nodes, in the mesh; the upper half for services. An address of a
+//! service is good on each node, where it leads to that node's own forwarder; it is never seen between
 //! machines. Each of these has an IPv6 address beside it, which follows from it.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};

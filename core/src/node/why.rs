@@ -9,6 +9,7 @@ use crate::cluster::deploy::Service;
 use crate::cluster::node::{Liveness, NodeRecord, Trust};
 use crate::cluster::task::{Run, Task};
 use crate::name::{AllocId, Name, NodeId, Slot};
+use crate::net::ZONE;
 use crate::scheduler::Watched;
 
 /// The most past events that an answer quotes.
@@ -142,8 +143,21 @@ impl Node {
         }
         let ids: Vec<String> = allocs().map(|(id, _)| id.to_string()).collect();
         because.extend(self.lately(|subject| ids.iter().any(|id| id == subject)));
-        let summary = format!("{healthy} of {wanted} wanted replicas of {subject} are healthy");
+        let mut summary = format!("{healthy} of {wanted} wanted replicas of {subject} are healthy");
+        if let (None, Some(called)) = (slot, self.called(name, service)) {
+            summary = format!("{summary}; called at {called}");
+        }
         WhyView { subject, summary, because }
+    }
+
+    /// Where callers find a service.
+    fn called(&self, name: &Name, service: &Service) -> Option<String> {
+        let (_, version) = service.target()?;
+        let port = version.spec.container.port?;
+        let network = self.cluster.network;
+        let address = network.of_service(service.address);
+        let beside = (!network.is_loopback()).then(|| format!(", {}", network.ipv6(address)));
+        Some(format!("{name}.{ZONE}:{port} ({address}{})", beside.unwrap_or_default()))
     }
 
     fn why_run(&self, number: u64, run: &Run) -> WhyView {

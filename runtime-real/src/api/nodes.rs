@@ -27,6 +27,7 @@ pub(super) fn router() -> Router<Serving> {
         .route("/v1/nodes/{node}/remove", post(remove))
         .route("/v1/nodes/{node}/rotate-key", post(rotate_key))
         .route("/v1/mesh", get(mesh))
+        .route("/v1/names", get(names))
         .route("/v1/metrics", get(counted))
         .route("/v1/tokens", post(token))
         .route("/v1/tokens/revoke", post(revoke))
@@ -43,6 +44,11 @@ async fn node(
 /// The mesh as this very node sees it.
 async fn mesh(State(serving): State<Serving>) -> Response {
     Json(serving.meshing.report()).into_response()
+}
+
+/// Names as this very node's containers find them.
+async fn names(State(serving): State<Serving>) -> Response {
+    Json(serving.carried.names().await).into_response()
 }
 
 /// What this very node counts, for Prometheus.

@@ -1,5 +1,5 @@
-//! Who listens at service addresses: one listener per service, port and kind of address, for as long
-//! as the tables name it.
+//! Who listens at service addresses: one listener per service, port and kind of address, for as
+//! long as the tables name it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

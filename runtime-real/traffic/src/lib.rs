@@ -34,11 +34,11 @@ pub use self::forwarders::Counted;
 use self::forwarders::Forwarders;
 #[doc(hidden)]
 pub use self::names::Apart;
-pub use self::names::Asked;
 use self::names::Names;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use self::names::fuzzing;
+pub use self::names::{Asked, Examined};
 pub use self::namespace::{NamespaceError, can_make, interface};
 use self::place::Place;
 
@@ -102,6 +102,16 @@ impl Traffic {
     /// server's port.
     pub fn resolver(&self) -> Option<IpAddr> {
         self.resolver
+    }
+
+    /// How names are on this node, by a name that the cluster knows. `None` without a name server.
+    pub async fn examine(&self, name: &str) -> Option<Examined> {
+        Some(self.names.examine(SocketAddr::new(self.resolver?, DNS_PORT), name).await)
+    }
+
+    /// Whether services have IPv6 addresses on this node.
+    pub fn has_ipv6(&self) -> bool {
+        self.names.has_ipv6()
     }
 
     /// What its name server was asked since the start.

@@ -109,7 +109,9 @@ impl Namespace {
         // If it is gone, the next line says so.
         let _ = connected.send(way);
         let way = is_ready.await.map_err(|_| gone())??;
-        Ok(Namespace { wanted, has_ipv6: way == Way::Both })
+        let namespace = Namespace { wanted, has_ipv6: way == Way::Both };
+        let has_ipv6 = namespace.has_ipv6 && ipv6::leads_there(network, &namespace).await;
+        Ok(Namespace { has_ipv6, ..namespace })
     }
 
     /// Whether the IPv6 addresses of services are there.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,6 +199,10 @@ fn names_are_answered_over_udp_and_tcp_and_unknown_ones_say_for_how_long() {
         let served = replica(0).await;
         let (tables_now, traffic) = started(vec![served.clone()]).await;
         assert_eq!(traffic.resolver(), Some(IpAddr::V4(NETWORK.resolver())));
+        let examined = traffic.examine("a.node.mill.").await.unwrap();
+        assert_eq!(examined.own, Ok(()));
+        let unknown = traffic.examine("b.node.mill.").await.unwrap().own.unwrap_err();
+        assert!(unknown.contains("to `b.node.mill.` it answers"), "{unknown}");
         let found = asked("WEB.mill.", RecordType::A).await;
         assert!(
             found.metadata.authoritative && found.metadata.response_code == ResponseCode::NoError
@@ -261,15 +266,32 @@ fn a_service_is_called_over_ipv6_at_the_address_beside_the_other() {
 fn a_host_without_ipv6_answers_none_and_all_else_works() {
     on_a_host(|| async {
         std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
-        let (_tables, _traffic) = started(vec![replica(0).await]).await;
-        assert_eq!(answered().await, "0:hello");
-        let none = asked("web.mill.", RecordType::AAAA).await;
-        assert_eq!(none.metadata.response_code, ResponseCode::NoError);
-        assert!(none.answers.is_empty());
-        assert_eq!(none.authorities[0].record_type(), RecordType::SOA);
-        let found = asked("web.mill.", RecordType::ANY).await;
-        assert_eq!(found.answers.len(), 1);
+        is_called_over_ipv4_alone().await;
     });
+}
+
+#[test]
+fn a_host_that_drops_ipv6_answers_none_and_all_else_works() {
+    on_a_host(|| async {
+        let chain = "type filter hook input priority 0; policy drop;";
+        let rules = format!("add table ip6 t; add chain ip6 t c {{ {chain} }}");
+        match Command::new("nft").arg(rules).status() {
+            Ok(done) => assert!(done.success()),
+            Err(_) => return eprintln!("not run: nft is missing, Debian has it in nftables"),
+        }
+        is_called_over_ipv4_alone().await;
+    });
+}
+
+async fn is_called_over_ipv4_alone() {
+    let (_tables, _traffic) = started(vec![replica(0).await]).await;
+    assert_eq!(answered().await, "0:hello");
+    let none = asked("web.mill.", RecordType::AAAA).await;
+    assert_eq!(none.metadata.response_code, ResponseCode::NoError);
+    assert!(none.answers.is_empty());
+    assert_eq!(none.authorities[0].record_type(), RecordType::SOA);
+    let found = asked("web.mill.", RecordType::ANY).await;
+    assert_eq!(found.answers.len(), 1);
 }
 
 #[test]

@@ -6,12 +6,14 @@
 //! - `connections`: questions over TCP
 //! - `others`: what the cluster does not know
 //! - `limits`: how much one asker may take; `askers`: who asks
+//! - `examine`: whether all of this answers
 //!
 //! Tested in `tests/names.rs` and `tests/limits.rs`.
 
 mod askers;
 mod connections;
 mod datagrams;
+mod examine;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod limits;
@@ -33,6 +35,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
 use self::askers::{Asker, Askers, Over};
+pub use self::examine::Examined;
 use self::limits::Limits;
 use self::others::{Others, PassedOn, Waiting};
 
@@ -151,6 +154,11 @@ impl Names {
         }
     }
 
+    /// Whether services have their IPv6 addresses on this node.
+    pub fn has_ipv6(&self) -> bool {
+        self.has_ipv6
+    }
+
     /// Answers until it is aborted. Call it from where the askers' sockets are.
     pub async fn serve(self: Arc<Self>, udp: UdpSocket, tcp: TcpListener) {
         self.serve_to(Apart::Containers, udp, tcp).await;
@@ -166,6 +174,11 @@ impl Names {
             datagrams::serve(self.clone(), askers(), udp),
             connections::serve(self, askers(), tcp),
         );
+    }
+
+    /// How names are on this node, whose name server is there, by a name that the cluster knows.
+    pub async fn examine(&self, here: SocketAddr, name: &str) -> Examined {
+        examine::examine(here, name, &self.others).await
     }
 
     /// What was asked since the start.

@@ -5,7 +5,7 @@
 //! again: whoever else asks it waits for the same answer. Within which limits: `limits`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::FutureExt as _;
@@ -14,6 +14,7 @@ use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{ResponseCache, TokioResolver, TtlConfig};
 use hickory_server::net::{DnsError, NetError};
 use hickory_server::proto::op::{Message, Query, ResponseCode};
@@ -32,6 +33,7 @@ const REMEMBERED: u64 = 4096;
 pub(super) struct Others {
     /// `None` if this host knows none.
     resolver: Option<TokioResolver>,
+    servers: Vec<IpAddr>,
     remembered: ResponseCache,
     under_way: Mutex<BTreeMap<Asked, Coming>>,
 }
@@ -61,19 +63,14 @@ pub(super) struct Waiting {
 impl Others {
     /// Those that `/etc/resolv.conf` names.
     pub fn of_the_host() -> Others {
-        let builder = TokioResolver::builder_tokio();
-        let built = builder.and_then(|mut builder| {
-            set(builder.options_mut());
-            builder.build()
-        });
-        match built {
-            Ok(resolver) => Others::new(Some(resolver)),
+        match read_system_conf().and_then(|(config, options)| Others::of(config, options)) {
+            Ok(others) => others,
             Err(error) => {
                 tracing::warn!(
                     %error,
                     "this host knows no resolver: only names of the cluster are answered"
                 );
-                Others::new(None)
+                Others::none()
             }
         }
     }
@@ -84,22 +81,33 @@ impl Others {
         connection.port = address.port();
         let server = NameServerConfig::new(address.ip(), true, vec![connection]);
         let config = ResolverConfig::from_name_servers(vec![server]);
-        let provider = TokioRuntimeProvider::default();
-        let mut builder = TokioResolver::builder_with_config(config, provider);
-        set(builder.options_mut());
-        Others::new(builder.build().ok())
+        Others::of(config, ResolverOpts::default()).unwrap_or_else(|_| Others::none())
+    }
+
+    fn of(config: ResolverConfig, mut options: ResolverOpts) -> Result<Others, NetError> {
+        let servers = config.name_servers().iter().map(|server| server.ip).collect();
+        // The names of this host's own file are not the containers'; what is remembered is so here.
+        options.use_hosts_file = ResolveHosts::Never;
+        options.cache_size = 0;
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let resolver = Some(builder.with_options(options).build()?);
+        Ok(Others { resolver, servers, ..Others::none() })
     }
 
     /// None.
-    #[cfg(feature = "fuzzing")]
     pub fn none() -> Others {
-        Others::new(None)
+        let remembered = ResponseCache::new(REMEMBERED, TtlConfig::default());
+        Others { resolver: None, servers: Vec::new(), remembered, under_way: Mutex::default() }
     }
 
-    fn new(resolver: Option<TokioResolver>) -> Others {
-        let lasting = TtlConfig::default();
-        let remembered = ResponseCache::new(REMEMBERED, lasting);
-        Others { resolver, remembered, under_way: Mutex::default() }
+    /// What asks them.
+    pub fn resolver(&self) -> Option<&TokioResolver> {
+        self.resolver.as_ref()
+    }
+
+    /// Where they are.
+    pub fn servers(&self) -> &[IpAddr] {
+        &self.servers
     }
 
     /// Whether there are any.
@@ -164,12 +172,6 @@ impl Waiting {
             Err(_) => None,
         }
     }
-}
-
-/// The names of this host's own file are not the containers'; what is remembered is so here.
-fn set(options: &mut ResolverOpts) {
-    options.use_hosts_file = ResolveHosts::Never;
-    options.cache_size = 0;
 }
 
 fn answer(said: &Said) -> Answer {

@@ -1,19 +1,24 @@
-//! The IPv6 addresses of services in the namespace, beside those of IPv4 and by the same interfaces.
+//! The IPv6 addresses of services in the namespace, beside those of IPv4 and by the same
+//! interfaces.
 //!
-//! The kernel answers for a range of its own as it does for IPv4, but neither tells a neighbour that
-//! it does nor binds to such an address unasked. So one address of the range is the interface's, and
-//! the way to the others leads through it; and sockets are bound as if theirs were not there yet.
+//! The kernel answers for a range of its own as it does for IPv4, but neither tells a neighbour
+//! that it does nor binds to such an address unasked. So one address of the range is the
+//! interface's, and the way to the others leads through it; and sockets are bound as if theirs were
+//! not there yet. Tested in `tests/traffic.rs`.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener};
+use std::time::Duration;
 
 use mill_core::net::Network;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{Error, Handle, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use super::{LOCAL_TABLE, LOOPBACK};
+use super::{LOCAL_TABLE, LOOPBACK, Namespace};
 
 /// Bits of an address of one host.
 const WHOLE: u8 = 128;
@@ -22,6 +27,9 @@ const LOCAL_PREFIX: u8 = Network::BEFORE_IPV4 + Network::LOCAL_PREFIX;
 
 /// Connections that wait to be accepted; as many as for IPv4 (`std::net::TcpListener`).
 const CALLERS_WAITING: i32 = 128;
+
+/// A connection on this machine takes no longer, unless packets are dropped.
+const REACHED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The address of the other end: the first of the range, which no service has.
 fn other_end(network: Network) -> Ipv6Addr {
@@ -47,6 +55,27 @@ pub(super) async fn own_all(network: Network, there: u32, handle: &Handle) -> Re
     // To this machine alone, as with IPv4.
     let back = way(network.ipv6(network.gateway()), WHOLE, there).build();
     handle.route().add(back).execute().await
+}
+
+/// Whether a connection gets there. Hosts that drop what comes over IPv6 are not rare, and callers
+/// that take IPv6 first would wait for each connection.
+pub(super) async fn leads_there(network: Network, namespace: &Namespace) -> bool {
+    let reach = async {
+        let there = SocketAddr::new(IpAddr::V6(other_end(network)), 0);
+        let listener = namespace.tcp(there).await?;
+        TcpStream::connect(listener.local_addr()?).await
+    };
+    let error = match timeout(REACHED_WITHIN, reach).await {
+        Ok(Ok(_)) => return true,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "nothing came back".to_owned(),
+    };
+    tracing::warn!(
+        error,
+        "services have no IPv6 addresses here: a connection to one fails, perhaps because this \
+         host drops packets of IPv6; restart the daemon once it does not"
+    );
+    false
 }
 
 fn way(to: Ipv6Addr, prefix: u8, through: u32) -> RouteMessageBuilder<Ipv6Addr> {
