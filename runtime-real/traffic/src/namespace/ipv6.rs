@@ -28,8 +28,10 @@ const LOCAL_PREFIX: u8 = Network::BEFORE_IPV4 + Network::LOCAL_PREFIX;
 /// Connections that wait to be accepted; as many as for IPv4 (`std::net::TcpListener`).
 const CALLERS_WAITING: i32 = 128;
 
-/// A connection on this machine takes no longer, unless packets are dropped.
-const REACHED_WITHIN: Duration = Duration::from_secs(1);
+/// A connection on this machine takes no longer, unless packets are dropped: the kernel takes up to a
+/// second to notice that a new interface is up, and a neighbour that did not hear is asked again each
+/// second, three times in all.
+const REACHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The address of the other end: the first of the range, which no service has.
 fn other_end(network: Network) -> Ipv6Addr {
