@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 command -v cargo-fuzz >/dev/null || { echo "run cargo install cargo-fuzz --locked" >&2; exit 1; }
 seconds=${2:-60}
-for fuzzed in ${1:-http_request dns_packet config}; do
+for fuzzed in ${1:-http_request replica_answer dns_packet config}; do
   mkdir -p "corpus/$fuzzed"
   seeds=("seeds/$fuzzed")
   [ "$fuzzed" != config ] || seeds=(../core/tests/config/good ../core/tests/config/bad)
