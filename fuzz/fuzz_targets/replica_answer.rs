@@ -124,7 +124,7 @@ fn table() -> Table {
     let timeout = Some(Duration::from_secs(20));
     let route = HttpRoute { websocket: true, timeout, ..HttpRoute::new("a", "/", "web") };
     let services = vec![Service { name: "web".into(), backends }];
-    Table { http: vec![route], tcp: Vec::new(), services }
+    Table { http: vec![route], services, ..Table::default() }
 }
 
 fuzz_target!(|input: &[u8]| {
