@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::{join_all, try_join_all};
+use futures_util::stream::FuturesUnordered;
 use hickory_server::proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_server::proto::rr::rdata::A;
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
@@ -20,11 +22,12 @@ use mill_traffic::{Apart, Asked, serve_names_beside};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How many questions one asker may put at once, and how many may wait: as `limits` has it.
 const AT_ONCE: usize = 200;
+const PER_SECOND: usize = 100;
 const WAITING: usize = 128;
 const CONNECTIONS: usize = 256;
 const CONNECTIONS_OF_ONE: usize = 64;
@@ -74,9 +77,14 @@ struct Served {
 
 async fn served(apart: Apart) -> Served {
     let (resolver, upstream) = resolver().await;
-    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (udp, tcp) = loop {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // Another test may have that port for its connections.
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            break (udp, tcp);
+        }
+    };
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     let (_, seen) = watch::channel(Arc::new(Tables::default()));
     let asked = serve_names_beside(seen, resolver, apart, udp, tcp);
     Served { address, upstream, asked: Box::new(asked) }
@@ -106,7 +114,7 @@ fn one_that_asks_without_end_is_told_so_and_the_others_are_answered() {
     test(async {
         let served = served(Apart::Sockets).await;
         let (mad, other) = (served.socket().await, served.socket().await);
-        let mut answered = 0;
+        let (begun, mut answered) = (Instant::now(), 0);
         for round in 0..10 {
             for id in 0..100 {
                 let name = format!("mad-{round}-{id}.example.");
@@ -122,7 +130,9 @@ fn one_that_asks_without_end_is_told_so_and_the_others_are_answered() {
             assert_eq!(code, ResponseCode::NoError);
         }
         let counted = (served.asked)();
-        assert!((AT_ONCE..1000).contains(&answered), "{answered}");
+        // However slow this machine is.
+        let earned = usize::try_from(begun.elapsed().as_millis()).unwrap() * PER_SECOND / 1000;
+        assert!((AT_ONCE..=AT_ONCE + earned).contains(&answered), "{answered}, {earned} earned");
         assert_eq!(counted.limited, 1000 - answered as u64);
         assert_eq!(served.upstream.lock().unwrap().len(), answered + 10);
         // What was answered before costs nothing.
@@ -253,16 +263,15 @@ fn a_container_is_one_asker_however_many_sockets_it_asks_from() {
             return;
         };
         let served = served(Apart::Containers).await;
-        let sockets = (0..AT_ONCE * 2).map(|_| served.socket());
+        let sockets = (0..WAITING + 70).map(|_| served.socket());
         let sockets = mad.within(join_all(sockets)).await;
-        let mut codes = Vec::new();
-        for (round, sockets) in sockets.chunks(100).enumerate() {
-            let names: Vec<_> = (0..100).map(|id| format!("mad-{round}-{id}.example.")).collect();
-            let asking = sockets.iter().zip(&names).map(|(socket, name)| asked(socket, name));
-            codes.extend(join_all(asking).await);
+        for (id, socket) in sockets.iter().enumerate() {
+            socket.send(&question(7, &format!("silent-{id}.example."))).await.unwrap();
         }
-        assert!(codes[..AT_ONCE].iter().all(|code| *code == ResponseCode::NoError));
-        assert!(codes[AT_ONCE..].contains(&ResponseCode::ServFail), "some were limited");
+        let mut told: FuturesUnordered<_> = sockets.iter().map(heard).collect();
+        for _ in 0..70 {
+            assert_eq!(told.next().await, Some(ResponseCode::ServFail));
+        }
         let beside = other.within(served.socket()).await;
         assert_eq!(asked(&beside, "other.example.").await, ResponseCode::NoError);
 
