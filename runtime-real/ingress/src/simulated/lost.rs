@@ -86,7 +86,7 @@ async fn call(number: u64, seed: u64, over: Rc<Cell<bool>>, outcomes: Outcomes) 
             return;
         }
         let (method, length) = match draw.below(3) {
-            0 => (Method::POST, draw.below(3_000)),
+            0 => (Method::POST, draw.below(2) * draw.below(3_000)),
             _ => (Method::GET, 0),
         };
         let path = format!("/{number}.{count}");
