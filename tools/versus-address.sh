@@ -12,7 +12,7 @@ if [ -z "${IN_NAMESPACE:-}" ]; then
   for tool in iperf3 unshare ip cargo; do
     command -v $tool >/dev/null || { echo "$tool is missing; install it" >&2; exit 1; }
   done
-  cargo build --quiet --locked --release -p mill-traffic --example address
+  cargo build --quiet --locked --release --workspace --example address
   IN_NAMESPACE=1 exec unshare --net "$0" "$@"
 fi
 ip link set lo up

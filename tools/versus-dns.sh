@@ -13,7 +13,7 @@ for tool in dnsmasq dnsperf taskset cargo; do
 done
 target=${CARGO_TARGET_DIR:-target}
 names=${NAMES:-$target/release/examples/names}
-[ -n "${NAMES:-}" ] || cargo build --quiet --locked --release -p mill-traffic --example names
+[ -n "${NAMES:-}" ] || cargo build --quiet --locked --release --workspace --example names
 work=$(mktemp -d)
 started=()
 stop() {

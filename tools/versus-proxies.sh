@@ -14,7 +14,7 @@ for tool in nginx caddy wrk curl openssl taskset pgrep cargo; do
 done
 target=${CARGO_TARGET_DIR:-target}
 proxy=${PROXY:-$target/release/examples/proxy}
-[ -n "${PROXY:-}" ] || cargo build --quiet --locked --release -p mill-ingress --example proxy
+[ -n "${PROXY:-}" ] || cargo build --quiet --locked --release --workspace --example proxy
 work=$(mktemp -d)
 chmod 755 "$work" # nginx reads the pages as another user
 started=()

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 turns=${1:-5}
 seconds=${2:-4}
-cargo build --locked --release --quiet -p mill-mesh --example mesh
+cargo build --locked --release --quiet --workspace --example mesh
 mesh=$(realpath "${CARGO_TARGET_DIR:-target}/release/examples/mesh")
 id=$$
 a=millwg-$id-a

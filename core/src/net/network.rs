@@ -100,8 +100,13 @@ impl Network {
         self.at(UPPER | address)
     }
 
+    /// The IPv6 address at which a service is called, beside that of IPv4; none on loopback.
+    pub fn ipv6_of_service(self, address: u16) -> Option<Ipv6Addr> {
+        (!self.is_loopback()).then(|| self.ipv6(self.of_service(address)))
+    }
+
     /// The IPv6 address beside one of IPv4 that is of this network: unique local, with the other in
-    /// its last 32 bits. There is none on loopback.
+    /// its last 32 bits.
     pub fn ipv6(self, address: Ipv4Addr) -> Ipv6Addr {
         let mut octets = [0; 16];
         octets[0] = UNIQUE_LOCAL;

@@ -108,8 +108,7 @@ impl Tables {
             return Some(Vec::new());
         }
         let address = self.network.of_service(service.address);
-        let beside = || Data::Aaaa(self.network.ipv6(address));
-        let beside = (!self.network.is_loopback()).then(beside);
+        let beside = self.network.ipv6_of_service(service.address).map(Data::Aaaa);
         Some(std::iter::once(Data::A(address)).chain(beside).collect())
     }
 

@@ -156,7 +156,7 @@ impl Node {
         let port = version.spec.container.port?;
         let network = self.cluster.network;
         let address = network.of_service(service.address);
-        let beside = (!network.is_loopback()).then(|| format!(", {}", network.ipv6(address)));
+        let beside = network.ipv6_of_service(service.address).map(|beside| format!(", {beside}"));
         Some(format!("{name}.{ZONE}:{port} ({address}{})", beside.unwrap_or_default()))
     }
 

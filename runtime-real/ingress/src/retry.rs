@@ -1,11 +1,13 @@
 //! One request to one of a service's replicas, or to another if that can do no harm.
 //!
-//! A request is sent again only if nothing of it was sent, or if a connection that had been idle
-//! turned out closed before any byte of an answer, the method is idempotent (RFC 9110 section
-//! 9.2.2) and nothing of the body was taken. Everything else is the client's to decide. A replica
-//! that left the tables while a connection to it was opened is not asked, as long as there is
-//! another.
+//! A request is sent again only if nothing of it was sent; if a replica says that it did nothing
+//! with it (HTTP/2, RFC 9113 section 8.7); or, once, if a connection that had been idle or is shared
+//! ended before any byte of an answer, and the method is idempotent (RFC 9110 section 9.2.2). In
+//! all of these nothing of the body may have been taken. Everything else is the client's to decide.
+//! A replica that left the tables while a connection to it was opened is not asked, as long as
+//! there is another.
 
+use std::error::Error;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +25,7 @@ use crate::decode::{Asked, Head};
 use crate::headers;
 use crate::pool::Lease;
 use crate::sending::Unsent;
-use crate::upstream::{Connection, Trouble};
+use crate::upstream::{Connection, Trouble, is_silence};
 use crate::worker::Worker;
 
 /// How often one request is tried in all.
@@ -249,20 +251,20 @@ fn unanswered(
     tracing::debug!(
         backend = %lease.replica.backend.id,
         sent = connection.written(),
-        error = trouble as &dyn std::error::Error,
+        error = trouble as &dyn Error,
         "a backend ended its connection before it answered"
     );
     Attempt::Failed(Failure::Broken)
 }
 
-async fn over_http2(this: &Try<'_>, lease: &Lease, outgoing: &mut Outgoing) -> io::Result<Attempt> {
+async fn over_http2(this: &Try<'_>, lease: &Lease, outgoing: &Outgoing) -> io::Result<Attempt> {
     let worker = this.worker;
     let mut sender = lease.replica.share(&worker.options.limits).await?;
     if this.has_left(lease) {
         return Ok(Attempt::Left);
     }
-    let host = outgoing.headers.remove(HOST);
-    let authority = host.as_ref().map_or(&b"localhost"[..], |host| host.as_bytes());
+    let host = outgoing.headers.get(HOST);
+    let authority = host.map_or(&b"localhost"[..], |host| host.as_bytes());
     let path = outgoing.uri.path_and_query().map_or("/", |path| path.as_str());
     let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
     let Ok(uri) = uri else {
@@ -270,7 +272,7 @@ async fn over_http2(this: &Try<'_>, lease: &Lease, outgoing: &mut Outgoing) -> i
     };
     let request = request(outgoing, uri);
     let answer = sender.try_send_request(request);
-    let mut error = match within(worker, outgoing, answer).await {
+    let error = match within(worker, outgoing, answer).await {
         Some(Ok(mut response)) => {
             headers::strip_hop_by_hop(response.headers_mut());
             *response.version_mut() = Version::HTTP_11;
@@ -282,22 +284,40 @@ async fn over_http2(this: &Try<'_>, lease: &Lease, outgoing: &mut Outgoing) -> i
     if let Some(problem) = outgoing.problem() {
         return Ok(Attempt::Failed(Failure::Upload(problem)));
     }
-    match error.take_message() {
-        Some(unsent) => {
-            outgoing.headers = unsent.into_parts().0.headers;
-            outgoing.headers.extend(host.map(|host| (HOST, host)));
-            Ok(Attempt::Again)
-        }
-        None => Ok(Attempt::Failed(Failure::Broken)),
+    let untouched = error.message().is_some() || is_refusal(error.error());
+    let harmless = untouched || (this.number == 0 && is_idempotent(&outgoing.method));
+    if harmless && !outgoing.is_taken() {
+        let silent = cause(error.error()).is_some_and(is_silence);
+        return Ok(if silent { Attempt::Elsewhere } else { Attempt::Again });
     }
+    tracing::debug!(
+        backend = %lease.replica.backend.id,
+        error = error.error() as &dyn Error,
+        "a backend ended a request over HTTP/2 before it answered"
+    );
+    Ok(Attempt::Failed(Failure::Broken))
 }
 
-fn request(outgoing: &mut Outgoing, uri: Uri) -> Request<ForwardBody> {
+/// Whether the replica says that it did nothing with a request (RFC 9113 section 8.7): the stream
+/// was refused, or came after the last one of a connection that ends.
+fn is_refusal(error: &hyper::Error) -> bool {
+    cause::<h2::Error>(error).is_some_and(|error| {
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (error.is_go_away() || refused)
+    })
+}
+
+fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
+    error.source()?.downcast_ref()
+}
+
+fn request(outgoing: &Outgoing, uri: Uri) -> Request<ForwardBody> {
     let mut request = Request::new(ForwardBody(outgoing.upload.clone()));
     *request.method_mut() = outgoing.method.clone();
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
-    *request.headers_mut() = std::mem::take(&mut outgoing.headers);
+    *request.headers_mut() = outgoing.headers.clone();
+    request.headers_mut().remove(HOST);
     request
 }
 

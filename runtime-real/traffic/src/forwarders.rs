@@ -132,7 +132,8 @@ impl Forwarders {
         let mut failed = Failed::new();
         let addresses = |service: &ServiceTable, port: u16| {
             let address = tables.network.of_service(service.address);
-            let beside = place.has_ipv6().then(|| tables.network.ipv6(address));
+            let beside = tables.network.ipv6_of_service(service.address);
+            let beside = beside.filter(|_| place.has_ipv6());
             let all = std::iter::once(IpAddr::V4(address)).chain(beside.map(IpAddr::V6));
             all.map(move |address| SocketAddr::new(address, port))
         };

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod common;
+
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,7 +22,7 @@ use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use mill_core::net::Tables;
 use mill_traffic::{Apart, Asked, serve_names_beside};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -77,13 +79,7 @@ struct Served {
 
 async fn served(apart: Apart) -> Served {
     let (resolver, upstream) = resolver().await;
-    let (udp, tcp) = loop {
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        // Another test may have that port for its connections.
-        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
-            break (udp, tcp);
-        }
-    };
+    let (udp, tcp) = common::free_port().await;
     let address = udp.local_addr().unwrap();
     let (_, seen) = watch::channel(Arc::new(Tables::default()));
     let asked = serve_names_beside(seen, resolver, apart, udp, tcp);

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -13,7 +15,7 @@ use hickory_server::proto::op::{Edns, Message, MessageType, OpCode, Query, Respo
 use hickory_server::proto::rr::{Name, RecordType};
 use mill_core::name::{AllocId, NodeId};
 use mill_core::net::{Network, NodeTable, Replica, ServiceTable, Tables};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -52,9 +54,8 @@ struct Served {
 
 async fn served(replicas: u16) -> Served {
     let (tables, seen) = watch::channel(tables(replicas));
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (udp, tcp) = common::free_port().await;
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     tokio::spawn(mill_traffic::serve_names(seen, udp, tcp));
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     client.connect(address).await.unwrap();

@@ -205,6 +205,87 @@ fn requests_that_wait_for_one_http2_connection_go_elsewhere_together() {
     }
 }
 
+/// Of two replicas one is cut off while connections to both are kept.
+fn fall_silent(replicas: [&'static str; 2]) {
+    for seed in 0..20 {
+        let mut sim = network(seed, ROOMY);
+        for name in replicas {
+            replica(&mut sim, name, &Notes::default());
+        }
+        let ingress = Ingress::new(&mut sim, seed, options());
+        tell(sim, seed, async move {
+            ingress.publish(route(), &replicas);
+            for (path, most) in [("/?201", 0), ("/?101", 1_000)] {
+                let ask = |_| spawn_local(async move { Caller::default().get(path).await });
+                let asked: Vec<_> = (0..6).map(ask).collect();
+                for one in asked {
+                    let outcome = one.await.unwrap();
+                    assert_eq!(outcome.status(), 200, "{outcome:?}");
+                    assert!(outcome.took < millis(201 + most) + 2 * MESSAGES, "{outcome:?}");
+                }
+                cut(replicas[1]);
+            }
+            assert_eq!(ingress.counters.ejections.value(), 1);
+        });
+    }
+}
+
+#[test]
+fn gets_on_kept_connections_to_a_silent_machine_count_against_it_and_are_asked_elsewhere() {
+    fall_silent(["one", "two"]);
+}
+
+#[test]
+fn gets_on_a_shared_connection_to_a_silent_machine_count_against_it_and_are_asked_elsewhere() {
+    fall_silent(["h2-one", "h2-two"]);
+}
+
+/// Speaks HTTP/2 until the first request, of which it says that it does nothing with it.
+async fn refuse(mut stream: TcpStream, ends: bool) {
+    const HEADERS: u8 = 1;
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // After stream 0, without an error; and REFUSED_STREAM (RFC 9113, sections 6.8 and 7).
+    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const RESET: &[u8] = &[0, 0, 4, 3, 0];
+    const REFUSED: &[u8] = &[0, 0, 0, 7];
+    let mut preface = [0; 24];
+    let Ok(_) = stream.read_exact(&mut preface).await else { return };
+    stream.write_all(SETTINGS).await.unwrap();
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
+        if head[3] == HEADERS {
+            let refusal =
+                if ends { GOAWAY.to_vec() } else { [RESET, &head[5..], REFUSED].concat() };
+            stream.write_all(&refusal).await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_replica_did_nothing_with_is_asked_elsewhere_whatever_the_method() {
+    for (seed, ends) in (0..10).flat_map(|seed| [(seed, false), (seed, true)]) {
+        let mut sim = network(seed, ROOMY);
+        let notes = Notes::default();
+        machine(&mut sim, "h2-refusing", move |stream| refuse(stream, ends));
+        replica(&mut sim, "two", &notes);
+        let ingress = Ingress::new(&mut sim, seed, options());
+        tell(sim, seed, async move {
+            ingress.publish(route(), &["h2-refusing", "two"]);
+            for number in 0..4 {
+                let path = format!("/{number}");
+                let asked = request(Method::POST, &path, Vec::new());
+                let outcome = Caller::default().ask(asked).await;
+                assert_eq!(outcome.status(), 200, "{outcome:?}");
+                let begun = notes.begun();
+                assert_eq!(begun.iter().filter(|begun| begun.path == path).count(), 1);
+            }
+            assert!(ingress.counters.retries.value() > 0, "nothing was refused");
+        });
+    }
+}
+
 /// Answers what it is asked, and ends a connection on which nothing is asked for so long.
 async fn hurry(mut stream: TcpStream, patience: Duration) {
     while let Ok(Some(_)) = timeout(patience, read_head(&mut stream)).await {

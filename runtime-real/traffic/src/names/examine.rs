@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use hickory_server::net::NetError;
+use hickory_server::net::{DnsError, NetError};
 use hickory_server::proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_server::proto::rr::{Name, RecordType};
 use tokio::net::UdpSocket;
@@ -42,14 +42,29 @@ pub(crate) async fn examine(at: SocketAddr, name: &str, others: &Others) -> Exam
     let beyond = async {
         let Some(resolver) = others.resolver() else { return Ok(()) };
         match timeout(PATIENCE, resolver.lookup(Name::root(), RecordType::NS)).await {
-            // Whatever it is, somebody said it.
-            Ok(Ok(_) | Err(NetError::Dns(_))) => Ok(()),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(NetError::Dns(said))) => match code(&said) {
+                // One that reaches nobody itself, or answers others only.
+                Some(code @ (ResponseCode::ServFail | ResponseCode::Refused)) => {
+                    Err(format!("to a question for the root's name servers they answer {code}"))
+                }
+                // Whatever else it is, somebody said it.
+                Some(_) | None => Ok(()),
+            },
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("nothing came within {} s", PATIENCE.as_secs())),
         }
     };
     let (own, beyond) = tokio::join!(own, beyond);
     Examined { own, resolvers: others.servers().to_vec(), others: beyond }
+}
+
+fn code(said: &DnsError) -> Option<ResponseCode> {
+    match said {
+        DnsError::ResponseCode(code) => Some(*code),
+        DnsError::NoRecordsFound(none) => Some(none.response_code),
+        _ => None,
+    }
 }
 
 async fn ask(at: SocketAddr, name: &str) -> io::Result<ResponseCode> {
@@ -68,6 +83,39 @@ async fn ask(at: SocketAddr, name: &str) -> io::Result<ResponseCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A resolver that answers all questions with this, and where it is.
+    async fn resolver(code: ResponseCode) -> SocketAddr {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let at = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut bytes = [0; LONGEST];
+            while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
+                let asked = Message::from_vec(&bytes[..length]).unwrap();
+                let mut said = Message::error_msg(asked.metadata.id, OpCode::Query, code);
+                said.add_queries(asked.queries.iter().cloned());
+                socket.send_to(&said.to_vec().unwrap(), from).await.unwrap();
+            }
+        });
+        at
+    }
+
+    #[test]
+    fn a_resolver_that_reaches_nobody_or_refuses_is_no_good() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            for (code, good) in [
+                (ResponseCode::ServFail, false),
+                (ResponseCode::Refused, false),
+                (ResponseCode::NXDomain, true),
+                (ResponseCode::NoError, true),
+            ] {
+                let at = resolver(code).await;
+                let found = examine(at, "a.node.mill.", &Others::at(at)).await;
+                assert_eq!(found.others.is_ok(), good, "{code}: {:?}", found.others);
+            }
+        });
+    }
 
     #[test]
     fn nobody_that_is_silent_is_said_to_answer() {
