@@ -60,7 +60,7 @@ wire: ## nodes over a simulated network that breaks, many seeds: make wire WIRE_
 	MILL_WIRE_SEEDS=$(WIRE_SEEDS) $(NEXTEST) -p mill-runtime-real -E 'test(daemon::tests) or binary(rpc)'
 
 mutants: ## known bugs that the simulators must find, each in a process of its own
-	$(NEXTEST) -p mill-sim-tests --features mutants --test mutants --no-fail-fast
+	$(NEXTEST) --workspace --features mill-sim-tests/mutants --test mutants --no-fail-fast
 
 # RUSTFLAGS here replaces the flags in .cargo/config.toml, so it names the linker again.
 madsim: SEEDS = 0..30

@@ -86,7 +86,7 @@ enum Attempt {
     Answered(Response<BackendBody>, Option<HeaderValue>),
     /// Nothing was sent, or it can be sent again.
     Again,
-    /// As `Again`, but the replica cannot be reached.
+    /// As `Again`, but the replica cannot be reached, or takes no requests.
     Elsewhere,
     /// Nothing was sent, since the replica left the tables meanwhile.
     Left,
@@ -124,7 +124,7 @@ pub(crate) async fn send(
                 this.passed_over += 1;
                 continue;
             }
-            Ok(Attempt::Again) => {}
+            Ok(Attempt::Again) => failure = Failure::Broken,
             Ok(Attempt::Failed(failure @ Failure::Upload(_))) => return Err(failure),
             Ok(Attempt::Failed(failure)) => {
                 note_failure(worker, service, &lease);
@@ -284,11 +284,14 @@ async fn over_http2(this: &Try<'_>, lease: &Lease, outgoing: &Outgoing) -> io::R
     if let Some(problem) = outgoing.problem() {
         return Ok(Attempt::Failed(Failure::Upload(problem)));
     }
-    let untouched = error.message().is_some() || is_refusal(error.error());
+    let said = cause::<h2::Error>(error.error()).filter(|said| said.is_remote());
+    let refused = said.is_some_and(|said| said.reason() == Some(h2::Reason::REFUSED_STREAM));
+    let came_after_the_last = said.is_some_and(h2::Error::is_go_away);
+    let untouched = error.message().is_some() || refused || came_after_the_last;
     let harmless = untouched || (this.number == 0 && is_idempotent(&outgoing.method));
     if harmless && !outgoing.is_taken() {
         let silent = cause(error.error()).is_some_and(is_silence);
-        return Ok(if silent { Attempt::Elsewhere } else { Attempt::Again });
+        return Ok(if silent || refused { Attempt::Elsewhere } else { Attempt::Again });
     }
     tracing::debug!(
         backend = %lease.replica.backend.id,
@@ -296,15 +299,6 @@ async fn over_http2(this: &Try<'_>, lease: &Lease, outgoing: &Outgoing) -> io::R
         "a backend ended a request over HTTP/2 before it answered"
     );
     Ok(Attempt::Failed(Failure::Broken))
-}
-
-/// Whether the replica says that it did nothing with a request (RFC 9113 section 8.7): the stream
-/// was refused, or came after the last one of a connection that ends.
-fn is_refusal(error: &hyper::Error) -> bool {
-    cause::<h2::Error>(error).is_some_and(|error| {
-        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        error.is_remote() && (error.is_go_away() || refused)
-    })
 }
 
 fn cause<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {

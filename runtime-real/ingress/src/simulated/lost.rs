@@ -282,6 +282,8 @@ fn what_a_replica_did_nothing_with_is_asked_elsewhere_whatever_the_method() {
                 assert_eq!(begun.iter().filter(|begun| begun.path == path).count(), 1);
             }
             assert!(ingress.counters.retries.value() > 0, "nothing was refused");
+            ingress.publish(route(), &["h2-refusing"]);
+            assert_eq!(Caller::default().get("/").await.status(), 502);
         });
     }
 }
