@@ -32,7 +32,7 @@ use crate::args::Dev;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::render::progress::Waiting;
-use crate::render::{self, painted};
+use crate::render::{self, counted, painted};
 
 /// What is logged: what goes wrong, in Mill's words.
 const LOG: &str = "warn,openraft=off,boringtun=off";
@@ -85,8 +85,8 @@ pub async fn dev(args: Dev, json: bool) -> Outcome {
     .await
     .map_err(|error| Failure::of(&error))?;
     // Also a reader that goes away leaves nothing behind: its panic waits for the cleaning up.
-    let showing =
-        AssertUnwindSafe(show(&client, &loaded, (args.once, json), &ingress_at)).catch_unwind();
+    let showing = show((&client, &socket), &loaded, (args.once, json), &ingress_at);
+    let showing = AssertUnwindSafe(showing).catch_unwind();
     let outcome = tokio::select! {
         biased;
         () = stop.wait() => Ok(interrupted(args.once)),
@@ -196,7 +196,7 @@ fn interrupted(once: bool) -> Outcome {
 
 /// Deploys, says where everything answers, and shows logs for as long as it is let.
 async fn show(
-    client: &Client,
+    (client, socket): (&Client, &Path),
     loaded: &config::Loaded,
     (once, json): (bool, bool),
     at: &IngressOptions,
@@ -221,7 +221,9 @@ async fn show(
         return check(&status, json).await;
     }
     if !json {
-        println!("\nlogs follow; Ctrl-C stops and removes everything\n");
+        println!("\nother commands speak with this cluster, in another terminal, after");
+        println!("  export MILL_ADDRESS={}", socket.display());
+        println!("logs follow; Ctrl-C stops and removes everything\n");
     }
     logs::print(client, "/v1/logs?follow=true&tail=20", true, json).await
 }
@@ -248,7 +250,7 @@ fn print_urls(status: &StatusView) {
         let endpoints = service.endpoints.iter().map(|endpoint| format!("http://{endpoint}"));
         let endpoints: Vec<String> = endpoints.collect();
         let shown = match endpoints.is_empty() {
-            true => format!("{} replicas, no port", service.healthy),
+            true => format!("{}, no port", counted(service.healthy as usize, "replica")),
             false => endpoints.join("  "),
         };
         println!("{} {shown}", painted(&format!("{:<12}", service.name), render::GREEN));
