@@ -167,9 +167,9 @@ fn of_resolvers(others: &[IpAddr], trouble: Option<&str>) -> Finding {
         (false, Some(trouble)) => bad(
             "resolvers",
             Grade::Warning,
-            format!("none of the host's resolvers answers ({list}): {trouble}"),
-            "containers find names of the cluster alone until one does: check that they are \
-             reached from here, or name others in /etc/resolv.conf and restart the daemon",
+            format!("the host's resolvers ({list}), asked for the root of all names: {trouble}"),
+            "containers may find names of the cluster alone: check that they are reached from \
+             here and resolve, or name others in /etc/resolv.conf and restart the daemon",
         ),
     }
 }
@@ -418,7 +418,7 @@ mod tests {
         for (report, telling) in [
             (NamesReport::Serving(own), "does not answer for `a.node.mill`: nothing came"),
             (NamesReport::Serving(none), "nameserver ADDRESS"),
-            (NamesReport::Serving(silent), "none of the host's resolvers answers (192.0.2.53)"),
+            (NamesReport::Serving(silent), "the host's resolvers (192.0.2.53), asked for"),
             (NamesReport::Missing(missing.to_owned()), "run the daemon as root"),
             (NamesReport::Starting, "look again in a moment"),
         ] {

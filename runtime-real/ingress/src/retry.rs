@@ -25,7 +25,7 @@ use crate::decode::{Asked, Head};
 use crate::headers;
 use crate::pool::Lease;
 use crate::sending::Unsent;
-use crate::upstream::{Connection, Trouble, is_silence};
+use crate::upstream::{Connection, Trouble};
 use crate::worker::Worker;
 
 /// How often one request is tried in all.
@@ -86,8 +86,10 @@ enum Attempt {
     Answered(Response<BackendBody>, Option<HeaderValue>),
     /// Nothing was sent, or it can be sent again.
     Again,
-    /// As `Again`, but the replica cannot be reached, or takes no requests.
+    /// As `Again`, but the replica cannot be reached.
     Elsewhere,
+    /// As `Again`, but the replica said that it did nothing with it: it takes no more just now.
+    Refused,
     /// Nothing was sent, since the replica left the tables meanwhile.
     Left,
     Failed(Failure),
@@ -104,7 +106,7 @@ pub(crate) async fn send(
     let mut this = Try { worker, service, number: 0, passed_over: 0 };
     while this.number < MAX_ATTEMPTS {
         let Some(replica) = service.pick(&tried, worker.random(), crate::clock::now()) else {
-            return Err(failure);
+            return Err(if service.is_empty() { Failure::NoReplica } else { failure });
         };
         if this.number > 0 {
             worker.counters.retries.add(1);
@@ -133,10 +135,11 @@ pub(crate) async fn send(
             Ok(Attempt::Elsewhere) => {
                 note_failure(worker, service, &lease);
                 failure = Failure::Unreachable;
-                // Where there is no other, it may be there again.
-                if !service.has_one() {
-                    tried.push(replica.backend.address);
-                }
+                this.ask_others(&mut tried, &lease);
+            }
+            Ok(Attempt::Refused) => {
+                failure = Failure::Broken;
+                this.ask_others(&mut tried, &lease);
             }
             Err(_) => {
                 note_failure(worker, service, &lease);
@@ -165,6 +168,13 @@ impl Try<'_> {
     fn has_left(&self, lease: &Lease) -> bool {
         let more = self.passed_over < MAX_PASSED_OVER && !self.service.is_empty();
         lease.replica.is_retired() && more
+    }
+
+    /// Asks others from now on. Where there is no other, it may take it after all.
+    fn ask_others(&self, tried: &mut Vec<SocketAddr>, lease: &Lease) {
+        if !self.service.has_one() {
+            tried.push(lease.replica.backend.address);
+        }
     }
 }
 
@@ -285,13 +295,20 @@ async fn over_http2(this: &Try<'_>, lease: &Lease, outgoing: &Outgoing) -> io::R
         return Ok(Attempt::Failed(Failure::Upload(problem)));
     }
     let said = cause::<h2::Error>(error.error()).filter(|said| said.is_remote());
-    let refused = said.is_some_and(|said| said.reason() == Some(h2::Reason::REFUSED_STREAM));
-    let came_after_the_last = said.is_some_and(h2::Error::is_go_away);
-    let untouched = error.message().is_some() || refused || came_after_the_last;
-    let harmless = untouched || (this.number == 0 && is_idempotent(&outgoing.method));
-    if harmless && !outgoing.is_taken() {
-        let silent = cause(error.error()).is_some_and(is_silence);
-        return Ok(if silent || refused { Attempt::Elsewhere } else { Attempt::Again });
+    let is_refused = said
+        .is_some_and(|said| said.is_go_away() || said.reason() == Some(h2::Reason::REFUSED_STREAM));
+    let is_broken = cause::<io::Error>(error.error()).is_some();
+    let again = if error.message().is_some() {
+        Some(Attempt::Again)
+    } else if is_refused {
+        Some(Attempt::Refused)
+    } else if is_broken && this.number == 0 && is_idempotent(&outgoing.method) {
+        Some(Attempt::Elsewhere)
+    } else {
+        None
+    };
+    if let Some(again) = again.filter(|_| !outgoing.is_taken()) {
+        return Ok(again);
     }
     tracing::debug!(
         backend = %lease.replica.backend.id,

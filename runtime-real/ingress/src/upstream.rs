@@ -69,21 +69,17 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    /// Whether nothing was heard from the other machine.
+    /// Whether nothing was heard from the other machine, which a closed connection would be.
     pub(crate) fn is_silence(&self) -> bool {
+        use io::ErrorKind as Kind;
         match self {
-            Trouble::Broken(error) | Trouble::Unsent(Unsent::Connection(error)) => {
-                is_silence(error)
-            }
+            Trouble::Broken(error) | Trouble::Unsent(Unsent::Connection(error)) => matches!(
+                error.kind(),
+                Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable
+            ),
             Trouble::TimedOut | Trouble::Unsent(Unsent::Upload) | Trouble::Answer(_) => false,
         }
     }
-}
-
-/// Whether nothing was heard from the other machine, which a closed connection would be.
-pub(crate) fn is_silence(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(error.kind(), Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable)
 }
 
 impl Connection {

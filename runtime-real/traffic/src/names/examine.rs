@@ -46,7 +46,7 @@ pub(crate) async fn examine(at: SocketAddr, name: &str, others: &Others) -> Exam
             Ok(Err(NetError::Dns(said))) => match code(&said) {
                 // One that reaches nobody itself, or answers others only.
                 Some(code @ (ResponseCode::ServFail | ResponseCode::Refused)) => {
-                    Err(format!("to a question for the root's name servers they answer {code}"))
+                    Err(format!("they say {code}"))
                 }
                 // Whatever else it is, somebody said it.
                 Some(_) | None => Ok(()),
