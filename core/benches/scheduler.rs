@@ -46,6 +46,7 @@ fn node(id: u64) -> Candidate {
         cpu_used: 0,
         memory_used: 0,
         ports: BTreeSet::new(),
+        resting: BTreeMap::new(),
         next_port: 20_000,
         services: BTreeMap::new(),
         watched: None,

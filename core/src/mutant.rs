@@ -95,6 +95,8 @@ pub enum Mutant {
     TimeoutIgnored,
     /// A service that failed in a deploy that keeps going stays on its way.
     FailedGoesOn,
+    /// A port goes to another service while a member still takes it for the first one's.
+    PortGivenAtOnce,
     /// What leaves stays in what requests are carried by.
     LeavesStayRouted,
     /// A deploy is done before every node sends requests to what it brought.

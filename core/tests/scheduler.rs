@@ -24,6 +24,7 @@ fn node(id: u64, cores: u64, labels: &[(&str, &str)]) -> Candidate {
         cpu_used: 0,
         memory_used: 0,
         ports: BTreeSet::new(),
+        resting: BTreeMap::new(),
         next_port: 20_000,
         services: BTreeMap::new(),
         watched: None,
@@ -117,6 +118,21 @@ fn a_fixed_port_is_given_once_per_node() {
     assert_eq!(verdicts[0], Verdict::Placed { node: NodeId(1), port: Some(8080) });
     let Verdict::Unplaced(rejected) = &verdicts[1] else { panic!("{verdicts:?}") };
     assert_eq!(rejected[0].reason, Reason::PortTaken(8080));
+}
+
+#[test]
+fn a_port_that_rests_is_given_to_the_service_that_had_it_alone() {
+    let mut nodes = [node(1, 4, &[])];
+    nodes[0].resting = [(8080, "web".parse().unwrap()), (20_000, "web".parse().unwrap())].into();
+    let (mut fixed, pooled) = (service(100), service(100));
+    fixed.container.fixed_port = true;
+    let asks = [ask("api.0", &fixed), ask("web.0", &fixed), ask("api.0", &pooled)];
+    let verdicts = place(&mut nodes, &asks);
+    let Verdict::Unplaced(rejected) = &verdicts[0] else { panic!("{verdicts:?}") };
+    let rests = Reason::PortRests { port: 8080, service: "web".parse().unwrap() };
+    assert_eq!(rejected[0].reason, rests);
+    assert_eq!(verdicts[1], Verdict::Placed { node: NodeId(1), port: Some(8080) });
+    assert_eq!(verdicts[2], Verdict::Placed { node: NodeId(1), port: Some(20_001) });
 }
 
 #[test]

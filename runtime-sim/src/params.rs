@@ -53,7 +53,12 @@ pub struct Params {
     pub mesh_after: Millis,
     /// Whether no datagram ever passes between the first two nodes.
     pub firewall: bool,
+    /// Ports in the pool of each machine.
+    pub ports: u16,
 }
+
+/// Enough that nobody waits for one.
+pub(crate) const MANY_PORTS: u16 = 200;
 
 /// Ninety days.
 const LONG_LIFE: Millis = Millis::mins(90 * 24 * 60);
@@ -98,6 +103,7 @@ impl Params {
             mesh_after,
             // Whoever joins an encrypted cluster behind one does not come in.
             firewall: mesh_after > Millis(0) && rng.chance(300),
+            ports: MANY_PORTS,
         }
     }
 
@@ -125,6 +131,7 @@ impl Params {
             certificate_life: LONG_LIFE,
             mesh_after: Millis(0),
             firewall: false,
+            ports: MANY_PORTS,
         }
     }
 }

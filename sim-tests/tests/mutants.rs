@@ -12,7 +12,8 @@ use mill_runtime_sim::raft::{self, RaftParams, Subject, mutant::Mutant as RaftMu
 use mill_runtime_sim::{FaultKind, Params, Violation, run};
 
 use Bug::{
-    Asking, Busy, Consensus, Core, Lossy, Renewing, Returning, Rotating, Running, Tasks, Under,
+    Asking, Busy, Consensus, Core, Lossy, Narrow, Renewing, Returning, Rotating, Running, Tasks,
+    Under,
 };
 
 /// A bug of one of the two simulators.
@@ -35,6 +36,8 @@ enum Bug {
     Renewing(Mutant),
     /// The same, where keys are replaced all the time, in clusters that move into the mesh.
     Rotating(Mutant),
+    /// The same, where ports are few, and machines are cut off.
+    Narrow(Mutant),
     /// `mill sim --raft` finds it with its lists.
     Consensus(RaftMutant),
     /// The same, with its nodes.
@@ -46,7 +49,7 @@ fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
     match bug {
         Core(bug) | Busy(bug) | Tasks(bug) | Running(bug) => mutant::choose(*bug),
         Lossy(bug) | Asking(bug) | Returning(bug) => mutant::choose(*bug),
-        Renewing(bug) | Rotating(bug) => mutant::choose(*bug),
+        Renewing(bug) | Rotating(bug) | Narrow(bug) => mutant::choose(*bug),
         Consensus(bug) | Under(bug) => raft::mutant::choose(*bug),
     }
     (0..seeds).find_map(|seed| {
@@ -60,6 +63,7 @@ fn hunt(bug: &Bug, seeds: u64) -> Option<(u64, &'static str)> {
             Returning(_) => run(returning(seed)).violation,
             Renewing(_) => run(renewing(seed)).violation,
             Rotating(_) => run(rotating(seed)).violation,
+            Narrow(_) => run(narrow(seed)).violation,
             Consensus(_) => on_raft(seed, Subject::Lists),
             Under(_) => on_raft(seed, Subject::Nodes),
         };
@@ -184,6 +188,23 @@ fn rotating(seed: u64) -> Params {
     }
 }
 
+/// Ports are soon another service's, and whoever is cut off still sends to them.
+fn narrow(seed: u64) -> Params {
+    Params {
+        nodes: 3,
+        services: 2,
+        people: 2,
+        pause: Millis::secs(1),
+        turmoil: Millis::mins(10),
+        faults: [FaultKind::Partition].into(),
+        fault_gap: Millis::secs(20),
+        bad_images: 0,
+        tasks: 0,
+        ports: 10,
+        ..Params::from_seed(seed)
+    }
+}
+
 fn is_found(bug: &Bug, seeds: u64, by: &[&str]) {
     let found = hunt(bug, seeds);
     println!("{found:?}");
@@ -270,6 +291,8 @@ bugs! {
         within 60, by ["canaries"];
     what_leaves_stays_routed: Core(Mutant::LeavesStayRouted),
         within 30, by ["routed"];
+    a_port_is_another_services_at_once: Narrow(Mutant::PortGivenAtOnce),
+        within 5, by ["misled"];
     a_deploy_is_done_unrouted: Core(Mutant::DoneUnrouted),
         within 60, by ["routed"];
     routes_change_too_early: Core(Mutant::RoutedTooEarly),
@@ -351,9 +374,9 @@ fn busy_seeds_hold_without_any_bug() {
 
 #[test]
 fn other_seeds_hold_without_any_bug() {
-    let kinds = [running, lossy, asking, returning, rotating];
+    let kinds = [running, lossy, asking, returning, rotating, narrow];
     let others = kinds.into_iter().flat_map(|kind| (0..5).map(kind));
-    all_hold((0..20).map(tasks).chain(others));
+    all_hold((0..20).map(tasks).chain((5..15).map(narrow)).chain(others));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What leaves the routes is asked to stop once every node that is up has said that it sends nothing
 //! to it any more: a barrier, and never a wait of so many seconds. Callers that are no nodes, and may
 //! remember an answer, are waited for by its own node (`agent/drain.rs`). The same word of all nodes
-//! says that requests come to what a deploy brought.
+//! says that requests come to what a deploy brought. A port that was given up goes to another service
+//! once every member has said so, those too that were down.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -9,13 +10,14 @@ use std::ops::Bound;
 use super::{Blocked, Brain, Draft};
 use crate::cluster::command::Command;
 use crate::cluster::deploy::Deploy;
+use crate::cluster::node::NodeRecord;
 use crate::cluster::{Cluster, Revision};
 use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
 use crate::net::Tables;
 
 impl Brain {
-    /// Releases what every node that is up has let go of.
+    /// Releases what every node that is up has let go of, and frees ports that all members have.
     pub(super) fn release(&mut self, draft: &mut Draft<'_>) {
         let cluster = draft.cluster;
         let leaving = cluster.allocs.iter().filter_map(|(id, alloc)| {
@@ -23,7 +25,11 @@ impl Brain {
             Some((id, since))
         });
         let leaving: Vec<_> = leaving.collect();
-        self.awaited = leaving.iter().map(|(_, since)| *since).collect();
+        let resting = cluster.resting.values().flat_map(|ports| ports.values());
+        let resting: BTreeSet<_> = resting.map(|resting| resting.since).collect();
+        self.awaited = leaving.iter().map(|(_, since)| *since).chain(resting.clone()).collect();
+        let until = resting.into_iter().rev().find(|since| self.all_follow(cluster, *since));
+        draft.commands.extend(until.map(|until| Command::FreePorts { until }));
         for (alloc, since) in leaving {
             if self.holders(cluster, since).is_empty() {
                 let up = cluster.nodes.iter().filter(|(_, record)| record.is_up());
@@ -41,6 +47,12 @@ impl Brain {
         let up = cluster.nodes.iter().filter(|(_, record)| record.is_up()).map(|(node, _)| *node);
         let holds = |node: &NodeId| self.heard.get(node).is_none_or(|h| h.revision < since);
         up.filter(holds).collect()
+    }
+
+    /// Whether every member, up or not, has said that it sends nothing to what left the routes then.
+    fn all_follow(&self, cluster: &Cluster, since: Revision) -> bool {
+        let all_up = cluster.nodes.values().all(NodeRecord::is_up);
+        all_up && self.holders(cluster, since).is_empty()
     }
 
     /// Whether every node that is up sends requests where the state says, and has said so: a deploy

@@ -298,6 +298,7 @@ impl Cluster {
             self.prune(&service);
         }
         self.nodes.remove(&node);
+        self.resting.remove(&node);
         self.intent += 1;
         self.history.record(wall, node, format!("node {name} was removed"));
         Ok(Reply::Done)

@@ -236,7 +236,8 @@ impl Cluster {
             }
             Command::Stop { alloc, reason } => self.stop(at, wall, alloc, *reason),
             Command::Release { alloc, by } => self.release(wall, alloc, by),
-            Command::Report { node, alloc, status } => self.report(wall, *node, alloc, status),
+            Command::FreePorts { until } => self.free_ports(*until),
+            Command::Report { node, alloc, status } => self.report(at, wall, *node, alloc, status),
             Command::StartRun { task, cause, overrides } => {
                 self.start_run(wall, task, *cause, overrides)
             }
@@ -369,6 +370,11 @@ impl Cluster {
         {
             return Err(stale(format!("port {port} of node {node} is given to another alloc")));
         }
+        if let Some(port) = port
+            && let Some(other) = self.rests_for(node, port, &slot.service)
+        {
+            return Err(stale(format!("port {port} of node {node} rests for service `{other}`")));
+        }
         let alloc = Alloc {
             slot: slot.clone(),
             run: None,
@@ -435,6 +441,7 @@ impl Cluster {
 
     fn report(
         &mut self,
+        at: Revision,
         wall: Wall,
         node: NodeId,
         id: &AllocId,
@@ -455,6 +462,7 @@ impl Cluster {
             self.receipt_goes_on(wall, id);
             self.run_goes_on(wall, id, &before);
             if ended {
+                self.rest_port(id, at);
                 self.prune(&service);
             }
         }

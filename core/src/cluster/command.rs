@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::FeatureLevel;
 use crate::cluster::admission::{Admission, JoinToken};
 use crate::cluster::alloc::{Status, StopReason};
 use crate::cluster::certificates::CertificateChange;
 use crate::cluster::deploy::{DeployKind, DeployState, Failure};
 use crate::cluster::node::NodeFacts;
 use crate::cluster::task::{Cause, Overrides};
+use crate::cluster::{FeatureLevel, Revision};
 use crate::config::model::{ClusterSettings, ServiceSpec, TaskSpec};
 use crate::container::PinnedImage;
 use crate::name::{AllocId, Name, NodeId, Slot};
@@ -81,6 +81,7 @@ impl Command {
             | Command::StartDeploy { .. }
             | Command::PinImage { .. }
             | Command::Release { .. }
+            | Command::FreePorts { .. }
             | Command::Certificates(_)
             | Command::Report { .. }
             | Command::StartRun { .. }
@@ -124,6 +125,7 @@ impl Command {
             | Command::Place { .. }
             | Command::Stop { .. }
             | Command::Release { .. }
+            | Command::FreePorts { .. }
             | Command::StartRun { .. }
             | Command::PlaceRun { .. }
             | Command::SkipDue { .. }
@@ -375,6 +377,12 @@ pub enum Command {
     },
     /// Something about certificates. Refused as each says.
     Certificates(CertificateChange),
+    /// Every member has said that it sends nothing to ports that were given up until then. Refused
+    /// if none rests.
+    FreePorts {
+        /// The revision that all of them have applied.
+        until: Revision,
+    },
     /// Ended allocs of which nobody needs to know any more. Refused for live ones.
     Forget {
         /// Which.

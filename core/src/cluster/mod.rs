@@ -17,6 +17,7 @@ mod keep_going;
 pub mod mesh;
 pub mod node;
 pub mod past;
+mod ports;
 pub mod receipt;
 pub mod recovery;
 mod rolling;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::apply::{Refusal, Reply};
 pub use self::features::{EVENTS_KEPT_IN_REHEARSAL, FeatureLevel};
+pub use self::ports::Resting;
 pub use self::runs::{RUNS_KEPT, RUNS_LIVE_MAX};
 pub use self::snapshot::{BadSnapshot, SNAPSHOT_FORMAT};
 use crate::config::model::ClusterSettings;
@@ -118,6 +120,9 @@ pub struct Cluster {
     /// Certificates of hosts that routes are for.
     #[serde(default)]
     pub certificates: certificates::Certificates,
+    /// Ports that no other service gets yet, by node; at most its pool, and what services own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resting: BTreeMap<NodeId, BTreeMap<u16, Resting>>,
     /// Rights to join, by the hash of their secret.
     pub tokens: BTreeMap<String, admission::JoinToken>,
     /// Live allocs by node: derived, for [`Cluster::allocs_on`].

@@ -2,6 +2,7 @@
 
 use super::{Ask, Candidate, Needs, Reason, Rejected};
 use crate::mutant::{self, Mutant};
+use crate::name::Name;
 use crate::units::{Bytes, Millicores};
 
 /// Whether it takes anything new, and has every label that the service requires.
@@ -42,11 +43,13 @@ pub fn resources(node: &Candidate, needs: Needs<'_>) -> Result<(), Reason> {
 }
 
 /// The port that the service would get there.
-pub fn port(node: &Candidate, needs: Needs<'_>) -> Result<Option<u16>, Reason> {
+pub fn port(node: &Candidate, service: &Name, needs: Needs<'_>) -> Result<Option<u16>, Reason> {
+    let rests_for = |port: u16| node.resting.get(&port).filter(|had_it| *had_it != service);
     if let Some(owned) = needs.container.owned_port() {
-        return match node.ports.contains(&owned) {
-            true => Err(Reason::PortTaken(owned)),
-            false => Ok(Some(owned)),
+        return match (node.ports.contains(&owned), rests_for(owned)) {
+            (true, _) => Err(Reason::PortTaken(owned)),
+            (false, Some(other)) => Err(Reason::PortRests { port: owned, service: other.clone() }),
+            (false, None) => Ok(Some(owned)),
         };
     }
     if needs.container.port.is_none() {
@@ -54,7 +57,9 @@ pub fn port(node: &Candidate, needs: Needs<'_>) -> Result<Option<u16>, Reason> {
     }
     let pool = node.capacity.ports;
     let from = node.next_port.clamp(pool.first, pool.last);
-    let free = (from..=pool.last).chain(pool.first..from).find(|port| !node.ports.contains(port));
+    let free = (from..=pool.last)
+        .chain(pool.first..from)
+        .find(|port| !node.ports.contains(port) && rests_for(*port).is_none());
     free.map(Some).ok_or(Reason::PoolExhausted(pool))
 }
 
@@ -80,7 +85,7 @@ pub fn rejections(nodes: &[Candidate], ask: &Ask<'_>) -> Vec<Rejected> {
         suits(node, ask.needs)
             .and_then(|()| trusted(node, ask))
             .and_then(|()| resources(node, ask.needs))
-            .and_then(|()| port(node, ask.needs).map(|_| ()))
+            .and_then(|()| port(node, &ask.slot.service, ask.needs).map(|_| ()))
     };
     let lacking = nodes.iter().filter(|node| pinned(node, ask)).filter_map(|node| {
         let reason = check(node).err()?;

@@ -37,6 +37,8 @@ pub struct Candidate {
     pub memory_used: u64,
     /// Ports that are given out.
     pub ports: BTreeSet<u16>,
+    /// Ports that no service gets but the one that had them.
+    pub resting: BTreeMap<u16, Name>,
     /// Where the search for a free port of the pool begins.
     pub next_port: u16,
     /// Allocs that it holds, by service.
@@ -154,6 +156,17 @@ pub enum Reason {
     /// The port is owned by another alloc.
     #[error("has given port {0} to another replica")]
     PortTaken(u16),
+    /// Another service had the port, and a node that is not heard may still send to it.
+    #[error(
+        "cannot give port {port} yet: nodes that are not heard may still take it for `{service}`, \
+         until they are back or removed"
+    )]
+    PortRests {
+        /// The port.
+        port: u16,
+        /// The service that had it.
+        service: Name,
+    },
     /// No port of the pool is left.
     #[error("has no port left between {} and {}", .0.first, .0.last)]
     PoolExhausted(PortPool),
@@ -203,7 +216,8 @@ fn place_service(nodes: &mut [Candidate], asks: &[Ask<'_>], verdicts: &mut Vec<V
             verdicts.push(Verdict::Unplaced(filter::rejections(nodes, ask)));
             continue;
         };
-        let port = filter::port(&nodes[chosen], ask.needs).expect("the filter has passed");
+        let port = filter::port(&nodes[chosen], &ask.slot.service, ask.needs);
+        let port = port.expect("the filter has passed");
         nodes[chosen].take(&ask.slot.service, ask.needs, port);
         ranking.took(nodes, chosen);
         verdicts.push(Verdict::Placed { node: nodes[chosen].id, port });
@@ -223,6 +237,10 @@ pub fn candidates(cluster: &Cluster) -> Vec<Candidate> {
             cpu_used: 0,
             memory_used: 0,
             ports: BTreeSet::new(),
+            resting: cluster
+                .resting_on(*id)
+                .map(|(port, resting)| (port, resting.service.clone()))
+                .collect(),
             next_port: record.next_port,
             services: BTreeMap::new(),
             watched: match record.trust {

@@ -99,8 +99,8 @@ impl<'a> Ranking<'a> {
     }
 
     fn refresh(&self, entry: &mut Entry, node: &Candidate) {
-        entry.fits =
-            filter::resources(node, self.needs).is_ok() && filter::port(node, self.needs).is_ok();
+        entry.fits = filter::resources(node, self.needs).is_ok()
+            && filter::port(node, self.service, self.needs).is_ok();
         entry.score.on_node = count(node, self.service);
         entry.score.share = dominant_share(node, self.needs);
     }

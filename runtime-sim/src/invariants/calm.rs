@@ -128,7 +128,7 @@ fn touched<'a>(before: &'a Cluster, entry: &'a Entry, after: &Cluster) -> BTreeS
         Command::Trust { .. } | Command::StartDeploy { .. } | Command::PinImage { .. } => None,
         Command::AdvanceDeploy { .. } | Command::SettleService { .. } => None,
         Command::FailServices { .. } => None,
-        Command::Promote { .. } | Command::Release { .. } => None,
+        Command::Promote { .. } | Command::Release { .. } | Command::FreePorts { .. } => None,
         Command::Report { .. } | Command::Forget { .. } => None,
         Command::StartRun { .. } | Command::PlaceRun { .. } => None,
         Command::SkipDue { .. } | Command::KillRun { .. } | Command::Certificates(_) => None,
@@ -148,7 +148,7 @@ fn is_fact(before: &Cluster, service: &Name, command: &Command) -> bool {
             before.allocs.get(alloc).is_some_and(|alloc| alloc.slot.service == *service)
         }
         Command::Found { .. } | Command::Trust { .. } | Command::PinImage { .. } => false,
-        Command::Release { .. } => false,
+        Command::Release { .. } | Command::FreePorts { .. } => false,
         Command::SettleService { .. } | Command::Place { .. } | Command::Stop { .. } => false,
         Command::AdmitNode { .. } | Command::PutToken { .. } | Command::RevokeTokens => false,
         Command::StartRun { .. } | Command::PlaceRun { .. } => false,

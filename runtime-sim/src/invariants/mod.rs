@@ -19,6 +19,7 @@ mod gates;
 mod gradual;
 mod members;
 mod mesh;
+mod misled;
 mod once;
 mod one_leader;
 mod outlives;
@@ -128,6 +129,7 @@ impl Default for Invariants {
             Box::new(gradual::Gradual),
             Box::new(members::Members::default()),
             Box::new(mesh::Mesh),
+            Box::new(misled::Misled::default()),
             Box::new(once::Once::default()),
             Box::new(one_leader::OneLeader::default()),
             Box::new(outlives::Outlives::default()),

@@ -61,6 +61,7 @@ fn may_change(command: &Command) -> bool {
         | Command::Place { .. }
         | Command::Stop { .. }
         | Command::Release { .. }
+        | Command::FreePorts { .. }
         | Command::Report { .. }
         | Command::StartRun { .. }
         | Command::PlaceRun { .. }

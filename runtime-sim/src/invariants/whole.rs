@@ -58,6 +58,7 @@ impl Invariant for Whole {
                 | Command::Place { .. }
                 | Command::Stop { .. }
                 | Command::Release { .. }
+                | Command::FreePorts { .. }
                 | Command::Report { .. }
                 | Command::StartRun { .. }
                 | Command::PlaceRun { .. }

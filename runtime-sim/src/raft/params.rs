@@ -6,7 +6,7 @@ use mill_core::rng::Rng;
 use mill_core::units::Millis;
 use serde::Serialize;
 
-use crate::params::Params;
+use crate::params::{MANY_PORTS, Params};
 use crate::world::faults::FaultKind;
 
 /// Faults that real consensus cannot be given: a daemon stands still with all of its tasks, entries
@@ -104,6 +104,7 @@ impl RaftParams {
             drift: self.drift,
             mesh_after: Millis::secs(if rng.chance(300) { rng.between(4, 16) } else { 0 }),
             firewall: false,
+            ports: MANY_PORTS,
             bad_images: if rng.chance(300) { 100 } else { 0 },
             busy: 300,
             tasks: if rng.chance(500) { 200 } else { 0 },

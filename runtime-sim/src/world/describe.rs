@@ -61,6 +61,7 @@ pub(super) fn describe(command: &Command) -> String {
             format!("deploy #{deploy} goes on without {}", failed.join(", "))
         }
         Command::Release { alloc, .. } => format!("{alloc} is in nobody's routes any more"),
+        Command::FreePorts { until } => format!("all know which ports were free at {until}"),
         Command::Promote { deploy, services, early } => {
             let services: Vec<&str> = services.iter().map(Name::as_str).collect();
             let by = if *early { "by hand" } else { "watched" };

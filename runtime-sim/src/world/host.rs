@@ -118,7 +118,7 @@ impl Host {
             capacity: Capacity {
                 cpu: Millicores(8_000),
                 memory: Bytes(16 << 30),
-                ports: PortPool { first: 20_000, last: 20_199 },
+                ports: PortPool { first: 20_000, last: 19_999 + params.ports },
             },
             version: VERSION.to_owned(),
             supports: FeatureLevel::NEWEST,

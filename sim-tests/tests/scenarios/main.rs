@@ -16,6 +16,7 @@ mod mesh;
 mod names;
 mod nodes;
 mod past;
+mod ports;
 mod recordings;
 mod recovery;
 mod returns;
