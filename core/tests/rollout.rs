@@ -70,6 +70,7 @@ impl World {
             placed: Revision { epoch: 0, index: self.next },
             desired: Desired::Run,
             status: Status::default(),
+            served: false,
             leaving: None,
         };
         self.next += 1;

@@ -10,7 +10,6 @@ use std::ops::Bound;
 use super::{Blocked, Brain, Draft};
 use crate::cluster::command::Command;
 use crate::cluster::deploy::Deploy;
-use crate::cluster::node::NodeRecord;
 use crate::cluster::{Cluster, Revision};
 use crate::mutant::{self, Mutant};
 use crate::name::NodeId;
@@ -28,8 +27,9 @@ impl Brain {
         let resting = cluster.resting.values().flat_map(|ports| ports.values());
         let resting: BTreeSet<_> = resting.map(|resting| resting.since).collect();
         self.awaited = leaving.iter().map(|(_, since)| *since).chain(resting.clone()).collect();
-        let until = resting.into_iter().rev().find(|since| self.all_follow(cluster, *since));
-        draft.commands.extend(until.map(|until| Command::FreePorts { until }));
+        let followed = self.followed_by_all(cluster);
+        let until = followed.and_then(|all| resting.range(..=all).next_back());
+        draft.commands.extend(until.map(|until| Command::FreePorts { until: *until }));
         for (alloc, since) in leaving {
             if self.holders(cluster, since).is_empty() {
                 let up = cluster.nodes.iter().filter(|(_, record)| record.is_up());
@@ -49,10 +49,14 @@ impl Brain {
         up.filter(holds).collect()
     }
 
-    /// Whether every member, up or not, has said that it sends nothing to what left the routes then.
-    fn all_follow(&self, cluster: &Cluster, since: Revision) -> bool {
-        let all_up = cluster.nodes.values().all(NodeRecord::is_up);
-        all_up && self.holders(cluster, since).is_empty()
+    /// What every member, up or not, has said that it carries traffic by; none if one may carry it by
+    /// anything.
+    fn followed_by_all(&self, cluster: &Cluster) -> Option<Revision> {
+        let said = cluster.nodes.iter().map(|(node, record)| {
+            let heard = self.heard.get(node).filter(|_| record.is_up());
+            heard.map(|heard| heard.revision)
+        });
+        said.min().flatten()
     }
 
     /// Whether every node that is up sends requests where the state says, and has said so: a deploy

@@ -38,6 +38,9 @@ pub struct Alloc {
     pub desired: Desired,
     /// What its node last reported.
     pub status: Status,
+    /// Whether it was ever healthy, so that requests may go to it by what a node knew then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
     /// How it leaves the routes, once it is to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaving: Option<Leaving>,

@@ -386,6 +386,7 @@ impl Cluster {
             placed: at,
             desired: Desired::Run,
             status: Status::default(),
+            served: false,
             leaving: None,
         };
         self.allocs.insert(id.clone(), alloc);
@@ -455,6 +456,7 @@ impl Cluster {
             return Err(stale(format!("alloc `{id}` has ended")));
         }
         let before = std::mem::replace(&mut alloc.status, status.clone());
+        alloc.served |= alloc.run.is_none() && status.phase == Phase::Healthy;
         if before.phase != status.phase {
             let (service, ended) = (alloc.slot.service.clone(), status.phase.is_end());
             let told = alloc.sentence();

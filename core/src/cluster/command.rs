@@ -378,7 +378,7 @@ pub enum Command {
     /// Something about certificates. Refused as each says.
     Certificates(CertificateChange),
     /// Every member has said that it sends nothing to ports that were given up until then. Refused
-    /// if none rests.
+    /// if none rests since then or before.
     FreePorts {
         /// The revision that all of them have applied.
         until: Revision,

@@ -120,7 +120,7 @@ pub struct Cluster {
     /// Certificates of hosts that routes are for.
     #[serde(default)]
     pub certificates: certificates::Certificates,
-    /// Ports that no other service gets yet, by node; at most its pool, and what services own.
+    /// Ports that no other service gets yet, by node; at most its pool, and what services owned.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resting: BTreeMap<NodeId, BTreeMap<u16, Resting>>,
     /// Rights to join, by the hash of their secret.

@@ -36,7 +36,7 @@ impl Cluster {
 
     /// Lets the port rest that a replica gave up then, unless every member has let go of it.
     pub(super) fn rest_port(&mut self, id: &AllocId, since: Revision) {
-        let Some(alloc) = self.allocs.get(id).filter(|alloc| alloc.run.is_none()) else { return };
+        let Some(alloc) = self.allocs.get(id).filter(|alloc| alloc.served) else { return };
         let Some(port) = alloc.port else { return };
         let released = alloc.leaving.as_ref().and_then(|leaving| leaving.released.as_ref());
         let knows = |node: &NodeId| released.is_some_and(|released| released.by.contains(node));

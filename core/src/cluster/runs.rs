@@ -186,6 +186,7 @@ impl Cluster {
             placed: at,
             desired: Desired::Run,
             status: Status::default(),
+            served: false,
             leaving: None,
         };
         let place = alloc.slot.clone();

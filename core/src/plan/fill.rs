@@ -12,6 +12,7 @@ use super::{Lost, SlotPlan, SlotStep, node_name, running};
 use crate::brain::services::{home, wanted_slots};
 use crate::cluster::Cluster;
 use crate::cluster::alloc::Alloc;
+use crate::cluster::node::NodeRecord;
 use crate::config::model::{Replicas, ServiceSpec, UpdateOrder};
 use crate::name::{AllocId, Name, NodeId, Slot};
 use crate::scheduler::{self, Ask, Candidate, Needs, Rejected, Verdict};
@@ -281,8 +282,12 @@ impl<'a> Turns<'a> {
     }
 
     fn release(&mut self, alloc: &Alloc) {
+        let all_up = self.cluster.nodes.values().all(NodeRecord::is_up);
         if let Some(node) = self.nodes.iter_mut().find(|node| node.id == alloc.node) {
             node.release(alloc);
+            // It rests if a member cannot say that it knows.
+            let resting = alloc.port.filter(|_| alloc.served && !all_up);
+            node.resting.extend(resting.map(|port| (port, alloc.slot.service.clone())));
         }
     }
 }

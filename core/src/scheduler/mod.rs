@@ -156,10 +156,10 @@ pub enum Reason {
     /// The port is owned by another alloc.
     #[error("has given port {0} to another replica")]
     PortTaken(u16),
-    /// Another service had the port, and a node that is not heard may still send to it.
+    /// Another service had the port, and a member may still send to it what is for that one.
     #[error(
-        "cannot give port {port} yet: nodes that are not heard may still take it for `{service}`, \
-         until they are back or removed"
+        "cannot give port {port} yet: not every node knows that `{service}` gave it up; those that are \
+         down have to come back, or be removed"
     )]
     PortRests {
         /// The port.
