@@ -43,10 +43,10 @@ check: lint ## format, lints, dependencies, and every test that needs no contain
 
 test: setup lint ## everything that CI runs: all tests with real containers, many seeds, the demo
 	MILL_REQUIRE_ENGINE=1 $(NEXTEST) --workspace --no-fail-fast
-	$(MAKE) --no-print-directory hunt SEEDS=0..600 PROFILE=dev
+	$(MAKE) --no-print-directory hunt SEEDS=0..600 PROFILE=dev BUILD=true
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory madsim SEEDS=0..20
-	$(MAKE) --no-print-directory demo ARGS=--once PROFILE=dev
+	$(MAKE) --no-print-directory demo ARGS=--once PROFILE=dev BUILD=true
 
 sim: ## one simulated cluster: make sim SEED=7
 	$(BUILD)
